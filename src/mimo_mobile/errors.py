@@ -1,0 +1,96 @@
+"""Every error that MiMo Mobile raises on purpose.
+
+    MimoMobileError
+    ├── CheckpointError              a checkpoint cannot be used
+    │   ├── UnknownTensorError       a tensor that no table names
+    │   ├── MissingTensorError       a tensor or a shard that config.json promises
+    │   └── ShapeMismatchError       a tensor of another shape than config.json says
+    ├── QuantizationError            a recipe or a block format cannot be applied
+    │   └── QualityGateError         a quantized file lost more than it may
+    ├── OutputExistsError            an output is there already and --force was not given
+    ├── SessionError                 a model cannot be run
+    │   ├── ModelLoadError           a file is no model, damaged, or too large
+    │   ├── ContextFullError         prompt and answer do not fit the context
+    │   └── BackendUnavailableError  a backend or an execution provider is not here
+    └── MissingDependencyError       an extra was not installed
+
+A message says what was found, what was expected and what to do, in one line. A bad argument is a plain
+``ValueError``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class MimoMobileError(Exception):
+    """Any error that MiMo Mobile raises on purpose."""
+
+
+class CheckpointError(MimoMobileError):
+    """A checkpoint cannot be used."""
+
+
+class UnknownTensorError(CheckpointError):
+    """The checkpoint holds a tensor that no table names."""
+
+
+class MissingTensorError(CheckpointError):
+    """A tensor or shard that config.json or the index promises is not there."""
+
+
+class ShapeMismatchError(CheckpointError):
+    """A tensor has another shape than config.json says."""
+
+
+class QuantizationError(MimoMobileError):
+    """A recipe or a block format cannot be applied."""
+
+
+class QualityGateError(QuantizationError):
+    """A quantized file lost more than the recipe allows."""
+
+
+class OutputExistsError(MimoMobileError):
+    """An output is there already and overwriting was not asked for."""
+
+
+class SessionError(MimoMobileError):
+    """A model cannot be run."""
+
+
+class ModelLoadError(SessionError):
+    """A file is no model, is damaged, or cannot fit in memory."""
+
+
+class ContextFullError(SessionError):
+    """Prompt and answer do not fit the context."""
+
+
+class BackendUnavailableError(SessionError):
+    """A backend or an execution provider is not available on this machine."""
+
+
+class MissingDependencyError(MimoMobileError):
+    """A package of an extra is missing; the message says what to type."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        """Name the missing package and the extra that brings it."""
+        super().__init__(f"{package} is not installed; type: pip install 'mimo-mobile[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The imported module, or an error that names the extra to install.
+
+    Raises:
+        MissingDependencyError: The module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise MissingDependencyError(module.split(".")[0], extra) from error

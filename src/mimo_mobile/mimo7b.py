@@ -1,0 +1,146 @@
+"""The facts of the MiMo-7B family: configuration, tensor names and shapes, token ids, sampling.
+
+Knows nothing of files or formats. Field names are those of config.json.
+Source: https://huggingface.co/XiaomiMiMo/MiMo-7B-RL (config.json, modeling_mimo.py) and
+https://github.com/XiaomiMiMo/MiMo/tree/3a3fe65.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from mimo_mobile.errors import CheckpointError
+
+ARCHITECTURE = "MiMoForCausalLM"
+MODEL_TYPE = "mimo"
+
+SAMPLING_TEMPERATURE = 0.6
+SAMPLING_TOP_P = 0.95
+"""Xiaomi's evaluation settings (README of MiMo, paper arXiv 2505.07608, section 5)."""
+
+DEFAULT_SYSTEM_PROMPT = ""
+"""Xiaomi recommends an empty system prompt; it must be given, or the template writes its own."""
+
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
+"""Plain text in MiMo's vocabulary, of several tokens each, not special tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MimoConfig:
+    """The fields of config.json that decide the computation; names as in config.json."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rope_theta: float
+    rms_norm_eps: float
+    num_nextn_predict_layers: int = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> MimoConfig:
+        """The configuration in a parsed config.json.
+
+        Raises:
+            CheckpointError: Not a MiMo-7B configuration, or one that asks for what MiMo-7B does not do.
+        """
+        architectures = config.get("architectures") or []
+        if config.get("model_type") != MODEL_TYPE or ARCHITECTURE not in architectures:
+            raise CheckpointError(
+                f"config.json: model_type {config.get('model_type')!r} with architectures {architectures!r} found,"
+                f" {MODEL_TYPE!r} with [{ARCHITECTURE!r}] expected: this is no MiMo-7B checkpoint"
+            )
+        expected = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": True}
+        expected |= {"use_sliding_window": False, "rope_scaling": None, "use_mrope": False}
+        for key, value in expected.items():
+            if config.get(key, value) != value:
+                raise CheckpointError(f"config.json: {key} {config[key]!r} found, {value!r} expected")
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name in config:
+                values[field.name] = _number(field.name, config[field.name], field.type)
+        heads = values.get("num_attention_heads")
+        if "head_dim" not in values and heads and "hidden_size" in values:
+            values["head_dim"] = values["hidden_size"] // heads
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+        if missing:
+            raise CheckpointError(f"config.json: {', '.join(missing)} missing; every MiMo-7B config.json has them")
+        made = cls(**values)
+        if made.num_attention_heads % made.num_key_value_heads:
+            raise CheckpointError(
+                f"config.json: num_attention_heads {made.num_attention_heads} is no multiple of"
+                f" num_key_value_heads {made.num_key_value_heads}"
+            )
+        return made
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor name that a checkpoint of this configuration holds, with its shape, in file order.
+
+        >>> len(MIMO_7B.tensor_shapes())
+        451
+        """
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden_size)}
+        for layer in range(self.num_hidden_layers):
+            shapes |= self._block(f"model.layers.{layer}.")
+        shapes["model.norm.weight"] = (self.hidden_size,)
+        shapes["lm_head.weight"] = (self.vocab_size, self.hidden_size)
+        for layer in range(self.num_nextn_predict_layers):
+            prefix = f"model.mtp_layers.{layer}."
+            shapes[prefix + "token_layernorm.weight"] = (self.hidden_size,)
+            shapes[prefix + "hidden_layernorm.weight"] = (self.hidden_size,)
+            shapes[prefix + "input_proj.weight"] = (self.hidden_size, 2 * self.hidden_size)
+            shapes |= self._block(prefix)
+            shapes[prefix + "final_layernorm.weight"] = (self.hidden_size,)
+        return shapes
+
+    def _block(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        hidden, ffn = self.hidden_size, self.intermediate_size
+        query = self.num_attention_heads * self.head_dim
+        key = self.num_key_value_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (hidden,)}
+        for name, rows in (("q", query), ("k", key), ("v", key)):
+            shapes[f"self_attn.{name}_proj.weight"] = (rows, hidden)
+            shapes[f"self_attn.{name}_proj.bias"] = (rows,)
+        shapes["self_attn.o_proj.weight"] = (hidden, query)
+        shapes["post_attention_layernorm.weight"] = (hidden,)
+        shapes["mlp.gate_proj.weight"] = shapes["mlp.up_proj.weight"] = (ffn, hidden)
+        shapes["mlp.down_proj.weight"] = (hidden, ffn)
+        return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def _number(name: str, value: Any, annotation: Any) -> float | int | None:
+    if value is None and "None" in str(annotation):
+        return None
+    kinds = (int, float) if annotation == "float" else (int,)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+        raise CheckpointError(f"config.json: {name} {value!r} found, a number ≥ 0 expected")
+    if value == 0 and name not in ("num_nextn_predict_layers", "bos_token_id", "eos_token_id"):
+        raise CheckpointError(f"config.json: {name} is 0, a number above 0 expected")
+    return float(value) if annotation == "float" else int(value)
+
+
+MIMO_7B = MimoConfig(
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=36,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=151680,
+    max_position_embeddings=32768,
+    rope_theta=640000.0,
+    rms_norm_eps=1e-5,
+    num_nextn_predict_layers=1,
+    bos_token_id=151643,
+    eos_token_id=151645,
+)
+"""The post-trained MiMo-7B (SFT, RL-Zero, RL)."""
