@@ -1,0 +1,58 @@
+# MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help quantize test test-slow check lint types docs nano verify-optimum clean
+
+VENV ?= .venv
+VERIFY_VENV ?= .venv-verify
+BIN := $(VENV)/bin
+
+# What `make quantize` works on: `nano` (embedded), a folder, or a Hugging Face id.
+MODEL ?= nano
+RECIPE ?= q8_0,q4_k_m,q4_0,int4_b32
+OUT ?= out
+
+help:  ## what there is
+	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: MODEL=nano|folder|hub-id  RECIPE=q4_0,int4_b32,…  OUT=folder"
+
+quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with a first answer from each
+	@$(BIN)/mimo quantize "$(MODEL)" --recipe "$(RECIPE)" --out "$(OUT)"
+
+test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev  ## the tests that take long or download something
+	@$(BIN)/python -m pytest -m slow
+
+check: lint types  ## before a commit: lint and types
+
+lint: $(VENV)/.installed-dev  ## ruff: style and mistakes
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## mypy, strict
+	@$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs/cli.md
+	@$(BIN)/python -m tools.cli_reference docs/cli.md
+
+nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
+	@$(VERIFY_VENV)/bin/python -m tools.nano.train
+
+verify-optimum: $(VERIFY_VENV)/.installed  ## compare our ONNX graph with the one that optimum exports through PyTorch
+	@true
+
+clean:  ## remove outputs and caches, keep the environments
+	rm -rf "$(OUT)" build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.installed: pyproject.toml tools/setup.sh
+	@bash tools/setup.sh "$(VENV)" gguf,onnx,hub
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@bash tools/setup.sh "$(VENV)" dev
+	@touch $@
+
+$(VERIFY_VENV)/.installed: tools/nano/requirements.txt
+	@true

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2.
+set -euo pipefail
+venv=$1 extras=$2
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate" && return
+        fi
+    done
+    echo "MiMo Mobile needs Python 3.11 or newer: none found (sudo apt install python3, or PYTHON=/path/to/python3)" >&2
+    return 1
+}
+
+# Runs a command with its output in a log; says every 30 seconds that it is still at work.
+quietly() {
+    local what=$1 log=$2 start=$SECONDS
+    shift 2
+    "$@" >"$log" 2>&1 &
+    local job=$!
+    trap 'kill $job 2>/dev/null' EXIT
+    while kill -0 $job 2>/dev/null; do
+        sleep 1
+        if (( (SECONDS - start) % 30 == 29 )); then echo "  … $what: $((SECONDS - start)) s" >&2; sleep 1; fi
+    done
+    trap - EXIT
+    if ! wait $job; then
+        tail -n 25 "$log" >&2
+        echo "$what failed; the whole log is in $log" >&2
+        return 1
+    fi
+}
+
+if [ ! -x "$venv/bin/python" ]; then
+    python=$(find_python)
+    echo "Creating $venv with $("$python" --version)" >&2
+    if ! "$python" -m venv "$venv"; then
+        rm -rf "$venv"
+        echo "Python's venv module is incomplete here: sudo apt install python3-venv" >&2
+        exit 1
+    fi
+fi
+
+case ",$extras," in *,gguf,* | *,dev,*)
+    if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
+        if ! command -v c++ >/dev/null || ! command -v cc >/dev/null; then
+            echo "A C and C++ compiler is needed to build llama.cpp: sudo apt install build-essential" >&2
+            exit 1
+        fi
+        echo "Building llama-cpp-python from source: this takes 4 to 15 minutes on two cores, once (log: $venv/llama-build.log)" >&2
+        # Only the library: no multimodal part, no server, tools, examples or TLS.
+        export CMAKE_ARGS="${CMAKE_ARGS:-} -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=OFF \
+-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF"
+        CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} quietly "building llama-cpp-python" \
+            "$venv/llama-build.log" "$venv/bin/python" -m pip install --disable-pip-version-check 'llama-cpp-python>=0.3.36,<0.4'
+    fi
+    ;;
+esac
+
+echo "Installing mimo-mobile[$extras] into $venv" >&2
+quietly "installing mimo-mobile[$extras]" "$venv/install.log" \
+    "$venv/bin/python" -m pip install --disable-pip-version-check -e ".[$extras]"
