@@ -1,0 +1,200 @@
+"""What a model gets on a checkpoint's held-out problems: exact match, perplexity, same top token.
+
+Runs whatever ``runtime.load`` loads, one single-threaded process per core. Knows nothing of formats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimo_mobile.errors import CheckpointError, QuantizationError
+from mimo_mobile.manifest import Score
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime import Session
+
+HELDOUT = "heldout.jsonl"
+"""Beside config.json: one ``{"kind": …, "question": …, "answer": …}`` a line."""
+
+MAX_TOKENS = 512
+"""Longer answers count as wrong; MiMo-nano's longest right one has fewer."""
+
+TASK_PROBLEMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with the one answer that counts."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model made of a problem.
+
+    Attributes:
+        kind: The problem's kind.
+        right: The answer after the thinking is the expected one, to the character.
+        tokens: Token ids of thinking and answer.
+        log_likelihood: Of the reference's reply (without one: of this reply) under this model, natural logarithm.
+        same_top: How many of those tokens are this model's first choice.
+        tokens_read: Their number.
+    """
+
+    kind: str
+    right: bool
+    tokens: tuple[int, ...]
+    log_likelihood: float
+    same_top: int
+    tokens_read: int
+
+
+def read_problems(checkpoint: Path) -> list[Problem]:
+    """The checkpoint's held-out problems; empty when it brings none.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = checkpoint / HELDOUT
+    if not path.exists():
+        return []
+    problems = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            fields = json.loads(line)
+            problems.append(Problem(str(fields["kind"]), str(fields["question"]), str(fields["answer"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f'{path}, line {number}: {{"kind": …, "question": …, "answer": …}} expected ({error})'
+            ) from error
+    return problems
+
+
+def answer_all(
+    model: Path,
+    problems: Sequence[Problem],
+    reference: Sequence[Reply] | None = None,
+    *,
+    processes: int | None = None,
+    stage: str = "evaluate",
+    progress: ProgressCallback = ignore,
+) -> list[Reply]:
+    """Every problem answered greedily by the model at a path.
+
+    Args:
+        model: What ``runtime.load`` takes.
+        problems: The questions.
+        reference: The bf16 model's replies to the same problems, read for perplexity and same top token.
+        processes: Default: one per core.
+        stage: Name for the progress records.
+        progress: Called after every few problems.
+
+    Raises:
+        SessionError: The model cannot be loaded or run.
+    """
+    processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    starts = range(0, len(problems), TASK_PROBLEMS)
+    replies: list[Reply] = []
+    # spawn: neither runtime survives a fork once it has threads.
+    with ProcessPoolExecutor(processes, get_context("spawn"), _open, (model,)) as pool:
+        try:
+            tasks = [
+                pool.submit(
+                    _answer,
+                    problems[start : start + TASK_PROBLEMS],
+                    reference[start : start + TASK_PROBLEMS] if reference else None,
+                )
+                for start in starts
+            ]
+            for task in tasks:
+                replies += task.result()
+                progress(Progress(stage, len(replies), len(problems), unit="problems"))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return replies
+
+
+def score(replies: Sequence[Reply]) -> Score:
+    """The figures of a model's replies.
+
+    Raises:
+        QuantizationError: There are none.
+    """
+    if not replies:
+        raise QuantizationError("no replies to score: the list of problems was empty")
+    kinds: dict[str, list[bool]] = {}
+    for reply in replies:
+        kinds.setdefault(reply.kind, []).append(reply.right)
+    tokens = sum(reply.tokens_read for reply in replies)
+    return Score(
+        problems=len(replies),
+        exact_match=sum(reply.right for reply in replies) / len(replies),
+        by_kind={kind: sum(right) / len(right) for kind, right in sorted(kinds.items())},
+        perplexity=float(np.exp(-sum(reply.log_likelihood for reply in replies) / tokens)) if tokens else float("nan"),
+        same_top=sum(reply.same_top for reply in replies) / tokens if tokens else float("nan"),
+        answer_tokens=sum(len(reply.tokens) for reply in replies) / len(replies),
+    )
+
+
+_session: Session | None = None
+"""The worker process's model."""
+
+
+def _open(model: Path) -> None:
+    global _session
+    from mimo_mobile.runtime import load
+
+    _session = load(model, threads=1)
+
+
+def _answer(problems: Sequence[Problem], reference: Sequence[Reply] | None) -> list[Reply]:
+    assert _session is not None
+    return [
+        _reply(_session, problem, expected)
+        for problem, expected in zip(problems, reference or [None] * len(problems), strict=True)
+    ]
+
+
+def _reply(session: Session, problem: Problem, expected: Reply | None) -> Reply:
+    from mimo_mobile.runtime import GenerationConfig, Message
+
+    config = GenerationConfig(temperature=0.0, max_tokens=MAX_TOKENS)
+    prompt = session.encode_prompt([Message("user", problem.question)], config)
+    answer, tokens = "", []
+    for token in session.generate(prompt, config):
+        tokens += [] if token.token_id is None else [token.token_id]
+        answer += token.text if token.channel == "answer" else ""
+    read = expected.tokens if expected else tuple(tokens)
+    likelihood, same = _read(session, prompt, read) if read else (0.0, 0)
+    right = answer.strip() == problem.answer
+    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read))
+
+
+def _read(session: Session, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:
+    """(log likelihood, number of tokens that are also this model's first choice) of a reply to a prompt."""
+    logits = session.logits([*prompt, *reply[:-1]])[len(prompt) - 1 :].astype(np.float64)
+    targets = np.array(reply)
+    top = logits.max(axis=1)
+    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    chosen = logits[np.arange(len(targets)), targets]
+    return float((chosen - log_sum).sum()), int((logits.argmax(axis=1) == targets).sum())
+
+
+def problems_of_kinds(problems: Sequence[Problem], limit: int) -> Iterator[Problem]:
+    """At most ``limit`` problems, spread evenly over the list, hence over its kinds."""
+    step = max(1, -(-len(problems) // limit)) if limit else 1
+    yield from problems[::step]

@@ -1,0 +1,121 @@
+"""Where a checkpoint is: the embedded MiMo-nano, a local folder, or a Hugging Face id.
+
+Downloading, resuming and caching are huggingface_hub's; this module checks what arrived and says in one line
+what went wrong. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from mimo_mobile.errors import CheckpointError, require
+
+NANO = "nano"
+"""The name that stands for the embedded checkpoint."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "heldout.jsonl", "LICENSE*"]
+"""What is downloaded: never Python code, never pickled weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint folder and where it came from.
+
+    Attributes:
+        path: The folder with config.json.
+        name: Short name for outputs, e.g. ``MiMo-7B-RL``.
+        repository: The hub id, ``None`` for a local folder.
+        revision: The hub's commit hash, ``None`` for a local folder.
+    """
+
+    path: Path
+    name: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+def resolve(model: str, revision: str | None = None) -> Source:
+    """The checkpoint that ``model`` names, downloaded if need be.
+
+    Args:
+        model: ``nano``, a folder, or a hub id such as ``XiaomiMiMo/MiMo-7B-RL``.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: No such folder, or the hub does not give it.
+        MissingDependencyError: A hub id without huggingface_hub.
+    """
+    if model == NANO:
+        return Source(Path(str(files("mimo_mobile.nano"))), "mimo-nano")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return Source(path, path.resolve().name)
+    if path.exists():
+        raise CheckpointError(f"{model}: a file found, a checkpoint folder (config.json, *.safetensors) expected")
+    if not HUB_ID.fullmatch(model):
+        raise CheckpointError(
+            f"{model}: no such folder, and no hub id either; give '{NANO}', a folder, or e.g. XiaomiMiMo/MiMo-7B-RL"
+        )
+    return download(model, revision)
+
+
+def download(repository: str, revision: str | None = None) -> Source:
+    """A hub checkpoint in the local cache, its files' checksums compared with the hub's.
+
+    An interrupted download is continued; a complete one works without a network.
+
+    Raises:
+        CheckpointError: Not there, not allowed, not reachable, or damaged on the way.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    hub = require("huggingface_hub", "hub")
+    errors = require("huggingface_hub.errors", "hub")
+    endpoint = os.environ.get("HF_ENDPOINT", "the hub")
+    try:
+        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=CHECKPOINT_FILES))
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{repository}: access must be granted first; accept its terms on its page, then type: hf auth login"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(f"{repository}: not found at {endpoint}; check the spelling, or type: hf auth login") from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{repository}: no revision {revision!r} at {endpoint}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository}: {endpoint} cannot be reached and the checkpoint is not (wholly) in the local cache;"
+            " go online and run again (a partial download is continued), or give a local folder"
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{repository}: download failed ({type(error).__name__}: {_first_line(error)}); run again, it continues"
+        ) from error
+    _verify(hub, errors, repository, folder)
+    return Source(folder, repository.split("/")[1], repository, folder.name)
+
+
+def _verify(hub: object, errors: object, repository: str, folder: Path) -> None:
+    """Compare checksums; damaged files are removed so that the next run fetches them again."""
+    try:
+        result = hub.HfApi().verify_repo_checksums(repository, revision=folder.name)  # type: ignore[attr-defined]
+    except (errors.HfHubHTTPError, OSError):  # type: ignore[attr-defined]
+        return  # offline, with a complete cache: compared when it was downloaded
+    damaged = [mismatch.path for mismatch in result.mismatches]
+    for path in damaged:
+        (folder / path).resolve().unlink(missing_ok=True)
+        (folder / path).unlink(missing_ok=True)
+    if damaged:
+        raise CheckpointError(
+            f"{repository}: {', '.join(damaged)} differ from the hub's checksums; removed, run again to fetch anew"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else ""

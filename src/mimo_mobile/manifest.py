@@ -1,0 +1,195 @@
+"""manifest.json: what a folder of quantized files holds, where it came from, and what it lost.
+
+Every file is entered only when it is whole, and struck out before it is replaced, so that at any moment each
+entry is true.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from mimo_mobile import __version__, files
+from mimo_mobile.errors import MimoMobileError, OutputExistsError
+from mimo_mobile.hub import Source
+from mimo_mobile.progress import ProgressCallback, ignore
+
+NAME = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a model gets on a checkpoint's held-out problems, answered greedily.
+
+    Attributes:
+        problems: How many were asked.
+        exact_match: Share of right answers, 0…1.
+        by_kind: The same for each kind of problem.
+        perplexity: Of the bf16 model's own answers, read token by token.
+        same_top: Share of those tokens that this model would also have chosen, 0…1.
+        answer_tokens: Mean length of an answer, thinking included.
+    """
+
+    problems: int
+    exact_match: float
+    by_kind: Mapping[str, float]
+    perplexity: float
+    same_top: float
+    answer_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of an entry; ``path`` is relative to the manifest."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one recipe gave: a model that can be loaded by ``path``.
+
+    Attributes:
+        recipe: The recipe's name.
+        format: ``gguf`` (``path`` is a file) or ``onnx`` (``path`` is a folder).
+        path: What ``mimo run`` takes, relative to the manifest.
+        bits_per_weight: Of the trunk and the MTP layer together, scales included.
+        size_bytes: All parts together.
+        parts: Every file.
+        score: None when the checkpoint brings no held-out problems.
+    """
+
+    recipe: str
+    format: Literal["gguf", "onnx"]
+    path: str
+    bits_per_weight: float
+    size_bytes: int
+    parts: tuple[Part, ...]
+    score: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a folder of quantized files holds.
+
+    Attributes:
+        model: The checkpoint's short name.
+        source: Fingerprint, hub id and revision of the checkpoint.
+        tools: Versions of what wrote the files.
+        entries: By recipe, in the order asked for.
+        baseline: The score of the same checkpoint in bf16.
+    """
+
+    model: str
+    source: Mapping[str, str]
+    tools: Mapping[str, str] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    baseline: Score | None = None
+
+    def entry(self, recipe: str) -> Entry | None:
+        """The entry of a recipe, if there is one."""
+        return next((entry for entry in self.entries if entry.recipe == recipe), None)
+
+    def with_entry(self, entry: Entry) -> Manifest:
+        """The same manifest with this entry, in place of an earlier one of its recipe."""
+        return dataclasses.replace(self, entries=(*self.without(entry.recipe).entries, entry))
+
+    def without(self, recipe: str) -> Manifest:
+        """The same manifest without a recipe's entry."""
+        return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.recipe != recipe))
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return {"manifest_version": VERSION, **dataclasses.asdict(self)}
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's manifest in one step."""
+        files.write_text(folder / NAME, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> Manifest | None:
+    """The folder's manifest, or None when there is none.
+
+    Raises:
+        MimoMobileError: It cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("manifest_version") != VERSION:
+            raise ValueError("another manifest_version")
+        data["baseline"] = _score(data["baseline"])
+        data["entries"] = tuple(
+            Entry(**{**entry, "parts": tuple(Part(**part) for part in entry["parts"]), "score": _score(entry["score"])})
+            for entry in data["entries"]
+        )
+        return Manifest(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MimoMobileError(f"{path}: not a manifest of version {VERSION} ({error}); move it away or use another folder") from error
+
+
+def start(folder: Path, source: Source, *, force: bool) -> Manifest:
+    """The folder's manifest for this source; a new one is written at once, so that the folder is known as ours.
+
+    Raises:
+        OutputExistsError: The folder holds another checkpoint's files, or files that are not ours.
+    """
+    identity = identify(source)
+    found = None if force else read(folder)
+    if found and found.source != identity:
+        raise OutputExistsError(
+            f"{folder} holds the files of {found.source.get('repository') or 'another checkpoint'} or an earlier state of"
+            " this one; give --force to replace them, or another --out"
+        )
+    if found:
+        return dataclasses.replace(found, tools=tool_versions())
+    foreign = [] if force else [path.name for path in folder.glob("*") if not path.name.startswith(".")]
+    if foreign:
+        raise OutputExistsError(f"{folder} is not empty ({foreign[0]} …) and has no {NAME}; give --force or another --out")
+    made = Manifest(source.name, identity, tool_versions())
+    made.write(folder)
+    return made
+
+
+def identify(source: Source) -> dict[str, str]:
+    """What tells one checkpoint from another without reading its weights: names, sizes and times, and config.json."""
+    digest = hashlib.sha256()
+    for path in sorted(source.path.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".txt", ".jinja"):
+            state = path.stat()
+            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+            if path.name == "config.json":
+                digest.update(path.read_bytes())
+    identity = {"fingerprint": digest.hexdigest()[:16], "mimo_mobile": __version__}
+    if source.repository and source.revision:
+        identity |= {"repository": source.repository, "revision": source.revision}
+    return identity
+
+
+def part(folder: Path, path: Path, progress: ProgressCallback = ignore) -> Part:
+    """One file as a part: size and checksum."""
+    return Part(path.relative_to(folder).as_posix(), path.stat().st_size, files.sha256(path, progress))
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that shape the output, those that are installed."""
+    versions = {"mimo-mobile": __version__}
+    for package in ("gguf", "llama-cpp-python", "numpy", "onnx", "onnx-ir", "onnxruntime"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+def _score(data: dict[str, Any] | None) -> Score | None:
+    return Score(**data) if data else None
