@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -13,6 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from mimo_mobile.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime import GeneratedToken
 
 PLAIN_INTERVAL_S = 10.0
 """Between two lines of progress when stderr is no terminal."""
@@ -82,3 +88,77 @@ def _amount(step: Progress) -> str:
     if step.unit == "B":
         return f"{size(step.done)} of {size(step.total)}"
     return f"{step.done} of {step.total} {step.unit}"
+
+
+def ask() -> str:
+    """A line from the user; empty when there is no more."""
+    try:
+        return input("\n> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None] | None = None) -> str:
+    """Print tokens as they come, thinking dimmed; returns the answer. Ctrl-C cancels when ``cancel`` is given."""
+    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+    answer, last, channel = "", None, ""
+    while True:
+        try:
+            token = next(tokens, None)
+        except KeyboardInterrupt:
+            if cancel is None:
+                raise
+            cancel()
+            continue
+        if token is None:
+            break
+        last = token
+        if token.channel == "answer":
+            answer += token.text
+        elif hide_thinking:
+            continue
+        if token.channel != channel and token.text:
+            sys.stdout.write(("\n\n" if channel else "") + (dim if token.channel == "thinking" else plain))
+            channel = token.channel
+        sys.stdout.write(token.text)
+        sys.stdout.flush()
+    sys.stdout.write(plain + "\n")
+    if last is not None and last.stats is not None:
+        print(_summary(last), file=sys.stderr)
+    return answer
+
+
+def collected(tokens: Iterator[GeneratedToken]) -> dict[str, Any]:
+    """All tokens as one JSON value."""
+    text, last = {"thinking": "", "answer": ""}, None
+    for token in tokens:
+        text[token.channel] += token.text
+        last = token
+    stats = dataclasses.asdict(last.stats) if last and last.stats else None
+    return {**text, "finish_reason": last.finish_reason if last else None, "stats": stats}
+
+
+def record(value: Any, *, as_json: bool) -> None:
+    """Print a dataclass: as JSON, or a field a line with lists of records as tables."""
+    data = dataclasses.asdict(value)
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False))
+        return
+    width = max(len(key) for key in data)
+    for key, item in data.items():
+        if isinstance(item, (list, tuple)) and item and isinstance(item[0], dict):
+            table(key, list(item[0]), [[str(cell) for cell in row.values()] for row in item])
+        elif isinstance(item, dict):
+            table(key, ("name", "value"), [(str(name), str(cell)) for name, cell in item.items()], left=2)
+        elif item not in (None, (), []):
+            number = f"{item:,.1f}" if isinstance(item, float) else f"{item:,}" if isinstance(item, int) else str(item)
+            print(f"{key:<{width}}  {number}")
+
+
+def _summary(last: GeneratedToken) -> str:
+    stats = last.stats
+    assert stats is not None
+    return (
+        f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens, prefill {stats.prefill_tps:.0f}/s,"
+        f" decode {stats.decode_tps:.0f}/s, first after {stats.time_to_first_token_s:.3f} s]"
+    )

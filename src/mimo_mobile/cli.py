@@ -1,0 +1,243 @@
+"""The command ``mimo``: parse, call one function, print; nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mimo_mobile import __version__
+from mimo_mobile.errors import MimoMobileError
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime import GenerationConfig, Session
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FIRST_QUESTION = "What is 348 + 27 * 6?"
+
+
+class _Group(click.Group):
+    """Turns our own errors into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MimoMobileError as error:
+            raise click.ClickException(str(error)) from error
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+
+
+class _Recipes(click.ParamType):
+    """A comma-separated list of recipe names."""
+
+    name = "recipes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sequence[str]:
+        from mimo_mobile.quantize.recipes import recipe_named
+
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return [recipe_named(name.strip()).name for name in value.split(",") if name.strip()]
+        except MimoMobileError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mimo")
+def main() -> None:
+    """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
+
+
+def _generation_options(command: Command) -> Command:
+    """The sampling options that run and chat share."""
+    for option in (
+        click.option("--temperature", type=float, default=0.6, show_default=True, help="0 is greedy."),
+        click.option("--top-p", type=float, default=0.95, show_default=True),
+        click.option("--top-k", type=int, default=0, show_default=True, help="0 is off."),
+        click.option("--min-p", type=float, default=0.0, show_default=True),
+        click.option("--seed", type=int, help="Same seed, same text."),
+        click.option("--max-tokens", type=int, default=2048, show_default=True, help="Thinking and answer together."),
+        click.option("--stop", multiple=True, help="End before this text; may be given more than once."),
+        click.option("--thinking/--no-thinking", default=True, show_default=True),
+        click.option("--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."),
+    ):
+        command = option(command)
+    return command
+
+
+def _load_options(command: Command) -> Command:
+    """The options on how a model is loaded that run, chat and bench share."""
+    for option in (
+        click.option("--recipe", help="Which file of a folder that `mimo quantize` wrote."),
+        click.option("--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."),
+        click.option("--threads", type=int, help="[default: physical cores]"),
+        click.option("--kv-dtype", type=click.Choice(["f16", "q8_0"]), help="KV cache, llama.cpp only."),
+    ):
+        command = option(command)
+    return command
+
+
+def _load(model: Path, options: dict[str, Any]) -> Session:
+    from mimo_mobile.runtime import load
+
+    return load(model, **{key: options.pop(key) for key in ("recipe", "context_length", "threads", "kv_dtype")})
+
+
+def _config(options: dict[str, Any]) -> GenerationConfig:
+    from mimo_mobile.runtime import GenerationConfig
+
+    return GenerationConfig(**options)
+
+
+@main.command()
+@click.argument("checkpoint")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True)
+@click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), help="[default: bf16 for gguf, f32 for onnx]")
+@click.option("--exporter", type=click.Choice(["direct", "optimum"]), default="direct", show_default=True,
+              help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.")
+@click.option("--force", is_flag=True, help="Replace OUT.")
+def convert(checkpoint: str, out: Path, target: str, dtype: str | None, exporter: str, force: bool) -> None:
+    """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
+    from mimo_mobile.convert import convert_checkpoint
+    from mimo_mobile.hub import resolve
+    from mimo_mobile.terminal import progress_shown
+
+    with progress_shown() as progress:
+        written = convert_checkpoint(
+            resolve(checkpoint), out, to=target, dtype=dtype, exporter=exporter, force=force, progress=progress
+        )
+    for path in written:
+        click.echo(path)
+
+
+@main.command()
+@click.argument("model", default="nano")
+@click.option("--recipe", "recipes", type=_Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True,
+              help="Files go to OUT/<model name>/.")
+@click.option("--problems", type=click.IntRange(min=0),
+              help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].")
+@click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
+@click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
+def quantize(
+    model: str, recipes: Sequence[str], out: Path, problems: int | None, force: bool, answer: bool, as_json: bool
+) -> None:
+    """Quantize MODEL (nano, a folder or a hub id) to GGUF and ONNX, score it and ask a first question."""
+    from mimo_mobile import terminal
+    from mimo_mobile.hub import resolve
+    from mimo_mobile.quantize import report
+    from mimo_mobile.quantize.pipeline import quantize_checkpoint
+
+    source = resolve(model)
+    folder = out / source.name
+    with terminal.progress_shown() as progress:
+        made = quantize_checkpoint(source, folder, recipes, force=force, problems=problems, progress=progress)
+    if as_json:
+        click.echo(json.dumps(made.to_json(), ensure_ascii=False))
+        return
+    title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
+    terminal.table(title, report.COLUMNS, report.rows(made))
+    if answer:
+        firsts = {entry.format: entry.path for entry in reversed(made.entries) if entry.recipe in recipes}
+        for path in firsts.values():
+            _first_answer(folder / path)
+
+
+def _first_answer(path: Path) -> None:
+    from mimo_mobile.runtime import GenerationConfig, Message, load
+
+    config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
+    with load(path) as session:
+        tokens = list(session.generate([Message("user", FIRST_QUESTION)], config))
+    answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
+    speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
+    click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("prompt")
+@click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it stands, without the chat template.")
+@click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
+@_generation_options
+@_load_options
+def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, **options: Any) -> None:
+    """Answer PROMPT with MODEL, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
+    from mimo_mobile import terminal
+    from mimo_mobile.runtime import Message
+
+    with _load(model, options) as session:
+        messages = prompt if raw else [Message("system", system), Message("user", prompt)]
+        tokens = session.generate(messages, _config(options))
+        if as_json:
+            click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
+        else:
+            terminal.stream(tokens, hide_thinking=hide_thinking)
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
+@click.option("--hide-thinking", is_flag=True, help="Print the answers only.")
+@_generation_options
+@_load_options
+def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
+    """Talk with MODEL; Ctrl-C stops an answer, Ctrl-D or an empty line ends."""
+    from mimo_mobile import terminal
+    from mimo_mobile.runtime import Message
+
+    with _load(model, options) as session:
+        config = _config(options)
+        messages = [Message("system", system)]
+        while question := terminal.ask():
+            messages.append(Message("user", question))
+            answer = terminal.stream(session.generate(messages, config), hide_thinking=hide_thinking, cancel=session.cancel)
+            messages.append(Message("assistant", answer))
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--generate-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is printed.")
+@click.option("--json", "as_json", is_flag=True)
+@_load_options
+def bench(
+    model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any
+) -> None:
+    """Measure prefill, decode, time to first token and peak memory of MODEL on this machine."""
+    from mimo_mobile import terminal
+    from mimo_mobile.runtime.bench import bench as measure
+
+    with _load(model, options) as session:
+        result = measure(session, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
+    terminal.record(result, as_json=as_json)
+
+
+@main.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--verify", is_flag=True, help="Compare the files of a quantized folder with its manifest's checksums.")
+@click.option("--json", "as_json", is_flag=True)
+def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
+    """Say what PATH is: a checkpoint, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
+    from mimo_mobile import inspection, terminal
+
+    if verify:
+        inspection.verify(path)
+    terminal.record(inspection.inspect(path, tensors=tensors), as_json=as_json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What a file or folder is: a checkpoint, a GGUF file, an ONNX folder, a folder of quantized files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_mobile import files, manifest
+from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, require
+
+LONG = 60
+"""Characters of a metadata value that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """One tensor of a file."""
+
+    name: str
+    type: str
+    shape: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        path: As given.
+        kind: ``checkpoint``, ``gguf``, ``onnx`` or ``quantized folder``.
+        parameters: Number of weights, where the file tells.
+        size_bytes: Of the file, or of all files of the folder.
+        types: Tensors by storage type, with their bytes.
+        facts: Configuration and metadata.
+        tensors: Every tensor, when asked for.
+    """
+
+    path: str
+    kind: str
+    parameters: int | None
+    size_bytes: int
+    types: tuple[dict[str, Any], ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    tensors: tuple[TensorRow, ...] = ()
+
+
+def inspect(path: Path, *, tensors: bool = False) -> Inspection:
+    """What ``path`` is.
+
+    Raises:
+        MimoMobileError: Nothing we know, or damaged.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return _gguf(path, tensors)
+    if path.is_file() and path.suffix == ".onnx":
+        path = path.parent
+    if (path / manifest.NAME).is_file():
+        return _quantized(path)
+    if (path / "model.onnx").is_file():
+        return _onnx(path, tensors)
+    if (path / "config.json").is_file():
+        return _checkpoint(path, tensors)
+    raise MimoMobileError(f"{path}: a checkpoint folder, .gguf file, ONNX folder or quantized folder expected")
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a quantized folder with the manifest's size and checksum.
+
+    Raises:
+        MimoMobileError: No manifest, or a file that is missing or differs.
+    """
+    found = manifest.read(path)
+    if found is None:
+        raise MimoMobileError(f"{path}: no {manifest.NAME}; only folders that `mimo quantize` wrote can be verified")
+    for entry in found.entries:
+        for part in entry.parts:
+            file = path / part.path
+            if not file.is_file():
+                raise MimoMobileError(f"{file}: missing; run `mimo quantize` again")
+            if files.sha256(file) != part.sha256:
+                raise MimoMobileError(f"{file}: its SHA-256 differs from the manifest's; run `mimo quantize --force`")
+
+
+def _rows(all_tensors: list[TensorRow]) -> tuple[dict[str, Any], ...]:
+    count, size = Counter[str](), Counter[str]()
+    for row in all_tensors:
+        count[row.type] += 1
+        size[row.type] += row.bytes
+    return tuple({"type": kind, "tensors": count[kind], "bytes": size[kind]} for kind in sorted(count))
+
+
+def _gguf(path: Path, listed: bool) -> Inspection:
+    gguf = require("gguf", "gguf")
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise ModelLoadError(f"{path}: not a readable GGUF file ({error})") from error
+    rows = [
+        TensorRow(tensor.name, tensor.tensor_type.name, "×".join(map(str, tensor.shape.tolist()[::-1])), int(tensor.n_bytes))
+        for tensor in reader.tensors
+    ]
+    facts = {name: _short(value.contents()) for name, value in reader.fields.items() if not name.startswith("GGUF.")}
+    weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    return Inspection(str(path), "gguf", weights, path.stat().st_size, _rows(rows), facts, tuple(rows) if listed else ())
+
+
+def _onnx(folder: Path, listed: bool) -> Inspection:
+    onnx = require("onnx", "onnx")
+    rows, facts = [], dict[str, str]()
+    for file in sorted(folder.glob("*.onnx")):
+        try:
+            model = onnx.load(str(file), load_external_data=False)
+        except Exception as error:  # protobuf's DecodeError has no public common base
+            raise ModelLoadError(f"{file}: not a readable ONNX file ({error})") from error
+        graph = model.graph
+        operators = Counter(node.op_type for node in graph.node)
+        facts[f"{file.name} opset"] = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
+        facts[f"{file.name} nodes"] = ", ".join(f"{name} {number}" for name, number in operators.most_common())
+        facts[f"{file.name} inputs"] = _short([value.name for value in graph.input])
+        facts[f"{file.name} outputs"] = _short([value.name for value in graph.output])
+        facts |= {f"{file.name} {each.key}": _short(each.value) for each in model.metadata_props}
+        for tensor in graph.initializer:
+            kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+            rows.append(TensorRow(f"{file.stem}:{tensor.name}", kind, "×".join(map(str, tensor.dims)), _tensor_bytes(onnx, tensor)))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Inspection(str(folder), "onnx", None, size, _rows(rows), facts, tuple(rows) if listed else ())
+
+
+def _tensor_bytes(onnx: Any, tensor: Any) -> int:
+    """Bytes that a tensor takes, wherever its data lies."""
+    for entry in tensor.external_data:
+        if entry.key == "length":
+            return int(entry.value)
+    return int(onnx.numpy_helper.to_array(tensor).nbytes)
+
+
+def _checkpoint(folder: Path, listed: bool) -> Inspection:
+    from mimo_mobile.convert.checkpoint import Checkpoint
+
+    opened = Checkpoint.open(folder)
+    rows = [
+        TensorRow(view.name, view.dtype, "×".join(map(str, view.shape)), int(np.prod(view.shape)) * (4 if view.dtype == "F32" else 2))
+        for view in opened.tensors.values()
+    ]
+    facts = {name: _short(value) for name, value in opened.raw_config.items()}
+    weights = sum(int(np.prod(view.shape)) for view in opened.tensors.values())
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return Inspection(str(folder), "checkpoint", weights, size, _rows(rows), facts, tuple(rows) if listed else ())
+
+
+def _quantized(folder: Path) -> Inspection:
+    found = manifest.read(folder)
+    if found is None:
+        raise CheckpointError(f"{folder}: its {manifest.NAME} went away")
+    facts = {f"{entry.recipe}": f"{entry.path}, {entry.bits_per_weight:.2f} bits/weight" for entry in found.entries}
+    facts |= {f"source {name}": value for name, value in found.source.items()}
+    size = sum(entry.size_bytes for entry in found.entries)
+    return Inspection(str(folder), "quantized folder", None, size, (), facts)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and len(value) > 8:
+        return f"{len(value)} values, {', '.join(map(str, value[:3]))} …"
+    text = str(value).replace("\n", "\\n")
+    return text if len(text) <= LONG else text[:LONG] + "…"
