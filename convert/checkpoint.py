@@ -57,6 +57,11 @@ class TensorView:
     path: Path
     offset: int
 
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
     def array(self) -> NDArray[Any]:
         """The whole tensor, mapped read-only from its file (ml_dtypes.bfloat16 for ``BF16``).
 
@@ -103,7 +108,7 @@ class Checkpoint:
     @property
     def num_parameters(self) -> int:
         """Number of weights, MTP layers included."""
-        return sum(math.prod(view.shape) for view in self.tensors.values())
+        return sum(view.size for view in self.tensors.values())
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:

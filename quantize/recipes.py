@@ -1,7 +1,7 @@
 """Recipes: which format each tensor of a checkpoint gets.
 
 A recipe is a table of rules over Hugging Face tensor names, read from the top; the first rule that answers
-decides. Knows formats by name only.
+decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, RowFormat
 from mimo_mobile.errors import QuantizationError
+from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
 Choice = Callable[[int, int], str]
 """(layer, number of layers) -> format name, for recipes that treat layers differently."""
@@ -48,5 +50,77 @@ class Recipe:
         raise QuantizationError(f"recipe {self.name}: no rule for tensor {name}")
 
 
-RECIPES: dict[str, Recipe] = {}
-"""By name; filled below."""
+def recipe_named(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        QuantizationError: There is none.
+    """
+    if name not in RECIPES:
+        raise QuantizationError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def more_bits(above: str, below: str) -> Choice:
+    """``above`` for the first and last eighth of the layers and every third between them, else ``below``.
+
+    Source: use_more_bits, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/llama-quant.cpp#L452
+    """
+
+    def choose(layer: int, layers: int) -> str:
+        eighth = layers // 8
+        more = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+        return above if more else below
+
+    return choose
+
+
+_VECTORS = (r"norm|bias", "F32")
+_MTP = (r"mtp_layers", "Q8_0")
+"""Drafting with a 4-bit head and layer loses more than the bytes of a 36th of the model are worth."""
+
+
+def _gguf(name: str, summary: str, *rules: tuple[str, str | Choice], mtp: tuple[str, str] = _MTP) -> Recipe:
+    return Recipe(name, "gguf", summary, (_VECTORS, mtp, *rules))
+
+
+def _mixed(name: str, summary: str, most: str) -> Recipe:
+    """llama.cpp's ``_K_M`` mixtures: more bits where an error costs most."""
+    some = more_bits("Q6_K", most)
+    return _gguf(name, summary, (r"lm_head", "Q6_K"), (r"v_proj|down_proj", some), (r"", most))
+
+
+def _onnx(name: str, summary: str, block_size: int) -> Recipe:
+    """4-bit blocks in the trunk; 8 bits where drafts and the choice of a token are made."""
+    rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), (r"", f"int4_b{block_size}"))
+    return Recipe(name, "onnx", summary, rules)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _gguf("q4_0", "4.5 bits, every ARM kernel and NPU backend of llama.cpp has it: fastest", (r"", "Q4_0")),
+        _mixed("q4_k_m", "4.8 bits, the best quality at 4 bits on a CPU", "Q4_K"),
+        _mixed("q5_k_m", "5.7 bits, between q4_k_m and q6_k", "Q5_K"),
+        _gguf("q6_k", "6.6 bits, hardly any loss", (r"", "Q6_K")),
+        _gguf("q8_0", "8.5 bits, no measurable loss", (r"", "Q8_0")),
+        _gguf("f16", "16 bits", (r"", "F16"), mtp=(r"mtp_layers", "F16")),
+        _gguf("bf16", "16 bits, exactly the checkpoint's", (r"", "BF16"), mtp=(r"mtp_layers", "BF16")),
+        _gguf("f32", "32 bits, for comparisons", (r"", "F32"), mtp=(r"mtp_layers", "F32")),
+        _onnx("int4_b32", "4.5 bits, the most accurate int4 that KleidiAI takes on ARM", 32),
+        _onnx("int4_b64", "4.25 bits, smaller and faster", 64),
+        _onnx("int4_b128", "4.1 bits, smallest and fastest", 128),
+        Recipe("int8", "onnx", "8.5 bits, no measurable loss", (_VECTORS, (r"", "int8_b32"))),
+        Recipe("onnx_f16", "onnx", "16 bits, for GPUs", ((r"", "F16"),)),
+        Recipe("onnx_f32", "onnx", "32 bits, for comparisons", ((r"", "F32"),)),
+    )
+}
+"""By name; the first of each target's is what phones want."""
+
+FORMATS: dict[str, RowFormat | MatMulFormat] = {
+    **{each.name: each for each in (F32, F16, BF16)},
+    **{name: GgmlFormat(name) for name in ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")},
+    **{f"int4_b{size}": NBitsFormat(4, size) for size in (32, 64, 128)},
+    "int8_b32": NBitsFormat(8, 32),
+}
+"""Formats by the names that rules give."""

@@ -1,0 +1,87 @@
+"""How the rows of a tensor are stored: what a format must offer, and the formats that keep every value.
+
+Block formats live in ``mimo_mobile.quantize.formats``; writers know only the protocols here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import QuantizationError
+
+
+class RowFormat(Protocol):
+    """A GGUF tensor type: rows of numbers in, rows of bytes out."""
+
+    @property
+    def name(self) -> str:
+        """As ggml spells it, e.g. ``Q4_K``."""
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row.
+
+        Raises:
+            QuantizationError: Rows of so many columns cannot be stored.
+        """
+
+    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes]."""
+
+
+class MatMulFormat(Protocol):
+    """How ONNX multiplies by a weight: MatMulNBits' blocks of ``bits``-bit integers."""
+
+    @property
+    def bits(self) -> int:
+        """4 or 8."""
+
+    @property
+    def block_size(self) -> int:
+        """Weights along a row that share a scale."""
+
+    def quantize(self, values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Rows [N, K] as integers [N, K / block_size, block_size * bits / 8] and scales [N, K / block_size].
+
+        Raises:
+            QuantizationError: K is no multiple of ``block_size``.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFormat:
+    """Numbers one by one."""
+
+    name: str
+    dtype: np.dtype[Any]
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row."""
+        return columns * self.dtype.itemsize
+
+    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
+
+        Raises:
+            QuantizationError: A value is too large for float16.
+        """
+        out.view(self.dtype)[...] = self.cast(values)
+
+    def cast(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """The values in this format.
+
+        Raises:
+            QuantizationError: A value is too large for float16.
+        """
+        if self.dtype == np.float16 and values.size and np.abs(values).max() > np.finfo(np.float16).max:
+            raise QuantizationError("a weight is above 65504, the largest float16; use --dtype bf16 or f32")
+        return values.astype(self.dtype, copy=False)
+
+
+F32 = PlainFormat("F32", np.dtype(np.float32))
+F16 = PlainFormat("F16", np.dtype(np.float16))
+BF16 = PlainFormat("BF16", np.dtype(ml_dtypes.bfloat16))

@@ -1,0 +1,188 @@
+"""Checkpoint → GGUF: the trunk as architecture ``qwen2``, the MTP layers in a file of their own.
+
+Every tensor is read, encoded by two or more threads and written before the next one is touched: nothing but
+the largest tensor is in memory. Knows GGUF's names through the gguf package; knows nothing of block formats.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile import files
+from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
+from mimo_mobile.convert.formats import RowFormat
+from mimo_mobile.convert.tensors import Mapped, Part, map_tensors
+from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
+from mimo_mobile.errors import require
+from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+TRUNK_ARCHITECTURE = "qwen2"
+"""MiMo's trunk is Qwen2's, tensor by tensor: every llama.cpp app runs it."""
+
+MTP_ARCHITECTURE = "mimo-mtp"
+"""No llama.cpp graph of this name: the MTP file is an addition to a trunk, not a model."""
+
+TASK_WEIGHTS = 1 << 22
+"""Weights that one thread encodes at a time."""
+
+
+def write_gguf(
+    out: Path,
+    checkpoint: Checkpoint,
+    part: Part,
+    format_of: Callable[[str], RowFormat],
+    *,
+    file_type: str,
+    metadata: Mapping[str, str],
+    threads: int | None = None,
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> Path:
+    """Write one part of a checkpoint as a GGUF file.
+
+    Args:
+        out: The file.
+        checkpoint: The source.
+        part: ``trunk`` or ``mtp``.
+        format_of: Checkpoint's tensor name → format.
+        file_type: Of gguf.LlamaFileType, without ``MOSTLY_``.
+        metadata: ``name``; where known ``license``, ``repository`` and ``revision``.
+        threads: Default: one per core.
+        force: Replace ``out``.
+        progress: Called for every tensor.
+
+    Raises:
+        QuantizationError: A format does not fit a tensor.
+        OutputExistsError: ``out`` is there and ``force`` is false.
+        MissingDependencyError: gguf is not installed.
+    """
+    gguf = require("gguf", "gguf")
+    mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, part)
+    formats = {name: format_of(name) for name in mapped}
+    with files.whole(out, force=force) as temporary:
+        architecture = TRUNK_ARCHITECTURE if part == "trunk" else MTP_ARCHITECTURE
+        writer: GGUFWriter = gguf.GGUFWriter(temporary, architecture)
+        try:
+            _add_origin(writer, metadata, part)
+            _add_hyperparameters(writer, checkpoint.config)
+            writer.add_file_type(_file_type(gguf, file_type))
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            if part == "trunk":
+                _add_vocabulary(gguf, writer, read_vocabulary(checkpoint.path, checkpoint.config.vocab_size))
+            for name, target in mapped.items():
+                _add_tensor_info(gguf, writer, checkpoint.tensors[name], target, formats[name])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            _write_tensors(writer, checkpoint, mapped, formats, threads, progress, f"write {out.name}")
+        finally:
+            writer.close()
+    return out
+
+
+def _write_tensors(
+    writer: GGUFWriter,
+    checkpoint: Checkpoint,
+    mapped: Mapping[str, Mapped],
+    formats: Mapping[str, RowFormat],
+    threads: int | None,
+    progress: ProgressCallback,
+    stage: str,
+) -> None:
+    done, total = 0, sum(checkpoint.tensors[name].size for name in mapped)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
+        for name, target in mapped.items():
+            view = checkpoint.tensors[name]
+            writer.write_tensor_data(encode(view, formats[name], pool, swap_halves=target.swap_halves))
+            done += view.size
+            progress(Progress(stage, done, total, name, unit="weights"))
+
+
+def encode(
+    view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
+) -> NDArray[np.uint8]:
+    """A tensor's rows as bytes [rows, row_bytes], made by all threads of ``pool``."""
+    columns = view.shape[-1]
+    rows = view.size // columns
+    out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
+    step = max(1, TASK_WEIGHTS // columns)
+
+    def task(start: int) -> None:
+        if len(view.shape) == 1:
+            values = view.float32()[None]
+        else:
+            values = view.float32(start, start + step)
+        if swap_halves:
+            values = np.roll(values, columns // 2, axis=1)
+        row_format.encode(values, out[start : start + step])
+
+    for _ in pool.map(task, range(0, rows, step)):
+        pass
+    return out
+
+
+def _add_tensor_info(
+    gguf: Any, writer: GGUFWriter, view: TensorView, target: Mapped, row_format: RowFormat
+) -> None:
+    size = view.size // view.shape[-1] * row_format.row_bytes(view.shape[-1])
+    kind = gguf.GGMLQuantizationType[row_format.name]
+    writer.add_tensor_info(target.name, view.shape, np.dtype(np.float32), size, raw_dtype=kind)
+
+
+def _file_type(gguf: Any, name: str) -> int:
+    return int(gguf.LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])
+
+
+def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], part: Part) -> None:
+    name = metadata["name"]
+    writer.add_name(name)
+    if part == "mtp":
+        writer.add_description(f"MTP layer of {name}, an addition to its trunk; not a model that can be loaded alone")
+    if "license" in metadata:
+        writer.add_license(metadata["license"])
+    if "repository" in metadata:
+        url = f"https://huggingface.co/{metadata['repository']}"
+        writer.add_source_url(f"{url}/tree/{metadata['revision']}")
+        writer.add_source_repo_url(url)
+
+
+def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_sampling_temp(SAMPLING_TEMPERATURE)
+    writer.add_sampling_top_p(SAMPLING_TOP_P)
+
+
+def _add_vocabulary(gguf: Any, writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    kinds = {kind: gguf.TokenType[kind.upper()] for kind in ("normal", "control", "user_defined", "unused")}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types([kinds[kind] for kind in vocabulary.kinds])
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_eos_token_id(vocabulary.eos_id)
+    writer.add_bos_token_id(vocabulary.pad_id)
+    writer.add_pad_token_id(vocabulary.pad_id)
+    writer.add_add_bos_token(False)
+    if vocabulary.chat_template is not None:
+        writer.add_chat_template(vocabulary.chat_template)

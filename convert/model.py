@@ -1,0 +1,126 @@
+"""A checkpoint as one loadable model: the step that ``mimo convert`` and every recipe share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.gguf_file import write_gguf
+from mimo_mobile.errors import OutputExistsError, require
+from mimo_mobile.hub import Source
+from mimo_mobile.progress import ProgressCallback, ignore
+
+Target = Literal["gguf", "onnx"]
+Dtype = Literal["f32", "f16", "bf16"]
+
+_PLAIN = {"f32": F32, "f16": F16, "bf16": BF16}
+
+
+def convert_checkpoint(
+    source: Source,
+    out: Path,
+    *,
+    to: Target,
+    dtype: Dtype | None = None,
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> list[Path]:
+    """Write a checkpoint as it is, unquantized, and return what was written, the loadable model first.
+
+    Args:
+        source: The checkpoint.
+        out: A .gguf file (its MTP layer goes to ``…-mtp.gguf`` beside it) or an ONNX folder.
+        to: The format.
+        dtype: Default: bf16 for GGUF, f32 for ONNX, whose CPU kernels have no bf16.
+        force: Replace what is there.
+        progress: Called often.
+
+    Raises:
+        ValueError: ONNX in bf16.
+        CheckpointError: The checkpoint cannot be used.
+        OutputExistsError: ``out`` is there and ``force`` is false.
+    """
+    dtype = dtype or ("bf16" if to == "gguf" else "f32")
+    if to == "onnx" and dtype == "bf16":
+        raise ValueError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")
+    plain = _PLAIN[dtype]
+    checkpoint = Checkpoint.open(source.path)
+    if to == "onnx":
+        return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, origin(source), force, progress)
+
+    def format_of(name: str) -> RowFormat:
+        return F32 if is_vector(name) else plain
+
+    return write_gguf_model(checkpoint, out, format_of, plain.name, origin(source), force, progress)
+
+
+def write_gguf_model(
+    checkpoint: Checkpoint,
+    out: Path,
+    format_of: Callable[[str], RowFormat],
+    file_type: str,
+    metadata: Mapping[str, str],
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> list[Path]:
+    """Write the trunk to ``out`` and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it.
+
+    Raises:
+        OutputExistsError: One of them is there and ``force`` is false.
+    """
+    mtp_out = out.with_name(f"{out.stem}-mtp.gguf")
+    parts: list[tuple[Path, Literal["trunk", "mtp"]]] = [(out, "trunk")]
+    if checkpoint.config.num_nextn_predict_layers:
+        parts.insert(0, (mtp_out, "mtp"))  # first, so that a trunk without its layer is never left behind
+    for path, _ in parts:
+        if path.exists() and not force:
+            raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
+    for path, part in parts:
+        write_gguf(path, checkpoint, part, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress)
+    return [path for path, _ in reversed(parts)]
+
+
+def write_onnx_model(
+    checkpoint: Checkpoint,
+    out: Path,
+    format_of: Callable[[str], PlainFormat | MatMulFormat],
+    activations: PlainFormat,
+    kv: PlainFormat,
+    metadata: Mapping[str, str],
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> list[Path]:
+    """Write the ONNX folder ``out``.
+
+    Raises:
+        OutputExistsError: It is there and ``force`` is false.
+        MissingDependencyError: onnx-ir is not installed.
+    """
+    ir = require("onnx_ir", "onnx")
+    from mimo_mobile.convert.onnx_file import write_onnx
+    from mimo_mobile.convert.onnx_graph import Compute
+
+    compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype))
+    return [write_onnx(out, checkpoint, format_of, compute, metadata=metadata, force=force, progress=progress)]
+
+
+def is_vector(name: str) -> bool:
+    """Whether a tensor is a norm's weight or a bias, which stay float32 in GGUF as llama.cpp has them."""
+    return "norm" in name or name.endswith(".bias")
+
+
+def origin(source: Source) -> dict[str, str]:
+    """What files say of where they came from: name, licence, hub id and revision, as far as they are known."""
+    made = {"name": source.name}
+    card = source.path / "README.md"
+    front = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if licence := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", front):
+        made["license"] = licence[1]
+    if source.repository and source.revision:
+        made |= {"repository": source.repository, "revision": source.revision}
+    return made
+

@@ -1,0 +1,285 @@
+"""Checkpoint → a folder for ONNX Runtime: model.onnx, mtp.onnx, one shared data file, tokenizer and settings.
+
+Weights are lazy until they are written; then one at a time, with both graphs pointing at the same bytes. Runs
+unchanged under onnxruntime-genai. Knows files; the graphs are ``onnx_graph``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from mimo_mobile import files
+from mimo_mobile.convert import onnx_graph
+from mimo_mobile.convert.checkpoint import Checkpoint, read_json
+from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
+from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.convert.vocabulary import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_vocabulary
+from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+
+MODEL, MTP, DATA = "model.onnx", "mtp.onnx", "model.onnx.data"
+GENAI_CONFIG = "genai_config.json"
+
+COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+
+ALIGNMENT_BYTES = 4096
+"""Of every tensor in the data file: a page, so that it can be mapped as it lies."""
+
+TASK_WEIGHTS = 1 << 22
+"""Weights that one thread quantizes at a time."""
+
+FormatOf = Callable[[str], PlainFormat | MatMulFormat]
+
+
+class LazyWeights:
+    """A checkpoint's weights as onnx-ir tensors that are read, and quantized, when their bytes are asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, format_of: FormatOf, compute: Compute, pool: ThreadPoolExecutor) -> None:
+        """Give weights of ``checkpoint`` in the formats that ``format_of`` says, made by the threads of ``pool``."""
+        self._checkpoint, self._format_of, self._compute, self._pool = checkpoint, format_of, compute, pool
+        # Integers and scales of a weight are asked for one after the other.
+        self._quantized = lru_cache(maxsize=1)(self._quantize)
+
+    def vector(self, *names: str) -> ir.TensorProtocol:
+        """Norm weights or biases one after the other, in the dtype of activations."""
+
+        def read() -> NDArray[Any]:
+            joined = np.concatenate([self._checkpoint.tensors[name].float32() for name in names])
+            return joined.astype(self._compute.activations.numpy())
+
+        size = sum(self._checkpoint.tensors[name].size for name in names)
+        return _lazy(_joint(names), self._compute.activations, (size,), read)
+
+    def matrix(self, *names: str) -> Matrix:
+        """Weights of linear layers that read the same input, stacked along the outputs."""
+        views = [self._checkpoint.tensors[name] for name in names]
+        rows, columns = sum(view.shape[0] for view in views), views[0].shape[1]
+        row_format = self._format_of(names[0])
+        if isinstance(row_format, PlainFormat):
+            dtype = _dtype(row_format)
+
+            def read() -> NDArray[Any]:
+                stacked = np.concatenate([view.float32() for view in views])
+                return np.ascontiguousarray(row_format.cast(stacked).T)
+
+            return Matrix(_lazy(_joint(names), dtype, (columns, rows), read), columns, rows)
+        block_size, bits = row_format.block_size, row_format.bits
+        blocks = columns // block_size
+        scale_type = self._compute.activations
+        shape = (rows, blocks, block_size * bits // 8)
+        values = _lazy(_joint(names), ir.DataType.UINT8, shape, lambda: self._quantized(names)[0])
+        scales = _lazy(
+            _joint(names) + ".scales", scale_type, (rows, blocks),
+            lambda: self._quantized(names)[1].astype(scale_type.numpy()),
+        )  # fmt: skip
+        return Matrix(values, columns, rows, scales, bits, block_size)
+
+    def embedding(self, name: str) -> Matrix:
+        """The embedding, plain, or INT4 in blocks with scales."""
+        view, row_format = self._checkpoint.tensors[name], self._format_of(name)
+        rows, columns = view.shape
+        if isinstance(row_format, PlainFormat):
+            tensor = _lazy(name, _dtype(row_format), view.shape, lambda: row_format.cast(view.float32()))
+            return Matrix(tensor, columns, rows)
+        block_size, scale_type = row_format.block_size, self._compute.activations
+
+        def signed() -> NDArray[np.uint8]:
+            packed = self._quantized((name,))[0].reshape(rows, -1)
+            return packed ^ 0x88  # from 0…15 around 8 to two's complement, both integers of a byte
+
+        values = ir.LazyTensor(
+            lambda: ir.PackedTensor(signed(), ir.DataType.INT4, shape=ir.Shape(view.shape), name=name),
+            ir.DataType.INT4, ir.Shape(view.shape), name=name,
+        )  # fmt: skip
+        scales = _lazy(
+            name + ".scales", scale_type, (rows, columns // block_size),
+            lambda: self._quantized((name,))[1].astype(scale_type.numpy()),
+        )  # fmt: skip
+        return Matrix(values, columns, rows, scales, row_format.bits, block_size)
+
+    def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """Cosines and sines `[max_position_embeddings, D / 2]`."""
+        config, dtype = self._checkpoint.config, self._compute.kv
+        shape = (config.max_position_embeddings, config.head_dim // 2)
+        cos = _lazy("rope.cos", dtype, shape, lambda: np.cos(_angles(config)).astype(dtype.numpy()))
+        return cos, _lazy("rope.sin", dtype, shape, lambda: np.sin(_angles(config)).astype(dtype.numpy()))
+
+    def _quantize(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Integers and scales of stacked weights, by all threads."""
+        row_format = self._format_of(names[0])
+        assert not isinstance(row_format, PlainFormat)
+        tasks = []
+        for name in names:
+            view = self._checkpoint.tensors[name]
+            step = max(1, TASK_WEIGHTS // view.shape[1])
+            tasks += [(view, start, start + step) for start in range(0, view.shape[0], step)]
+        parts = list(self._pool.map(lambda task: row_format.quantize(task[0].float32(task[1], task[2])), tasks))
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def write_onnx(
+    out: Path,
+    checkpoint: Checkpoint,
+    format_of: FormatOf,
+    compute: Compute,
+    *,
+    metadata: Mapping[str, str],
+    threads: int | None = None,
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> Path:
+    """Write a checkpoint as a folder that ONNX Runtime and onnxruntime-genai run.
+
+    Args:
+        out: The folder.
+        checkpoint: The source.
+        format_of: Checkpoint's tensor name → format of matrices and embedding.
+        compute: What activations and attention are computed with.
+        metadata: Goes into both models' metadata_props.
+        threads: Default: one per core.
+        force: Replace ``out``.
+        progress: Called for every tensor.
+
+    Raises:
+        QuantizationError: A format does not fit a tensor.
+        CheckpointError: The tokenizer's files are missing or of another type.
+        OutputExistsError: ``out`` is there and ``force`` is false.
+    """
+    config = checkpoint.config
+    vocabulary = read_vocabulary(checkpoint.path, config.vocab_size)
+    with files.whole(out, force=force) as folder, ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
+        folder.mkdir()
+        weights = LazyWeights(checkpoint, format_of, compute, pool)
+        graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
+        for layer in range(config.num_nextn_predict_layers):
+            name = MTP if layer == 0 else f"mtp_{layer}.onnx"
+            graphs[name] = onnx_graph.mtp(config, weights, compute, layer)
+        with (folder / DATA).open("wb") as data:
+            _write_data(data, folder, graphs, progress, f"write {out.name}")
+        for name, model in graphs.items():
+            model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
+            ir.save(model, folder / name)
+        _write_companions(folder, checkpoint, vocabulary.chat_template)
+        genai = genai_config(config, vocabulary.eos_id, vocabulary.pad_id)
+        (folder / GENAI_CONFIG).write_text(json.dumps(genai, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _write_data(
+    data: BinaryIO, folder: Path, graphs: Mapping[str, ir.Model], progress: ProgressCallback, stage: str
+) -> None:
+    """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it."""
+    uses = list(_lazy_initializers(graphs))
+    total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())  # type: ignore[union-attr]
+    places: dict[str, ir.ExternalTensor] = {}
+    done = 0
+    for value in uses:
+        tensor, name = value.const_value, str(value.name)
+        assert tensor is not None
+        if name not in places:
+            data.write(bytes(-data.tell() % ALIGNMENT_BYTES))
+            offset = data.tell()
+            tensor.tofile(data)  # type: ignore[attr-defined]
+            length = data.tell() - offset
+            places[name] = ir.ExternalTensor(
+                DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=name, base_dir=folder
+            )
+            done += length
+            progress(Progress(stage, min(done, total), total, name))
+        value.const_value = places[name]
+
+
+def _lazy_initializers(graphs: Mapping[str, ir.Model]) -> Iterator[ir.Value]:
+    for model in graphs.values():
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.LazyTensor):
+                yield value
+
+
+def genai_config(config: MimoConfig, eos_id: int, pad_id: int) -> dict[str, Any]:
+    """What onnxruntime-genai reads; the trunk is a qwen2 to it.
+
+    Source: https://onnxruntime.ai/docs/genai/reference/config.html
+    """
+    return {
+        "model": {
+            "type": "qwen2",
+            "bos_token_id": pad_id,
+            "eos_token_id": [eos_id, pad_id],
+            "pad_token_id": pad_id,
+            "context_length": config.max_position_embeddings,
+            "vocab_size": config.vocab_size,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": MODEL,
+                "head_size": config.head_dim,
+                "hidden_size": config.hidden_size,
+                "num_attention_heads": config.num_attention_heads,
+                "num_hidden_layers": config.num_hidden_layers,
+                "num_key_value_heads": config.num_key_value_heads,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": True,
+            "temperature": SAMPLING_TEMPERATURE,
+            "top_p": SAMPLING_TOP_P,
+            "max_length": config.max_position_embeddings,
+            "past_present_share_buffer": True,
+        },
+    }
+
+
+def _write_companions(folder: Path, checkpoint: Checkpoint, chat_template: str | None) -> None:
+    for name in COPIED:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, folder / name)
+    config = read_json(checkpoint.path / TOKENIZER_CONFIG)
+    config["tokenizer_class"] = "Qwen2Tokenizer"  # a list in config.json of MiMo-7B, which loaders do not take
+    if chat_template is not None:
+        (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]) -> ir.LazyTensor:
+    return ir.LazyTensor(lambda: ir.tensor(read(), dtype=dtype, name=name), dtype, ir.Shape(shape), name=name)
+
+
+def _dtype(row_format: PlainFormat) -> ir.DataType:
+    return ir.DataType.from_numpy(row_format.dtype)
+
+
+def _joint(names: tuple[str, ...]) -> str:
+    """One name for stacked tensors: ``….q_proj+k_proj+v_proj.weight``."""
+    if len(names) == 1:
+        return names[0]
+    start, last = names[0].rsplit(".", 2)[0], names[0].rsplit(".", 1)[1]
+    return f"{start}.{'+'.join(name.rsplit('.', 2)[1] for name in names)}.{last}"
+
+
+def _angles(config: MimoConfig) -> NDArray[np.float64]:
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-np.arange(half) / half)
+    return np.outer(np.arange(config.max_position_embeddings), frequencies)

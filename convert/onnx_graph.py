@@ -1,0 +1,261 @@
+"""MiMo as ONNX graphs, one function per block: the trunk, and the MTP layer as a graph of its own.
+
+Nodes are those that ONNX Runtime's kernels fuse best: GroupQueryAttention with rotary embedding inside,
+SimplifiedLayerNormalization and its Skip form, MatMulNBits. Inputs and outputs have onnxruntime-genai's names.
+Knows operators and shapes; where weights come from is ``OnnxWeights``' affair.
+
+Shapes: B batch, T new tokens, P past, S = P + T, H query heads, K key/value heads, D head_dim, E hidden, F ffn.
+Operators: https://github.com/microsoft/onnxruntime/blob/v1.22.0/docs/ContribOperators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from mimo_mobile.mimo7b import MimoConfig
+
+MICROSOFT = "com.microsoft"
+OPSETS = {"": 21, MICROSOFT: 1}
+IR_VERSION = 10
+
+ACCURACY_LEVEL = 4
+"""MatMulNBits computes with int8 activations; lower levels are many times slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What the graph computes with.
+
+    Attributes:
+        activations: FLOAT or FLOAT16.
+        kv: Of attention and its cache, FLOAT or FLOAT16.
+    """
+
+    activations: ir.DataType
+    kv: ir.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight to multiply by, `[in, out]`, or in blocks when it has scales: `[out, blocks, bytes]`."""
+
+    values: ir.TensorProtocol
+    in_features: int
+    out_features: int
+    scales: ir.TensorProtocol | None = None
+    bits: int = 0
+    block_size: int = 0
+
+
+class OnnxWeights(Protocol):
+    """Gives weights by checkpoint name; several names are stacked along the outputs."""
+
+    def vector(self, *names: str) -> ir.TensorProtocol:
+        """Norm weights or biases, in the dtype of activations."""
+
+    def matrix(self, *names: str) -> Matrix:
+        """Weights of linear layers."""
+
+    def embedding(self, name: str) -> Matrix:
+        """The embedding `[vocab, E]`; in blocks it is INT4."""
+
+    def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """Cosines and sines `[max_position_embeddings, D / 2]`, in the dtype of attention."""
+
+
+class _Block:
+    """One graph being made: its tape, its weights and what every layer needs."""
+
+    def __init__(self, config: MimoConfig, weights: OnnxWeights, compute: Compute) -> None:
+        self.config, self.weights, self.compute = config, weights, compute
+        self.tape = Tape()
+        self.inputs: list[ir.Value] = []
+        self.outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def output(self, name: str, value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self.outputs.append(value)
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        name = str(tensor.name)
+        if name not in self._initializers:
+            self._initializers[name] = self.tape.initializer(tensor)
+        return self._initializers[name]
+
+    def integers(self, name: str, values: Sequence[int] | int, dtype: type[np.signedinteger] = np.int64) -> ir.Value:
+        return self.initializer(ir.tensor(np.array(values, dtype), name=name))
+
+    def cast(self, x: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
+
+    def model(self, name: str) -> ir.Model:
+        graph = ir.Graph(
+            self.inputs, self.outputs, nodes=self.tape.nodes, initializers=self.tape.initializers,
+            opset_imports=OPSETS, name=name,
+        )  # fmt: skip
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="mimo-mobile")
+
+
+def trunk(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Model:
+    """The trunk: input_ids → logits `[B, T, V]`, hidden_states `[B, T, E]` before the final norm, present KV."""
+    block = _Block(config, weights, compute)
+    ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
+    lengths = _lengths(block)
+    x, skip = embed(block, ids), None
+    for layer in range(config.num_hidden_layers):
+        x, skip = decoder_layer(block, f"model.layers.{layer}.", layer, x, skip, lengths)
+    normed, hidden = norm(block, "model.norm.weight", x, skip)
+    logits(block, normed)
+    _hidden_output(block, "hidden_states", hidden)
+    block.outputs.sort(key=lambda value: str(value.name).startswith("present"))
+    return block.model("mimo_trunk")
+
+
+def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int = 0) -> ir.Model:
+    """An MTP layer: hidden_states of t and input_ids of t + 1 → logits of t + 2 `[B, T, V]`, present KV.
+
+    Rows stand at the position of their hidden state. Source: modeling_mimo.py, MiMoMTPLayers; the hidden state's
+    half comes first in input_proj.
+    """
+    block, prefix = _Block(config, weights, compute), f"model.mtp_layers.{layer}."
+    ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
+    shape = ["batch_size", "sequence_length", config.hidden_size]
+    hidden = block.input("hidden_states", compute.activations, shape)
+    lengths = _lengths(block)
+    first, _ = norm(block, prefix + "hidden_layernorm.weight", hidden)
+    second, _ = norm(block, prefix + "token_layernorm.weight", embed(block, ids))
+    joined = block.tape.op("Concat", [first, second], {"axis": -1})
+    x = linear(block, joined, weights.matrix(prefix + "input_proj.weight"))
+    x, skip = decoder_layer(block, prefix, 0, x, None, lengths)
+    normed, _ = norm(block, prefix + "final_layernorm.weight", x, skip)
+    logits(block, normed)
+    _hidden_output(block, "hidden_states_out", normed)
+    block.outputs.sort(key=lambda value: str(value.name).startswith("present"))
+    return block.model(f"mimo_mtp_{layer}")
+
+
+def embed(block: _Block, ids: ir.Value) -> ir.Value:
+    """Rows of the embedding, `[B, T, E]`."""
+    table = block.weights.embedding("model.embed_tokens.weight")
+    values = block.initializer(table.values)
+    if table.scales is None:
+        rows = block.tape.op("Gather", [values, ids])
+        return block.cast(rows, table.values.dtype, block.compute.activations)
+    attributes = {"block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}
+    inputs = [values, ids, block.initializer(table.scales)]
+    return block.tape.op("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)
+
+
+def norm(block: _Block, name: str, x: ir.Value, skip: ir.Value | None = None) -> tuple[ir.Value, ir.Value]:
+    """(RMS norm of x + skip, x + skip)."""
+    weight = block.initializer(block.weights.vector(name))
+    epsilon = {"epsilon": block.config.rms_norm_eps}
+    if skip is None:
+        attributes = epsilon | {"axis": -1, "stash_type": 1}
+        return block.tape.op("SimplifiedLayerNormalization", [x, weight], attributes), x
+    outputs = [ir.Value(), ir.Value(name=""), ir.Value(name=""), ir.Value()]
+    inputs = [x, skip, weight]
+    block.tape.op_multi_out(
+        "SkipSimplifiedLayerNormalization", inputs, epsilon, outputs=outputs, domain=MICROSOFT
+    )
+    return outputs[0], outputs[3]
+
+
+def linear(block: _Block, x: ir.Value, weight: Matrix) -> ir.Value:
+    """x `[B, T, in]` times a weight, `[B, T, out]`."""
+    values = block.initializer(weight.values)
+    if weight.scales is None:
+        return block.tape.op("MatMul", [x, values])
+    attributes = {
+        "K": weight.in_features,
+        "N": weight.out_features,
+        "bits": weight.bits,
+        "block_size": weight.block_size,
+        "accuracy_level": ACCURACY_LEVEL,
+    }
+    return block.tape.op(
+        "MatMulNBits", [x, values, block.initializer(weight.scales)], attributes, domain=MICROSOFT
+    )
+
+
+def decoder_layer(
+    block: _Block, prefix: str, index: int, x: ir.Value, skip: ir.Value | None, lengths: tuple[ir.Value, ir.Value]
+) -> tuple[ir.Value, ir.Value]:
+    """A layer; the residual stream is kept as two summands, added inside the next norm."""
+    normed, residual = norm(block, prefix + "input_layernorm.weight", x, skip)
+    attended = attention(block, prefix + "self_attn.", index, normed, lengths)
+    normed, residual = norm(block, prefix + "post_attention_layernorm.weight", attended, residual)
+    return mlp(block, prefix + "mlp.", normed), residual
+
+
+def attention(
+    block: _Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]
+) -> ir.Value:
+    """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`."""
+    config, compute = block.config, block.compute
+    cache = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
+    past = [block.input(f"past_key_values.{index}.{kind}", compute.kv, cache) for kind in ("key", "value")]
+    weight = block.weights.matrix(*(f"{prefix}{name}_proj.weight" for name in "qkv"))
+    bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
+    qkv = block.tape.op("Add", [linear(block, x, weight), bias])
+    qkv = block.cast(qkv, compute.activations, compute.kv)
+    cos, sin = (block.initializer(each) for each in block.weights.rope())
+    attributes = {
+        "num_heads": config.num_attention_heads,
+        "kv_num_heads": config.num_key_value_heads,
+        "scale": config.head_dim**-0.5,
+        "do_rotary": 1,
+        "rotary_interleaved": 0,
+    }
+    mixed, key, value = block.tape.op_multi_out(
+        "GroupQueryAttention", [qkv, None, None, *past, *lengths, cos, sin], attributes,
+        num_outputs=3, domain=MICROSOFT,
+    )  # fmt: skip
+    cache = ["batch_size", config.num_key_value_heads, "total_sequence_length", config.head_dim]
+    block.output(f"present.{index}.key", key, compute.kv, cache)
+    block.output(f"present.{index}.value", value, compute.kv, cache)
+    mixed = block.cast(mixed, compute.kv, compute.activations)
+    return linear(block, mixed, block.weights.matrix(prefix + "o_proj.weight"))
+
+
+def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
+    """SwiGLU, `[B, T, E]`; gate and up are one product."""
+    both = linear(block, x, block.weights.matrix(prefix + "gate_proj.weight", prefix + "up_proj.weight"))
+    gate, up = block.tape.op_multi_out("Split", [both], {"axis": -1, "num_outputs": 2}, num_outputs=2)
+    silu = block.tape.op("Mul", [gate, block.tape.op("Sigmoid", [gate])])
+    return linear(block, block.tape.op("Mul", [silu, up]), block.weights.matrix(prefix + "down_proj.weight"))
+
+
+def logits(block: _Block, x: ir.Value) -> None:
+    """The output ``logits`` `[B, T, V]`."""
+    shape = ["batch_size", "sequence_length", block.config.vocab_size]
+    value = linear(block, x, block.weights.matrix("lm_head.weight"))
+    block.output("logits", value, block.compute.activations, shape)
+
+
+def _hidden_output(block: _Block, name: str, value: ir.Value) -> None:
+    shape = ["batch_size", "sequence_length", block.config.hidden_size]
+    block.output(name, value, block.compute.activations, shape)
+
+
+def _lengths(block: _Block) -> tuple[ir.Value, ir.Value]:
+    """(seqlens_k `[B]`: tokens with the new ones, less one; total_sequence_length), from attention_mask, int32."""
+    mask = block.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
+    summed = block.tape.op("ReduceSum", [mask, block.integers("axis_1", [1])], {"keepdims": 0})
+    seqlens = block.tape.op("Sub", [summed, block.integers("one", 1)])
+    shape = block.tape.op("Shape", [mask])
+    total = block.tape.op("Gather", [shape, block.integers("index_1", 1)])
+    int32 = {"to": ir.DataType.INT32.value}
+    return block.tape.op("Cast", [seqlens], int32), block.tape.op("Cast", [total], int32)

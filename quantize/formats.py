@@ -1,0 +1,88 @@
+"""Block formats: ggml's, and MatMulNBits' of ONNX Runtime. Rows of float32 in, rows of blocks out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import QuantizationError, require
+from mimo_mobile.quantize import ggml
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlFormat:
+    """One of ggml's quantized types; sizes come from the gguf package."""
+
+    name: str
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row.
+
+        Raises:
+            QuantizationError: ``columns`` is no multiple of the block.
+        """
+        gguf = require("gguf", "gguf")
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[self.name]]
+        if columns % block_size:
+            raise QuantizationError(
+                f"{self.name} takes rows of a multiple of {block_size} weights, {columns} found; use another recipe"
+            )
+        return int(columns // block_size * block_bytes)
+
+    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
+
+        Raises:
+            QuantizationError: A value is not finite.
+        """
+        _check_finite(values)
+        ggml.quantize_rows(require("gguf", "gguf").GGMLQuantizationType[self.name], np.ascontiguousarray(values), out)
+
+
+@dataclass(frozen=True, slots=True)
+class NBitsFormat:
+    """MatMulNBits' and GatherBlockQuantized's symmetric blocks.
+
+    The weight of largest magnitude in a block becomes the lowest integer, so that no level is lost, as in ggml's
+    Q4_0. Scales are rounded to bfloat16 before the integers are chosen: KleidiAI keeps only their upper half.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/v1.22.0/docs/ContribOperators.md#com.microsoft.MatMulNBits
+    """
+
+    bits: Literal[4, 8]
+    block_size: int
+
+    def quantize(self, values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Rows [N, K] as integers [N, K / block_size, block_size * bits / 8] and scales [N, K / block_size].
+
+        Integers are stored with the middle level (8 or 128) added; of two 4-bit ones in a byte the first is low.
+
+        Raises:
+            QuantizationError: K is no multiple of ``block_size``, or a value is not finite.
+        """
+        rows, columns = values.shape
+        if columns % self.block_size:
+            raise QuantizationError(
+                f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found"
+            )
+        _check_finite(values)
+        middle = 1 << (self.bits - 1)
+        blocks = values.reshape(rows, -1, self.block_size)
+        high, low = blocks.max(axis=-1), blocks.min(axis=-1)
+        extreme = np.where(high > -low, high, low)
+        scales = (extreme / -middle).astype(ml_dtypes.bfloat16).astype(np.float32)
+        inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+        levels = np.rint(blocks * inverse[..., None])
+        levels = np.clip(levels + middle, 0, 2 * middle - 1).astype(np.uint8)
+        if self.bits == 4:
+            levels = levels[..., 0::2] | levels[..., 1::2] << 4
+        return levels, scales
+
+
+def _check_finite(values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise QuantizationError("a weight is NaN or infinite; the checkpoint is damaged, download it again")
