@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mimo_mobile import files, manifest
-from mimo_mobile.convert import write_model
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
 from mimo_mobile.errors import MissingDependencyError
 from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Entry, Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
-from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
+from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
 
 
 def quantize_checkpoint(
@@ -61,7 +63,7 @@ def quantize_checkpoint(
                 state = state.with_entry(_quantize(checkpoint, source, out, recipe, progress))
                 state.write(out)
         if questions:
-            state = _score(state, source, checkpoint, out, [recipe.name for recipe in chosen], questions, progress)
+            state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)
     return state
 
@@ -74,14 +76,9 @@ def _finished(state: Manifest, recipe: Recipe, out: Path) -> bool:
 
 
 def _quantize(checkpoint: Checkpoint, source: Source, out: Path, recipe: Recipe, progress: ProgressCallback) -> Entry:
-    written = write_model(
-        checkpoint,
-        out / (f"{source.name}-{recipe.name}.gguf" if recipe.target == "gguf" else f"{source.name}-{recipe.name}-onnx"),
-        recipe,
-        metadata=origin(source),
-        force=True,
-        progress=progress,
-    )
+    stem = f"{source.name}-{recipe.name}"
+    path = out / (f"{stem}.gguf" if recipe.target == "gguf" else f"{stem}-onnx")
+    written = write_model(checkpoint, path, recipe, origin(source), progress)
     paths = sorted(path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file())
     parts = tuple(manifest.part(out, path, progress) for path in paths)
     size = sum(part.size_bytes for part in parts)
@@ -99,7 +96,6 @@ def _quantize(checkpoint: Checkpoint, source: Source, out: Path, recipe: Recipe,
 def _score(
     state: Manifest,
     source: Source,
-    checkpoint: Checkpoint,
     out: Path,
     recipes: Sequence[str],
     problems: Sequence[evaluate.Problem],
@@ -110,7 +106,7 @@ def _score(
     fresh = state.baseline is not None and state.baseline.problems == len(problems)
     if fresh and all(entry.score and entry.score.problems == len(problems) for entry in entries):
         return state
-    reference = _reference(source, checkpoint, problems, progress)
+    reference = _reference(source, problems, progress)
     state = dataclasses.replace(state, baseline=evaluate.score(reference))
     for entry in entries:
         replies = evaluate.answer_all(
@@ -122,24 +118,37 @@ def _score(
 
 
 def _reference(
-    source: Source, checkpoint: Checkpoint, problems: Sequence[evaluate.Problem], progress: ProgressCallback
+    source: Source, problems: Sequence[evaluate.Problem], progress: ProgressCallback
 ) -> list[evaluate.Reply]:
     """The unquantized model's replies, scored on their own tokens; its files are removed again."""
     with tempfile.TemporaryDirectory(prefix="mimo-bf16-") as folder:
         try:
-            recipe, name = recipe_named("bf16"), "bf16.gguf"
-            model = write_model(checkpoint, Path(folder) / name, recipe, metadata=origin(source), progress=progress)[0]
-            replies = evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
-        except MissingDependencyError:
-            recipe, name = recipe_named("onnx_f32"), "onnx"
-            model = write_model(checkpoint, Path(folder) / name, recipe, metadata=origin(source), progress=progress)[0]
-            replies = evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
-        return replies
+            model = convert_checkpoint(source, Path(folder) / "bf16.gguf", to="gguf", progress=progress)[0]
+        except MissingDependencyError:  # float32 holds the same values
+            model = convert_checkpoint(source, Path(folder) / "onnx", to="onnx", progress=progress)[0]
+        return evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
 
 
-def origin(source: Source) -> dict[str, str]:
-    """What the files say of where they came from."""
-    made = {"name": source.name}
-    if source.repository and source.revision:
-        made |= {"repository": source.repository, "revision": source.revision}
-    return made
+def write_model(
+    checkpoint: Checkpoint, out: Path, recipe: Recipe, metadata: Mapping[str, str], progress: ProgressCallback = ignore
+) -> list[Path]:
+    """Write a checkpoint by a recipe, in place of what is there; returns what was written, the loadable model first.
+
+    Raises:
+        QuantizationError: A format does not fit a tensor.
+    """
+    layers = checkpoint.config.num_hidden_layers
+
+    def row_format(name: str) -> RowFormat:
+        chosen = FORMATS[recipe.format_of(name, layers)]
+        assert isinstance(chosen, PlainFormat | GgmlFormat)
+        return chosen
+
+    def matmul_format(name: str) -> PlainFormat | MatMulFormat:
+        chosen = FORMATS[recipe.format_of(name, layers)]
+        assert isinstance(chosen, PlainFormat | NBitsFormat)
+        return chosen
+
+    if recipe.target == "gguf":
+        return write_gguf_model(checkpoint, out, row_format, recipe.name.upper(), metadata, force=True, progress=progress)
+    return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, force=True, progress=progress)

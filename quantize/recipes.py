@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, RowFormat
+from mimo_mobile.convert.formats import F16, F32, MatMulFormat, RowFormat
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
@@ -80,8 +80,8 @@ _MTP = (r"mtp_layers", "Q8_0")
 """Drafting with a 4-bit head and layer loses more than the bytes of a 36th of the model are worth."""
 
 
-def _gguf(name: str, summary: str, *rules: tuple[str, str | Choice], mtp: tuple[str, str] = _MTP) -> Recipe:
-    return Recipe(name, "gguf", summary, (_VECTORS, mtp, *rules))
+def _gguf(name: str, summary: str, *rules: tuple[str, str | Choice]) -> Recipe:
+    return Recipe(name, "gguf", summary, (_VECTORS, _MTP, *rules))
 
 
 def _mixed(name: str, summary: str, most: str) -> Recipe:
@@ -104,21 +104,16 @@ RECIPES: dict[str, Recipe] = {
         _mixed("q5_k_m", "5.7 bits, between q4_k_m and q6_k", "Q5_K"),
         _gguf("q6_k", "6.6 bits, hardly any loss", (r"", "Q6_K")),
         _gguf("q8_0", "8.5 bits, no measurable loss", (r"", "Q8_0")),
-        _gguf("f16", "16 bits", (r"", "F16"), mtp=(r"mtp_layers", "F16")),
-        _gguf("bf16", "16 bits, exactly the checkpoint's", (r"", "BF16"), mtp=(r"mtp_layers", "BF16")),
-        _gguf("f32", "32 bits, for comparisons", (r"", "F32"), mtp=(r"mtp_layers", "F32")),
-        _onnx("int4_b32", "4.5 bits, the most accurate int4 that KleidiAI takes on ARM", 32),
-        _onnx("int4_b64", "4.25 bits, smaller and faster", 64),
-        _onnx("int4_b128", "4.1 bits, smallest and fastest", 128),
-        Recipe("int8", "onnx", "8.5 bits, no measurable loss", (_VECTORS, (r"", "int8_b32"))),
-        Recipe("onnx_f16", "onnx", "16 bits, for GPUs", ((r"", "F16"),)),
-        Recipe("onnx_f32", "onnx", "32 bits, for comparisons", ((r"", "F32"),)),
+        _onnx("int4_b32", "5 bits, the most accurate int4 that KleidiAI takes on ARM", 32),
+        _onnx("int4_b64", "4.5 bits, smaller and faster", 64),
+        _onnx("int4_b128", "4.25 bits, smallest and fastest", 128),
+        Recipe("int8", "onnx", "9 bits, no measurable loss", (_VECTORS, (r"embed_tokens", "F16"), (r"", "int8_b32"))),
     )
 }
-"""By name; the first of each target's is what phones want."""
+"""By name."""
 
 FORMATS: dict[str, RowFormat | MatMulFormat] = {
-    **{each.name: each for each in (F32, F16, BF16)},
+    **{each.name: each for each in (F32, F16)},
     **{name: GgmlFormat(name) for name in ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")},
     **{f"int4_b{size}": NBitsFormat(4, size) for size in (32, 64, 128)},
     "int8_b32": NBitsFormat(8, 32),

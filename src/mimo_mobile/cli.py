@@ -106,7 +106,7 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def convert(checkpoint: str, out: Path, target: str, dtype: str | None, exporter: str, force: bool) -> None:
     """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
-    from mimo_mobile.convert import convert_checkpoint
+    from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
     from mimo_mobile.terminal import progress_shown
 

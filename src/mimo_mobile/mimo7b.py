@@ -23,6 +23,9 @@ SAMPLING_TOP_P = 0.95
 DEFAULT_SYSTEM_PROMPT = ""
 """Xiaomi recommends an empty system prompt; it must be given, or the template writes its own."""
 
+STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+"""The end of a turn and of a text; generation ends at either."""
+
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 """Plain text in MiMo's vocabulary, of several tokens each, not special tokens."""

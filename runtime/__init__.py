@@ -1,0 +1,13 @@
+"""Quantized file → session → tokens.
+
+>>> from mimo_mobile.runtime import GenerationConfig, Message, load  # doctest: +SKIP
+>>> with load("out/mimo-nano") as session:
+...     for token in session.generate([Message("user", "What is 348 + 27 * 6?")]):
+...         print(token.text, end="")
+"""
+
+from mimo_mobile.runtime.chat import Message
+from mimo_mobile.runtime.loading import load
+from mimo_mobile.runtime.session import GeneratedToken, GenerationConfig, GenerationStats, Session
+
+__all__ = ["GeneratedToken", "GenerationConfig", "GenerationStats", "Message", "Session", "load"]

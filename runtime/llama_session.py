@@ -1,0 +1,218 @@
+"""llama.cpp as a backend: a thin layer on llama-cpp-python's low-level binding.
+
+Files are checked before llama.cpp sees them: some bad values make it abort the whole process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError, require
+from mimo_mobile.runtime.gguf_header import GgufHeader
+from mimo_mobile.runtime.session import Cancelled, Session
+from mimo_mobile.runtime.threads import physical_cores
+from mimo_mobile.runtime.tokenizer import TextTokenizer
+
+ARCHITECTURE = "qwen2"
+BATCH_TOKENS = 512
+DEFAULT_CONTEXT = 4096
+
+KvDtype = Literal["f16", "q8_0"]
+
+_LIMITS = {
+    "block_count": (1, 512),
+    "context_length": (1, 1 << 24),
+    "embedding_length": (1, 1 << 20),
+    "feed_forward_length": (1, 1 << 24),
+    "attention.head_count": (1, 1 << 12),
+    "attention.head_count_kv": (1, 1 << 12),
+}
+"""llama.cpp asserts on some values outside of these instead of refusing the file."""
+
+_ABORTED = 2
+"""llama_decode's status after the abort callback said so."""
+
+
+def load_gguf(
+    path: Path,
+    *,
+    context_length: int | None = None,
+    threads: int | None = None,
+    kv_dtype: KvDtype | None = None,
+) -> Session:
+    """A session on a GGUF file.
+
+    Args:
+        path: The file.
+        context_length: Default: the model's, at most 4096.
+        threads: Default: physical cores.
+        kv_dtype: Of the KV cache; default f16.
+
+    Raises:
+        ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
+        MissingDependencyError: llama-cpp-python is not installed.
+    """
+    require("llama_cpp", "gguf")
+    log = _log()
+    with GgufHeader(path) as header:
+        trained = _check(header)
+        tokenizer = TextTokenizer.from_gguf(header)
+        template = header.value("tokenizer.chat_template")
+    context_length = context_length or min(trained, DEFAULT_CONTEXT)
+    backend = LlamaBackend(path, context_length, threads or physical_cores(), kv_dtype or "f16", log)
+    return Session(backend, tokenizer, template if isinstance(template, str) else None)
+
+
+def _check(header: GgufHeader) -> int:
+    """The context length that the model was trained for, when all values are within their limits."""
+    architecture = header.value("general.architecture")
+    if architecture == "mimo-mtp":
+        raise ModelLoadError(f"{header.path}: holds an MTP layer only; load the trunk beside it (the name without -mtp)")
+    if architecture != ARCHITECTURE:
+        raise ModelLoadError(f"{header.path}: architecture {architecture!r} found, {ARCHITECTURE!r} (MiMo-7B's) expected")
+    for key, (least, most) in _LIMITS.items():
+        value = header.value(f"{ARCHITECTURE}.{key}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ModelLoadError(f"{header.path}: {key} {value!r} found, {least}…{most} expected; a damaged file")
+    return int(header.value(f"{ARCHITECTURE}.context_length"))
+
+
+class LlamaBackend:
+    """One model and one context of llama.cpp."""
+
+    def __init__(self, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, log: _Log) -> None:
+        """Load ``path``; weights are mapped into memory.
+
+        Raises:
+            ModelLoadError: llama.cpp refuses the file, or the memory does not suffice.
+        """
+        import llama_cpp
+
+        self._api: Any = llama_cpp
+        self._cancel = threading.Event()
+        self.context_length = context_length
+        self._context: Any = None
+        log.clear()
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        if not self._model:
+            raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = context_length
+        params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}[kv_dtype]
+        self._abort = llama_cpp.ggml_abort_callback(lambda _: self._cancel.is_set())  # kept alive with the context
+        params.abort_callback = self._abort
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            self.close()
+            raise ModelLoadError(f"{path}: no context of {context_length} tokens: {log.text()}; use a smaller one")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self._batch_tokens = params.n_batch
+        self._batch = llama_cpp.llama_batch_init(self._batch_tokens, 0, 1)
+
+    def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
+        self._cancel = cancel
+        self._forget(position)
+        for start in range(0, len(ids), self._batch_tokens):
+            chunk = ids[start : start + self._batch_tokens]
+            last = start + len(chunk) == len(ids)
+            status = self._run(chunk, position + start, [False] * (len(chunk) - 1) + [last])
+            if cancel.is_set() or status == _ABORTED:
+                self._forget(position)
+                raise Cancelled
+            self._check_status(status)
+        return self._row(-1)
+
+    def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits [T, V] of ``ids`` from position 0."""
+        self._cancel = threading.Event()
+        self._forget(0)
+        rows = np.empty((len(ids), self._vocab_size), np.float32)
+        for start in range(0, len(ids), self._batch_tokens):
+            chunk = ids[start : start + self._batch_tokens]
+            self._check_status(self._run(chunk, start, [True] * len(chunk)))
+            for index in range(len(chunk)):
+                rows[start + index] = self._row(index)
+        return rows
+
+    def cancel(self) -> None:
+        """Nothing to do: llama.cpp asks for the event itself."""
+
+    def close(self) -> None:
+        """Free context and model."""
+        if self._context:
+            self._api.llama_batch_free(self._batch)
+            self._api.llama_free(self._context)
+        if self._model:
+            self._api.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def _forget(self, position: int) -> None:
+        self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
+
+    def _run(self, ids: Sequence[int], position: int, wanted: Sequence[bool]) -> int:
+        batch = self._batch
+        batch.n_tokens = len(ids)
+        for index, (token, logits) in enumerate(zip(ids, wanted, strict=True)):
+            batch.token[index] = token
+            batch.pos[index] = position + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = logits
+        return int(self._api.llama_decode(self._context, batch))
+
+    def _row(self, index: int) -> NDArray[np.float32]:
+        pointer = self._api.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
+
+    def _check_status(self, status: int) -> None:
+        if status != 0:
+            raise SessionError(f"llama_decode failed with status {status}: {_log().text()}")
+
+
+class _Log:
+    """llama.cpp's last messages, kept for errors instead of printed."""
+
+    def __init__(self, api: Any) -> None:
+        self._lines: list[str] = []
+        self._callback = api.llama_log_callback(self._add)
+        api.llama_log_set(self._callback, ctypes.c_void_p())
+
+    def _add(self, level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", errors="replace").strip()
+        if level in (3, 4) and line:  # warnings and errors
+            self._lines = [*self._lines[-4:], line]
+
+    def clear(self) -> None:
+        self._lines = []
+
+    def text(self) -> str:
+        return self._lines[-1][:300] if self._lines else "no reason given"
+
+
+_only_log: _Log | None = None
+
+
+def _log() -> _Log:
+    """The process's one log; llama.cpp has no log of its own for each model."""
+    global _only_log
+    if _only_log is None:
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        try:
+            import llama_cpp
+        except (OSError, RuntimeError) as error:
+            raise BackendUnavailableError(f"llama.cpp cannot be loaded: {error}; install llama-cpp-python again") from error
+        _only_log = _Log(llama_cpp)
+        llama_cpp.llama_backend_init()
+    return _only_log

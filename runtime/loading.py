@@ -1,0 +1,68 @@
+"""A path → a session: the file's kind decides the backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mimo_mobile import manifest
+from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime.session import Session
+
+
+def load(
+    path: str | Path,
+    *,
+    recipe: str | None = None,
+    context_length: int | None = None,
+    threads: int | None = None,
+    kv_dtype: Literal["f16", "q8_0"] | None = None,
+) -> Session:
+    """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
+
+    Args:
+        path: The file or folder.
+        recipe: Which entry of a quantized folder; default: its first.
+        context_length: Tokens of prompt and generation; default: the model's, at most 4096.
+        threads: Default: physical cores.
+        kv_dtype: Of llama.cpp's KV cache, default f16; ONNX graphs have theirs built in.
+
+    Raises:
+        ModelLoadError: Nothing that can be run is there.
+        BackendUnavailableError: The backend cannot do what is asked for.
+        MissingDependencyError: The backend's package is not installed.
+        ValueError: context_length or threads below 1.
+    """
+    for name, value in (("context_length", context_length), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value} is out of range")
+    path = Path(path)
+    if (path / manifest.NAME).is_file():
+        path = _entry(path, recipe)
+    elif recipe is not None:
+        raise ModelLoadError(f"{path}: no {manifest.NAME}, so there is no recipe to choose; leave --recipe out")
+    if path.is_file() and path.suffix == ".gguf":
+        from mimo_mobile.runtime.llama_session import load_gguf
+
+        return load_gguf(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype)
+    if path.name.endswith(".onnx") and path.is_file():
+        path = path.parent
+    if (path / "model.onnx").is_file():
+        from mimo_mobile.runtime.ort_session import load_onnx
+
+        if kv_dtype is not None:
+            raise BackendUnavailableError("kv_dtype is chosen when an ONNX model is converted; leave it out here")
+        return load_onnx(path, context_length=context_length, threads=threads)
+    found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
+    raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
+
+
+def _entry(folder: Path, recipe: str | None) -> Path:
+    found = manifest.read(folder)
+    entries = found.entries if found else ()
+    names = [entry.recipe for entry in entries]
+    if not entries or (recipe is not None and recipe not in names):
+        raise ModelLoadError(f"{folder}: recipe {recipe or 'any'} asked for, {', '.join(names) or 'none'} found")
+    return folder / next(entry.path for entry in entries if recipe in (None, entry.recipe))
