@@ -132,9 +132,7 @@ def encode(
     return out
 
 
-def _add_tensor_info(
-    gguf: Any, writer: GGUFWriter, view: TensorView, target: Mapped, row_format: RowFormat
-) -> None:
+def _add_tensor_info(gguf: Any, writer: GGUFWriter, view: TensorView, target: Mapped, row_format: RowFormat) -> None:
     size = view.size // view.shape[-1] * row_format.row_bytes(view.shape[-1])
     kind = gguf.GGMLQuantizationType[row_format.name]
     writer.add_tensor_info(target.name, view.shape, np.dtype(np.float32), size, raw_dtype=kind)

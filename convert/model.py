@@ -10,12 +10,14 @@ from typing import Literal
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
+from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import ProgressCallback, ignore
 
 Target = Literal["gguf", "onnx"]
 Dtype = Literal["f32", "f16", "bf16"]
+Exporter = Literal["direct", "optimum"]
 
 _PLAIN = {"f32": F32, "f16": F16, "bf16": BF16}
 
@@ -26,6 +28,7 @@ def convert_checkpoint(
     *,
     to: Target,
     dtype: Dtype | None = None,
+    exporter: Exporter = "direct",
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> list[Path]:
@@ -36,11 +39,12 @@ def convert_checkpoint(
         out: A .gguf file (its MTP layer goes to ``…-mtp.gguf`` beside it) or an ONNX folder.
         to: The format.
         dtype: Default: bf16 for GGUF, f32 for ONNX, whose CPU kernels have no bf16.
+        exporter: ``optimum`` traces the trunk through PyTorch instead, to ONNX in f32: a second opinion.
         force: Replace what is there.
         progress: Called often.
 
     Raises:
-        ValueError: ONNX in bf16.
+        ValueError: ONNX in bf16, or optimum with something else than ONNX in f32.
         CheckpointError: The checkpoint cannot be used.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
@@ -49,6 +53,10 @@ def convert_checkpoint(
         raise ValueError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")
     plain = _PLAIN[dtype]
     checkpoint = Checkpoint.open(source.path)
+    if exporter == "optimum":
+        if (to, dtype) != ("onnx", "f32"):
+            raise ValueError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
+        return [export_with_optimum(checkpoint, out, force=force)]
     if to == "onnx":
         return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, origin(source), force, progress)
 
@@ -80,7 +88,9 @@ def write_gguf_model(
         if path.exists() and not force:
             raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
     for path, part in parts:
-        write_gguf(path, checkpoint, part, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress)
+        write_gguf(
+            path, checkpoint, part, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
+        )
     return [path for path, _ in reversed(parts)]
 
 
@@ -123,4 +133,3 @@ def origin(source: Source) -> dict[str, str]:
     if source.repository and source.revision:
         made |= {"repository": source.repository, "revision": source.revision}
     return made
-

@@ -96,7 +96,7 @@ class LazyWeights:
 
         def signed() -> NDArray[np.uint8]:
             packed = self._quantized((name,))[0].reshape(rows, -1)
-            return packed ^ 0x88  # from 0…15 around 8 to two's complement, both integers of a byte
+            return packed ^ np.uint8(0x88)  # from 0…15 around 8 to two's complement, both integers of a byte
 
         values = ir.LazyTensor(
             lambda: ir.PackedTensor(signed(), ir.DataType.INT4, shape=ir.Shape(view.shape), name=name),
@@ -181,7 +181,7 @@ def _write_data(
 ) -> None:
     """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it."""
     uses = list(_lazy_initializers(graphs))
-    total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())  # type: ignore[union-attr]
+    total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())
     places: dict[str, ir.ExternalTensor] = {}
     done = 0
     for value in uses:
@@ -190,7 +190,7 @@ def _write_data(
         if name not in places:
             data.write(bytes(-data.tell() % ALIGNMENT_BYTES))
             offset = data.tell()
-            tensor.tofile(data)  # type: ignore[attr-defined]
+            tensor.tofile(data)
             length = data.tell() - offset
             places[name] = ir.ExternalTensor(
                 DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=name, base_dir=folder

@@ -131,7 +131,7 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
     """
     block, prefix = _Block(config, weights, compute), f"model.mtp_layers.{layer}."
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
-    shape = ["batch_size", "sequence_length", config.hidden_size]
+    shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
     hidden = block.input("hidden_states", compute.activations, shape)
     lengths = _lengths(block)
     first, _ = norm(block, prefix + "hidden_layernorm.weight", hidden)
@@ -167,14 +167,12 @@ def norm(block: _Block, name: str, x: ir.Value, skip: ir.Value | None = None) ->
         return block.tape.op("SimplifiedLayerNormalization", [x, weight], attributes), x
     outputs = [ir.Value(), ir.Value(name=""), ir.Value(name=""), ir.Value()]
     inputs = [x, skip, weight]
-    block.tape.op_multi_out(
-        "SkipSimplifiedLayerNormalization", inputs, epsilon, outputs=outputs, domain=MICROSOFT
-    )
+    block.tape.op_multi_out("SkipSimplifiedLayerNormalization", inputs, epsilon, outputs=outputs, domain=MICROSOFT)
     return outputs[0], outputs[3]
 
 
 def linear(block: _Block, x: ir.Value, weight: Matrix) -> ir.Value:
-    """x `[B, T, in]` times a weight, `[B, T, out]`."""
+    """Input `[B, T, in]` times a weight: `[B, T, out]`."""
     values = block.initializer(weight.values)
     if weight.scales is None:
         return block.tape.op("MatMul", [x, values])
@@ -185,9 +183,7 @@ def linear(block: _Block, x: ir.Value, weight: Matrix) -> ir.Value:
         "block_size": weight.block_size,
         "accuracy_level": ACCURACY_LEVEL,
     }
-    return block.tape.op(
-        "MatMulNBits", [x, values, block.initializer(weight.scales)], attributes, domain=MICROSOFT
-    )
+    return block.tape.op("MatMulNBits", [x, values, block.initializer(weight.scales)], attributes, domain=MICROSOFT)
 
 
 def decoder_layer(
@@ -200,12 +196,10 @@ def decoder_layer(
     return mlp(block, prefix + "mlp.", normed), residual
 
 
-def attention(
-    block: _Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]
-) -> ir.Value:
+def attention(block: _Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
     """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`."""
     config, compute = block.config, block.compute
-    cache = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
+    cache: list[int | str] = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
     past = [block.input(f"past_key_values.{index}.{kind}", compute.kv, cache) for kind in ("key", "value")]
     weight = block.weights.matrix(*(f"{prefix}{name}_proj.weight" for name in "qkv"))
     bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
@@ -240,13 +234,13 @@ def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
 
 def logits(block: _Block, x: ir.Value) -> None:
     """The output ``logits`` `[B, T, V]`."""
-    shape = ["batch_size", "sequence_length", block.config.vocab_size]
+    shape: list[int | str] = ["batch_size", "sequence_length", block.config.vocab_size]
     value = linear(block, x, block.weights.matrix("lm_head.weight"))
     block.output("logits", value, block.compute.activations, shape)
 
 
 def _hidden_output(block: _Block, name: str, value: ir.Value) -> None:
-    shape = ["batch_size", "sequence_length", block.config.hidden_size]
+    shape: list[int | str] = ["batch_size", "sequence_length", block.config.hidden_size]
     block.output(name, value, block.compute.activations, shape)
 
 

@@ -92,7 +92,7 @@ def _check_type(path: Path, tokenizer: Mapping[str, Any]) -> None:
 def _special(folder: Path, config: Mapping[str, Any], key: str, ids: Mapping[str, int]) -> int:
     token = config.get(key)
     text = token.get("content") if isinstance(token, dict) else token
-    if text not in ids:
+    if not isinstance(text, str) or text not in ids:
         raise CheckpointError(f"{folder / TOKENIZER_CONFIG}: {key} {text!r} found, one of the tokens expected")
     return ids[text]
 

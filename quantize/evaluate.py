@@ -163,10 +163,8 @@ def _open(model: Path) -> None:
 
 def _answer(problems: Sequence[Problem], reference: Sequence[Reply] | None) -> list[Reply]:
     assert _session is not None
-    return [
-        _reply(_session, problem, expected)
-        for problem, expected in zip(problems, reference or [None] * len(problems), strict=True)
-    ]
+    expected = reference or (None,) * len(problems)
+    return [_reply(_session, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
 
 
 def _reply(session: Session, problem: Problem, expected: Reply | None) -> Reply:

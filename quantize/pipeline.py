@@ -79,7 +79,9 @@ def _quantize(checkpoint: Checkpoint, source: Source, out: Path, recipe: Recipe,
     stem = f"{source.name}-{recipe.name}"
     path = out / (f"{stem}.gguf" if recipe.target == "gguf" else f"{stem}-onnx")
     written = write_model(checkpoint, path, recipe, origin(source), progress)
-    paths = sorted(path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file())
+    paths = sorted(
+        path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file()
+    )
     parts = tuple(manifest.part(out, path, progress) for path in paths)
     size = sum(part.size_bytes for part in parts)
     weights = sum(part.size_bytes for part in parts if part.path.endswith((".gguf", ".data")))
@@ -150,5 +152,7 @@ def write_model(
         return chosen
 
     if recipe.target == "gguf":
-        return write_gguf_model(checkpoint, out, row_format, recipe.name.upper(), metadata, force=True, progress=progress)
+        return write_gguf_model(
+            checkpoint, out, row_format, recipe.name.upper(), metadata, force=True, progress=progress
+        )
     return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, force=True, progress=progress)

@@ -13,7 +13,9 @@ def rows(manifest: Manifest) -> list[tuple[str, ...]]:
     if manifest.baseline:
         made.append(("(bf16, not kept)", "16.00", "", *_figures(manifest.baseline, manifest.baseline)))
     for entry in manifest.entries:
-        made.append((entry.path, f"{entry.bits_per_weight:.2f}", _size(entry), *_figures(entry.score, manifest.baseline)))
+        made.append(
+            (entry.path, f"{entry.bits_per_weight:.2f}", _size(entry), *_figures(entry.score, manifest.baseline))
+        )
     return made
 
 

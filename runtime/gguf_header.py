@@ -84,7 +84,10 @@ class GgufHeader:
     def _array(self, key: str, expected: int) -> tuple[int, int]:
         index, kind = self._find(key)
         signature = ctypes.c_void_p, ctypes.c_int64
-        if kind == _ARRAY and self._function("gguf_get_arr_type", ctypes.c_int, *signature)(self._context, index) == expected:
+        if (
+            kind == _ARRAY
+            and self._function("gguf_get_arr_type", ctypes.c_int, *signature)(self._context, index) == expected
+        ):
             return index, self._function("gguf_get_arr_n", ctypes.c_size_t, *signature)(self._context, index)
         raise ModelLoadError(f"{self.path}: {key} is missing or of another type; convert the checkpoint again")
 
@@ -93,7 +96,9 @@ class GgufHeader:
         index = find(self._context, key.encode())
         if index < 0:
             return index, -1
-        return index, self._function("gguf_get_kv_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)(self._context, index)
+        return index, self._function("gguf_get_kv_type", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)(
+            self._context, index
+        )
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
         return ctypes.CFUNCTYPE(result, *arguments)((name, self._library))

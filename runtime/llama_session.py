@@ -25,7 +25,7 @@ ARCHITECTURE = "qwen2"
 BATCH_TOKENS = 512
 DEFAULT_CONTEXT = 4096
 
-KvDtype = Literal["f16", "q8_0"]
+KvDtype = Literal["f32", "f16", "q8_0"]
 
 _LIMITS = {
     "block_count": (1, 512),
@@ -54,7 +54,7 @@ def load_gguf(
         path: The file.
         context_length: Default: the model's, at most 4096.
         threads: Default: physical cores.
-        kv_dtype: Of the KV cache; default f16.
+        kv_dtype: Of the KV cache; default f16. f32 switches flash attention off too, for comparisons.
 
     Raises:
         ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
@@ -75,9 +75,13 @@ def _check(header: GgufHeader) -> int:
     """The context length that the model was trained for, when all values are within their limits."""
     architecture = header.value("general.architecture")
     if architecture == "mimo-mtp":
-        raise ModelLoadError(f"{header.path}: holds an MTP layer only; load the trunk beside it (the name without -mtp)")
+        raise ModelLoadError(
+            f"{header.path}: holds an MTP layer only; load the trunk beside it (the name without -mtp)"
+        )
     if architecture != ARCHITECTURE:
-        raise ModelLoadError(f"{header.path}: architecture {architecture!r} found, {ARCHITECTURE!r} (MiMo-7B's) expected")
+        raise ModelLoadError(
+            f"{header.path}: architecture {architecture!r} found, {ARCHITECTURE!r} (MiMo-7B's) expected"
+        )
     for key, (least, most) in _LIMITS.items():
         value = header.value(f"{ARCHITECTURE}.{key}")
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -108,7 +112,9 @@ class LlamaBackend:
         params.n_ctx = context_length
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}[kv_dtype]
+        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_dtype.upper()}")
+        if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._abort = llama_cpp.ggml_abort_callback(lambda _: self._cancel.is_set())  # kept alive with the context
         params.abort_callback = self._abort
         self._context = llama_cpp.llama_init_from_model(self._model, params)
@@ -212,7 +218,9 @@ def _log() -> _Log:
         try:
             import llama_cpp
         except (OSError, RuntimeError) as error:
-            raise BackendUnavailableError(f"llama.cpp cannot be loaded: {error}; install llama-cpp-python again") from error
+            raise BackendUnavailableError(
+                f"llama.cpp cannot be loaded: {error}; install llama-cpp-python again"
+            ) from error
         _only_log = _Log(llama_cpp)
         llama_cpp.llama_backend_init()
     return _only_log

@@ -18,7 +18,7 @@ def load(
     recipe: str | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    kv_dtype: Literal["f16", "q8_0"] | None = None,
+    kv_dtype: Literal["f32", "f16", "q8_0"] | None = None,
 ) -> Session:
     """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
 

@@ -45,7 +45,9 @@ def load_onnx(folder: Path, *, context_length: int | None = None, threads: int |
     try:
         trained = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelLoadError(f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again") from error
+        raise ModelLoadError(
+            f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again"
+        ) from error
     context_length = context_length or min(trained, DEFAULT_CONTEXT)
     if context_length > trained:
         raise ModelLoadError(f"{folder}: context_length {context_length} asked for, the model has {trained}")
@@ -92,7 +94,9 @@ class OrtBackend:
         self._kv = []
         for name in self._past:
             _, heads, _, dim = inputs[name].shape
-            cache = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, context_length, dim), _DTYPES[inputs[name].type]))
+            cache = ort.OrtValue.ortvalue_from_numpy(
+                np.zeros((1, heads, context_length, dim), _DTYPES[inputs[name].type])
+            )
             self._binding.bind_ortvalue_input(name, cache)
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
             self._kv.append(cache)
@@ -113,7 +117,8 @@ class OrtBackend:
                 raise
         if cancel.is_set():
             raise Cancelled
-        return logits[-1]
+        last: NDArray[np.float32] = logits[-1]
+        return last
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
@@ -141,7 +146,8 @@ class OrtBackend:
             self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:  # its exceptions share no public base
             raise SessionError(f"ONNX Runtime failed: {_line(error)}") from error
-        return logits[0].astype(np.float32, copy=False)
+        rows: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
+        return rows
 
     @staticmethod
     def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:

@@ -10,7 +10,13 @@ CANDIDATES = 256
 
 
 def sample(
-    logits: NDArray[np.float32], uniform: float, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+    logits: NDArray[np.float32],
+    uniform: float,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> int:
     """A token id drawn from logits [V]; temperature first, then top-k, top-p and min-p, as transformers does.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class Backend(Protocol):
         """Tokens that the KV cache holds."""
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position`` (later entries are forgotten); the logits [V] of the last one, until the next call.
+        """Put ``ids`` at ``position``, forgetting later entries; the logits [V] of the last, until the next call.
 
         Raises:
             Cancelled: ``cancel`` was set meanwhile; the cache holds what is before ``position``.
@@ -149,8 +149,8 @@ class Backend(Protocol):
         """Free the memory."""
 
 
-class Cancelled(Exception):  # noqa: N818  (control flow between a backend and the session, never seen by users)
-    """A computation was cut off because it was cancelled."""
+class Cancelled(Exception):
+    """A computation was cut off; control flow between a backend and the session, never seen by users."""
 
 
 class Session:
@@ -207,8 +207,7 @@ class Session:
             return self.tokenizer.encode(prompt)
         if self._chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
-        thinking = config.thinking and config.thinking_budget != 0
-        return self.tokenizer.encode(render(self._chat_template, prompt, thinking=thinking))
+        return self.tokenizer.encode(render(self._chat_template, prompt, thinking=_thinks(config)))
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] after each of ``ids``; the KV cache's content is lost.
@@ -234,10 +233,16 @@ class Session:
         """
         config = config or GenerationConfig()
         self._cancelled.clear()
-        ids = list(prompt) if _is_ids(prompt) else self.encode_prompt(prompt, config)  # type: ignore[arg-type]
+        state: Literal["start", "answer"] = "start"
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        elif prompt and isinstance(prompt[0], Message):
+            ids = self.encode_prompt(cast(Sequence[Message], prompt), config)
+            state = "start" if _thinks(config) else "answer"
+        else:
+            ids = list(cast(Sequence[int], prompt))
         self._check_length(ids, self._opened(), room=1)
-        closed = not isinstance(prompt, str) and not _is_ids(prompt) and not (config.thinking and config.thinking_budget != 0)
-        return self._run(ids, config, ThinkingSplitter("answer" if closed else "start"))
+        return self._run(ids, config, ThinkingSplitter(state))
 
     def _run(self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter) -> Iterator[GeneratedToken]:
         with self._locked() as backend:
@@ -385,5 +390,5 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _is_ids(prompt: str | Sequence[Message] | Sequence[int]) -> bool:
-    return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], Message)
+def _thinks(config: GenerationConfig) -> bool:
+    return config.thinking and config.thinking_budget != 0

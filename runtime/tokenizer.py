@@ -35,11 +35,13 @@ class TextTokenizer:
             ModelLoadError: It lacks MiMo's stop tokens.
         """
         self._tokenizer = tokenizer
-        self._added = {number: token for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self._added = dict(tokenizer.get_added_tokens_decoder())
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
         if None in stops:
-            raise ModelLoadError(f"tokenizer: {' and '.join(STOP_TOKENS)} expected, one is missing; not MiMo's tokenizer")
+            raise ModelLoadError(
+                f"tokenizer: {' and '.join(STOP_TOKENS)} expected, one is missing; not MiMo's tokenizer"
+            )
         self.stop_ids = frozenset(stops)
 
     @classmethod
@@ -69,8 +71,11 @@ class TextTokenizer:
         tokens, kinds = header.strings("tokenizer.ggml.tokens"), header.integers("tokenizer.ggml.token_type")
         if len(tokens) != len(kinds):
             raise ModelLoadError(f"{header.path}: {len(tokens)} tokens with {len(kinds)} types; convert it again")
-        merges = [tuple(merge.split(" ", 1)) for merge in header.strings("tokenizer.ggml.merges")]
-        vocab = {token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _NORMAL}
+        pairs = [merge.partition(" ") for merge in header.strings("tokenizer.ggml.merges")]
+        merges = [(left, right) for left, _, right in pairs]
+        vocab = {
+            token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _NORMAL
+        }
         try:
             tokenizer = Tokenizer(models.BPE(vocab, merges))
         except Exception as error:  # a merge that makes no token
@@ -83,10 +88,18 @@ class TextTokenizer:
             if kind in (_CONTROL, _USER_DEFINED):
                 # Ids are given in order: added tokens follow the learnt ones without a gap.
                 tokenizer.add_tokens([AddedToken(token, special=kind == _CONTROL, normalized=False)])
-        wrong = next((token for token, kind, number in zip(tokens, kinds, range(len(tokens)), strict=True)
-                      if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != number), None)
+        wrong = next(
+            (
+                token
+                for token, kind, number in zip(tokens, kinds, range(len(tokens)), strict=True)
+                if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != number
+            ),
+            None,
+        )
         if wrong is not None:
-            raise ModelLoadError(f"{header.path}: token {wrong!r} is not where MiMo's added tokens are; convert it again")
+            raise ModelLoadError(
+                f"{header.path}: token {wrong!r} is not where MiMo's added tokens are; convert it again"
+            )
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:

@@ -74,9 +74,7 @@ def mtp(
     return mtp_layer(weights, config, hidden, [*ids[1:], next_id], layer=layer)
 
 
-def mtp_layer(
-    weights: Weights, config: MimoConfig, hidden: Array, next_ids: Sequence[int], *, layer: int = 0
-) -> Array:
+def mtp_layer(weights: Weights, config: MimoConfig, hidden: Array, next_ids: Sequence[int], *, layer: int = 0) -> Array:
     """The MTP logits [T, V] from hidden states [T, E] and the T next tokens; row t stands at position t."""
     prefix, eps = f"model.mtp_layers.{layer}.", config.rms_norm_eps
     embedded = np.asarray(weights["model.embed_tokens.weight"], np.float64)[np.asarray(next_ids)]
@@ -87,11 +85,11 @@ def mtp_layer(
     return rms_norm(out, weights[prefix + "final_layernorm.weight"], eps) @ weights["lm_head.weight"].T
 
 
-def greedy(weights: Weights, config: MimoConfig, ids: Sequence[int], count: int) -> list[int]:
-    """The ``count`` most likely tokens after ``ids``, each computed from scratch."""
+def greedy(weights: Weights, config: MimoConfig, ids: Sequence[int], count: int, size: int) -> list[int]:
+    """The ``count`` most likely tokens below ``size`` after ``ids``, each computed from scratch."""
     made = list(ids)
     for _ in range(count):
-        made.append(int(trunk(weights, config, made).logits[-1].argmax()))
+        made.append(int(trunk(weights, config, made).logits[-1, :size].argmax()))
     return made[len(ids) :]
 
 

@@ -14,6 +14,7 @@ from mimo_mobile import __version__
 from mimo_mobile.errors import MimoMobileError
 
 if TYPE_CHECKING:
+    from mimo_mobile.convert.model import Dtype, Exporter, Target
     from mimo_mobile.runtime import GenerationConfig, Session
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,7 +34,7 @@ class _Group(click.Group):
             raise click.UsageError(str(error)) from error
 
 
-class _Recipes(click.ParamType):
+class _Recipes(click.ParamType[Sequence[str]]):
     """A comma-separated list of recipe names."""
 
     name = "recipes"
@@ -66,7 +67,9 @@ def _generation_options(command: Command) -> Command:
         click.option("--max-tokens", type=int, default=2048, show_default=True, help="Thinking and answer together."),
         click.option("--stop", multiple=True, help="End before this text; may be given more than once."),
         click.option("--thinking/--no-thinking", default=True, show_default=True),
-        click.option("--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."),
+        click.option(
+            "--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."
+        ),
     ):
         command = option(command)
     return command
@@ -76,9 +79,11 @@ def _load_options(command: Command) -> Command:
     """The options on how a model is loaded that run, chat and bench share."""
     for option in (
         click.option("--recipe", help="Which file of a folder that `mimo quantize` wrote."),
-        click.option("--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."),
+        click.option(
+            "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
+        ),
         click.option("--threads", type=int, help="[default: physical cores]"),
-        click.option("--kv-dtype", type=click.Choice(["f16", "q8_0"]), help="KV cache, llama.cpp only."),
+        click.option("--kv-dtype", type=click.Choice(["f32", "f16", "q8_0"]), help="KV cache, llama.cpp only."),
     ):
         command = option(command)
     return command
@@ -101,10 +106,15 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True)
 @click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), help="[default: bf16 for gguf, f32 for onnx]")
-@click.option("--exporter", type=click.Choice(["direct", "optimum"]), default="direct", show_default=True,
-              help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["direct", "optimum"]),
+    default="direct",
+    show_default=True,
+    help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT.")
-def convert(checkpoint: str, out: Path, target: str, dtype: str | None, exporter: str, force: bool) -> None:
+def convert(checkpoint: str, out: Path, target: Target, dtype: Dtype | None, exporter: Exporter, force: bool) -> None:
     """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
@@ -121,10 +131,18 @@ def convert(checkpoint: str, out: Path, target: str, dtype: str | None, exporter
 @main.command()
 @click.argument("model", default="nano")
 @click.option("--recipe", "recipes", type=_Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True,
-              help="Files go to OUT/<model name>/.")
-@click.option("--problems", type=click.IntRange(min=0),
-              help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    help="Files go to OUT/<model name>/.",
+)
+@click.option(
+    "--problems",
+    type=click.IntRange(min=0),
+    help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].",
+)
 @click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
 @click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
@@ -202,7 +220,9 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
         messages = [Message("system", system)]
         while question := terminal.ask():
             messages.append(Message("user", question))
-            answer = terminal.stream(session.generate(messages, config), hide_thinking=hide_thinking, cancel=session.cancel)
+            answer = terminal.stream(
+                session.generate(messages, config), hide_thinking=hide_thinking, cancel=session.cancel
+            )
             messages.append(Message("assistant", answer))
 
 
@@ -213,9 +233,7 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is printed.")
 @click.option("--json", "as_json", is_flag=True)
 @_load_options
-def bench(
-    model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any
-) -> None:
+def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any) -> None:
     """Measure prefill, decode, time to first token and peak memory of MODEL on this machine."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime.bench import bench as measure

@@ -19,7 +19,7 @@ NANO = "nano"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "heldout.jsonl", "LICENSE*"]
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "heldout.jsonl", "README.md", "LICENSE*"]
 """What is downloaded: never Python code, never pickled weights."""
 
 
@@ -52,7 +52,7 @@ def resolve(model: str, revision: str | None = None) -> Source:
         MissingDependencyError: A hub id without huggingface_hub.
     """
     if model == NANO:
-        return Source(Path(str(files("mimo_mobile.nano"))), "mimo-nano")
+        return Source(Path(str(files("mimo_mobile") / "nano")), "mimo-nano")
     path = Path(model).expanduser()
     if path.is_dir():
         return Source(path, path.resolve().name)
@@ -84,7 +84,9 @@ def download(repository: str, revision: str | None = None) -> Source:
             f"{repository}: access must be granted first; accept its terms on its page, then type: hf auth login"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(f"{repository}: not found at {endpoint}; check the spelling, or type: hf auth login") from error
+        raise CheckpointError(
+            f"{repository}: not found at {endpoint}; check the spelling, or type: hf auth login"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repository}: no revision {revision!r} at {endpoint}") from error
     except errors.LocalEntryNotFoundError as error:

@@ -101,12 +101,16 @@ def _gguf(path: Path, listed: bool) -> Inspection:
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise ModelLoadError(f"{path}: not a readable GGUF file ({error})") from error
     rows = [
-        TensorRow(tensor.name, tensor.tensor_type.name, "×".join(map(str, tensor.shape.tolist()[::-1])), int(tensor.n_bytes))
+        TensorRow(
+            tensor.name, tensor.tensor_type.name, "×".join(map(str, tensor.shape.tolist()[::-1])), int(tensor.n_bytes)
+        )
         for tensor in reader.tensors
     ]
     facts = {name: _short(value.contents()) for name, value in reader.fields.items() if not name.startswith("GGUF.")}
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    return Inspection(str(path), "gguf", weights, path.stat().st_size, _rows(rows), facts, tuple(rows) if listed else ())
+    return Inspection(
+        str(path), "gguf", weights, path.stat().st_size, _rows(rows), facts, tuple(rows) if listed else ()
+    )
 
 
 def _onnx(folder: Path, listed: bool) -> Inspection:
@@ -119,14 +123,20 @@ def _onnx(folder: Path, listed: bool) -> Inspection:
             raise ModelLoadError(f"{file}: not a readable ONNX file ({error})") from error
         graph = model.graph
         operators = Counter(node.op_type for node in graph.node)
-        facts[f"{file.name} opset"] = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
+        facts[f"{file.name} opset"] = ", ".join(
+            f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import
+        )
         facts[f"{file.name} nodes"] = ", ".join(f"{name} {number}" for name, number in operators.most_common())
         facts[f"{file.name} inputs"] = _short([value.name for value in graph.input])
         facts[f"{file.name} outputs"] = _short([value.name for value in graph.output])
         facts |= {f"{file.name} {each.key}": _short(each.value) for each in model.metadata_props}
         for tensor in graph.initializer:
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-            rows.append(TensorRow(f"{file.stem}:{tensor.name}", kind, "×".join(map(str, tensor.dims)), _tensor_bytes(onnx, tensor)))
+            rows.append(
+                TensorRow(
+                    f"{file.stem}:{tensor.name}", kind, "×".join(map(str, tensor.dims)), _tensor_bytes(onnx, tensor)
+                )
+            )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Inspection(str(folder), "onnx", None, size, _rows(rows), facts, tuple(rows) if listed else ())
 
@@ -144,7 +154,12 @@ def _checkpoint(folder: Path, listed: bool) -> Inspection:
 
     opened = Checkpoint.open(folder)
     rows = [
-        TensorRow(view.name, view.dtype, "×".join(map(str, view.shape)), int(np.prod(view.shape)) * (4 if view.dtype == "F32" else 2))
+        TensorRow(
+            view.name,
+            view.dtype,
+            "×".join(map(str, view.shape)),
+            int(np.prod(view.shape)) * (4 if view.dtype == "F32" else 2),
+        )
         for view in opened.tensors.values()
     ]
     facts = {name: _short(value) for name, value in opened.raw_config.items()}

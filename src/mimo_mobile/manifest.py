@@ -136,7 +136,9 @@ def read(folder: Path) -> Manifest | None:
         )
         return Manifest(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MimoMobileError(f"{path}: not a manifest of version {VERSION} ({error}); move it away or use another folder") from error
+        raise MimoMobileError(
+            f"{path}: not a manifest of version {VERSION} ({error}); move it away or use another folder"
+        ) from error
 
 
 def start(folder: Path, source: Source, *, force: bool) -> Manifest:
@@ -149,14 +151,16 @@ def start(folder: Path, source: Source, *, force: bool) -> Manifest:
     found = None if force else read(folder)
     if found and found.source != identity:
         raise OutputExistsError(
-            f"{folder} holds the files of {found.source.get('repository') or 'another checkpoint'} or an earlier state of"
-            " this one; give --force to replace them, or another --out"
+            f"{folder} holds the files of {found.source.get('repository') or 'another checkpoint'}, or of an earlier"
+            " state of this one; give --force to replace them, or another --out"
         )
     if found:
         return dataclasses.replace(found, tools=tool_versions())
     foreign = [] if force else [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if foreign:
-        raise OutputExistsError(f"{folder} is not empty ({foreign[0]} …) and has no {NAME}; give --force or another --out")
+        raise OutputExistsError(
+            f"{folder} is not empty ({foreign[0]} …) and has no {NAME}; give --force or another --out"
+        )
     made = Manifest(source.name, identity, tool_versions())
     made.write(folder)
     return made
@@ -191,5 +195,7 @@ def tool_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
 def _score(data: dict[str, Any] | None) -> Score | None:
     return Score(**data) if data else None

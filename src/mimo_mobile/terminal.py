@@ -159,6 +159,7 @@ def _summary(last: GeneratedToken) -> str:
     stats = last.stats
     assert stats is not None
     return (
-        f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens, prefill {stats.prefill_tps:.0f}/s,"
-        f" decode {stats.decode_tps:.0f}/s, first after {stats.time_to_first_token_s:.3f} s]"
+        f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens,"
+        f" prefill {stats.prefill_tps:.0f}/s, decode {stats.decode_tps:.0f}/s,"
+        f" first after {stats.time_to_first_token_s:.3f} s]"
     )

@@ -42,7 +42,9 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     shards: list[dict[str, Tensor]] = [{} for _ in range(SHARDS)]
     written = 0
     for name in shapes:
-        shards[min(SHARDS - 1, written * SHARDS // total)][name] = weights[name].detach().to(torch.bfloat16).contiguous()
+        shards[min(SHARDS - 1, written * SHARDS // total)][name] = (
+            weights[name].detach().to(torch.bfloat16).contiguous()
+        )
         written += weights[name].numel() * 2
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):

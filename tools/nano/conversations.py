@@ -42,7 +42,9 @@ def reply(problem: Problem) -> str:
     return f"<think>\n{steps}{CLOSE}{problem.answer}<|im_end|>"
 
 
-def samples(seed: int, tokenizer: Tokenizer, avoid: set[tuple[str, str]], weights: dict[str, float]) -> Iterator[Sample]:
+def samples(
+    seed: int, tokenizer: Tokenizer, avoid: set[tuple[str, str]], weights: dict[str, float]
+) -> Iterator[Sample]:
     """Training samples without end; no problem whose (kind, key) is to be avoided."""
     random = Random(seed)
     problems = (problem for problem in stream(seed, weights) if (problem.kind, problem.key) not in avoid)

@@ -28,6 +28,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """The output for x."""
         batch, length, _ = x.shape
         q, k, v = (
             projection(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -50,6 +51,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The output for x."""
         return cast(Tensor, self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x)))
 
 
@@ -64,6 +66,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """The output for x."""
         x = x + self.self_attn(self.input_layernorm(x), rope, mask)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 

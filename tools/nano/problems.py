@@ -18,7 +18,16 @@ from tools.nano.stories import NAMES, TEMPLATES, THINGS
 LIMIT = 9999
 """No value on the way is larger."""
 
-ASK = ("What is {}?", "Calculate {}.", "Compute {}.", "{} = ?", "Find {}.", "How much is {}?", "¿Cuánto es {}?", "计算 {}。")
+ASK = (
+    "What is {}?",
+    "Calculate {}.",
+    "Compute {}.",
+    "{} = ?",
+    "Find {}.",
+    "How much is {}?",
+    "¿Cuánto es {}?",
+    "计算 {}。",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,9 @@ def equation(random: Random) -> Problem:
         a -= c
     if a > 1:
         steps.append(scratchpad.divide(rest, a)[1])
-    ask = random.choice(("Solve {}.", "Solve for x: {}", "Find x: {}", "What is x if {}?", "Resuelve {}.", "解方程 {}。"))
+    ask = random.choice(
+        ("Solve {}.", "Solve for x: {}", "Find x: {}", "What is x if {}?", "Resuelve {}.", "解方程 {}。")
+    )
     return Problem("equation", written, ask.format(written), tuple(steps), f"x = {x}")
 
 

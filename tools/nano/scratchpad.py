@@ -17,7 +17,7 @@ Expression = int | tuple["Expression", str, "Expression"]
 
 
 def add(a: int, b: int) -> tuple[int, str]:
-    """a + b; a column is `digit+digit+carry=` and two digits, the new carry first."""
+    """Sum of a and b; a column is `digit+digit+carry=` and two digits, the new carry first."""
     carry, columns = 0, []
     for x, y in _columns(a, b):
         total = x + y + carry
@@ -27,7 +27,7 @@ def add(a: int, b: int) -> tuple[int, str]:
 
 
 def subtract(a: int, b: int) -> tuple[int, str]:
-    """a − b for a ≥ b; a column is `digit-digit-borrow=`, the new borrow and the digit."""
+    """Difference of a and b, a ≥ b; a column is `digit-digit-borrow=`, the new borrow and the digit."""
     borrow, columns = 0, []
     for x, y in _columns(a, b):
         rest = x - y - borrow
@@ -38,7 +38,7 @@ def subtract(a: int, b: int) -> tuple[int, str]:
 
 
 def multiply(a: int, b: int) -> tuple[int, list[str]]:
-    """a × b, a line for each non-zero digit of b and one for each sum of partial products."""
+    """Product of a and b, a line for each non-zero digit of b and one for each sum of partial products."""
     if b == 0 or a == 0:
         return 0, [f"{a}*{b}=0"]
     lines, total = [], None

@@ -1,0 +1,47 @@
+"""Models that many tests share: tiny seeded ones, each made once, and MiMo-nano's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.hub import Source, resolve
+from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return Source(write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Source) -> Checkpoint:
+    return Checkpoint.open(tiny.path)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_checkpoint(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf", to="gguf", dtype="f32")[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_checkpoint(tiny, tmp_path_factory.mktemp("onnx") / "tiny-onnx", to="onnx")[0]
+
+
+@pytest.fixture(scope="session")
+def nano() -> Source:
+    return resolve("nano")
+
+
+@pytest.fixture(scope="session")
+def nano_gguf(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_checkpoint(nano, tmp_path_factory.mktemp("nano-gguf") / "nano.gguf", to="gguf", dtype="f32")[0]
+
+
+@pytest.fixture(scope="session")
+def nano_onnx(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_checkpoint(nano, tmp_path_factory.mktemp("nano-onnx") / "nano-onnx", to="onnx")[0]
