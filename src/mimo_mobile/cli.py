@@ -165,7 +165,10 @@ def quantize(
     title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
     terminal.table(title, report.COLUMNS, report.rows(made))
     if answer:
-        firsts = {entry.format: entry.path for entry in reversed(made.entries) if entry.recipe in recipes}
+        firsts: dict[str, str] = {}
+        for entry in made.entries:
+            if entry.recipe in recipes:
+                firsts.setdefault(entry.format, entry.path)
         for path in firsts.values():
             _first_answer(folder / path)
 

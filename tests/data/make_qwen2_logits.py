@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ IDS = (320, 72, 101, 5, 5, 300, 17, 322, 1, 319, 208, 64, 33, 90)
 TOLERANCE = 1e-6
 
 
-def qwen2_logits(checkpoint: Checkpoint) -> dict[str, NDArray[np.float64]]:
-    """Logits [T, V], and the hidden states [T, E] before and after the last norm, of the trunk over IDS."""
+def qwen2_logits(checkpoint: Checkpoint, ids: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Logits [T, V], and the hidden states [T, E] before and after the last norm, of the trunk over ids."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -50,23 +51,27 @@ def qwen2_logits(checkpoint: Checkpoint) -> dict[str, NDArray[np.float64]]:
     model.model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.model.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     with torch.no_grad():
-        logits = model(torch.tensor([IDS])).logits
+        logits = model(torch.tensor([list(ids)])).logits
     hidden, normed = seen
     return {"logits": logits[0].numpy(), "hidden": hidden[0].numpy(), "normed": normed[0].numpy()}
 
 
 def main() -> int:
     """Write or check the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = qwen2_logits(Checkpoint.open(write_tiny_checkpoint(Path(folder))), IDS)
+    return write_or_check(FILE, IDS, made)
+
+
+def write_or_check(file: Path, ids: Sequence[int], made: Mapping[str, NDArray[np.float64]]) -> int:
+    """Write ``made``, or with ``--check`` compare it with the committed file; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with the committed file")
-    check = parser.parse_args().check
-    with tempfile.TemporaryDirectory() as folder:
-        made = qwen2_logits(Checkpoint.open(write_tiny_checkpoint(Path(folder))))
-    if not check:
+    if not parser.parse_args().check:
         # float32 keeps the file small; the comparison's tolerance is far above its rounding.
-        np.savez_compressed(FILE, ids=np.array(IDS), **{name: value.astype(np.float32) for name, value in made.items()})
+        np.savez_compressed(file, ids=np.array(ids), **{name: value.astype(np.float32) for name, value in made.items()})
         return 0
-    with np.load(FILE) as committed:
+    with np.load(file) as committed:
         gap = max(float(np.abs(committed[name] - value).max() / np.abs(value).max()) for name, value in made.items())
     sys.stdout.write(f"largest relative difference {gap:.1e}, at most {TOLERANCE:.0e} allowed\n")
     return int(gap > TOLERANCE)

@@ -1,0 +1,180 @@
+"""Block formats against their owners: ggml's quantizer, the gguf package, ONNX Runtime's kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import gguf
+import llama_cpp
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.errors import QuantizationError
+from mimo_mobile.hub import Source
+from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
+from mimo_mobile.quantize.pipeline import write_model
+from mimo_mobile.quantize.recipes import RECIPES
+from tests.tiny import write_tiny_checkpoint
+
+
+def rows(count: int, columns: int, seed: int = 0) -> NDArray[np.float32]:
+    """Heavy-tailed weights, with a row of zeros, a block of one value and a tie."""
+    values = np.random.Generator(np.random.PCG64(seed)).standard_t(4, (count, columns)).astype(np.float32)
+    values[1] = 0
+    values[2, :32] = -0.5
+    values[3, :32:2], values[3, 1:32:2] = 1.0, -1.0
+    return values
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q8_0"])
+def test_blocks_equal_the_gguf_packages(name: str) -> None:
+    values = rows(8, 512)
+    out = np.empty((8, GgmlFormat(name).row_bytes(512)), np.uint8)
+    GgmlFormat(name).encode(values, out)
+    np.testing.assert_array_equal(out, gguf.quants.quantize(values, gguf.GGMLQuantizationType[name]))
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
+def test_k_blocks_decode_to_the_weights(name: str) -> None:
+    values = rows(8, 512)
+    out = np.empty((8, GgmlFormat(name).row_bytes(512)), np.uint8)
+    GgmlFormat(name).encode(values, out)
+    decoded = gguf.quants.dequantize(out, gguf.GGMLQuantizationType[name])
+    error = np.sqrt(((decoded - values) ** 2).mean() / (values**2).mean())
+    assert error < {"Q4_K": 0.1, "Q5_K": 0.05, "Q6_K": 0.03}[name]
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """As many layers as MiMo-7B, so that every layer's own type is seen."""
+    folder = tmp_path_factory.mktemp("deep") / "checkpoint"
+    return Source(write_tiny_checkpoint(folder, layers=36, ffn=256, shards=1), "deep")
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"])
+@pytest.mark.parametrize("which", ["nano", "deep"])
+def test_files_equal_llama_quantizes(name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    source: Source = request.getfixturevalue(which)
+    ours = write_model(Checkpoint.open(source.path), tmp_path / "ours.gguf", RECIPES[name], {"name": "x"})[0]
+    plain = convert_checkpoint(source, tmp_path / "bf16.gguf", to="gguf", dtype="bf16")[0]
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name.upper()}")
+    params.pure = name == "q4_0"
+    params.nthread = 2
+    theirs = tmp_path / "theirs.gguf"
+    assert llama_cpp.llama_model_quantize(str(plain).encode(), str(theirs).encode(), ctypes.byref(params)) == 0
+    expected = {tensor.name: tensor for tensor in gguf.GGUFReader(theirs).tensors}
+    made = {tensor.name: tensor for tensor in gguf.GGUFReader(ours).tensors}
+    assert made.keys() == expected.keys()
+    for tensor_name, tensor in made.items():
+        assert tensor.tensor_type == expected[tensor_name].tensor_type, tensor_name
+        np.testing.assert_array_equal(tensor.data, expected[tensor_name].data, err_msg=tensor_name)
+    fields = [gguf.GGUFReader(path).fields["general.file_type"].contents() for path in (ours, theirs)]
+    assert fields[0] == fields[1]
+
+
+def nbits_reference(values: NDArray[np.float32], bits: int, block_size: int) -> NDArray[np.float64]:
+    """What the blocks must decode to, block by block, written without numpy's tricks."""
+    decoded = np.zeros(values.shape)
+    middle = 2 ** (bits - 1)
+    for row in range(values.shape[0]):
+        for start in range(0, values.shape[1], block_size):
+            block = [float(each) for each in values[row, start : start + block_size]]
+            extreme = max(block, key=lambda each: (abs(each), -each))
+            # bfloat16: the nearest, ties to even, of float32's upper half.
+            bits32 = int(np.float32(-extreme / middle).view(np.uint32))
+            bits32 = (bits32 + 0x7FFF + (bits32 >> 16 & 1)) & 0xFFFF0000
+            scale = float(np.uint32(bits32).view(np.float32))
+            for index, weight in enumerate(block):
+                level = round(float(np.float32(weight) * np.float32(1 / scale))) if scale else 0
+                decoded[row, start + index] = max(-middle, min(middle - 1, level)) * scale
+    return decoded
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(4, 32), (4, 64), (4, 128), (8, 32)])
+def test_nbits_blocks_decode_to_the_numpy_reference(bits: int, block_size: int) -> None:
+    values = rows(6, 256)
+    integers, scales = NBitsFormat(bits, block_size).quantize(values)  # type: ignore[arg-type]
+    assert not (scales.view(np.uint32) & 0xFFFF).any(), "a scale is no bfloat16"
+    if bits == 4:
+        integers = np.stack([integers & 15, integers >> 4], axis=-1).reshape(*integers.shape[:2], -1)
+    decoded = (integers.astype(np.float64) - 2 ** (bits - 1)) * scales[..., None]
+    np.testing.assert_allclose(decoded.reshape(values.shape), nbits_reference(values, bits, block_size), atol=1e-7)
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(4, 32), (4, 64), (4, 128), (8, 32)])
+def test_onnx_runtime_multiplies_by_what_the_blocks_decode_to(bits: int, block_size: int) -> None:
+    weights, x = rows(16, 256), rows(4, 256, seed=1)
+    integers, scales = NBitsFormat(bits, block_size).quantize(weights)  # type: ignore[arg-type]
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", "b", "s"],
+        ["y"],
+        domain="com.microsoft",
+        K=256,
+        N=16,
+        bits=bits,
+        block_size=block_size,
+        accuracy_level=0,
+    )
+    made = run_node(node, {"x": x}, {"b": integers, "s": scales})
+    expected = x.astype(np.float64) @ nbits_reference(weights, bits, block_size).T
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
+def test_the_int4_embedding_gathers_what_the_blocks_decode_to(tiny: Source, tmp_path: Path) -> None:
+    folder = write_model(Checkpoint.open(tiny.path), tmp_path / "onnx", RECIPES["int4_b32"], {"name": "x"})[0]
+    model = onnx.load(str(folder / "model.onnx"))
+    node = next(node for node in model.graph.node if node.op_type == "GatherBlockQuantized")
+    weights = {each.name: each for each in model.graph.initializer if each.name in node.input}
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info(node.input[1], onnx.TensorProto.INT64, [None])],
+        [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)], list(weights.values()),
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    session = ort.InferenceSession(helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString())
+    ids = np.array([3, 0, 351, 17])
+    made = session.run(None, {node.input[1]: ids})[0]
+    table = Checkpoint.open(tiny.path).tensors["model.embed_tokens.weight"].float32()
+    np.testing.assert_allclose(made, nbits_reference(table[ids], 4, 32), atol=1e-6)
+
+
+def run_node(
+    node: onnx.NodeProto, inputs: dict[str, NDArray[np.float32]], weights: dict[str, NDArray[np.generic]]
+) -> NDArray[np.float32]:
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, value.shape) for name, value in inputs.items()],
+        [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    session = ort.InferenceSession(helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString())
+    result: NDArray[np.float32] = session.run(None, inputs)[0]
+    return result
+
+
+@pytest.mark.parametrize("made", [GgmlFormat("Q4_K"), NBitsFormat(4, 128)])
+def test_rows_that_do_not_fill_blocks_are_an_error(made: GgmlFormat | NBitsFormat) -> None:
+    values = np.ones((2, 96), np.float32)
+    with pytest.raises(QuantizationError, match="a multiple of .* 96 found"):
+        if isinstance(made, GgmlFormat):
+            made.row_bytes(96)
+        else:
+            made.quantize(values)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_an_error(bad: float) -> None:
+    values = np.ones((2, 256), np.float32)
+    values[1, 7] = bad
+    with pytest.raises(QuantizationError, match="NaN or infinite"):
+        NBitsFormat(4, 32).quantize(values)
+    with pytest.raises(QuantizationError, match="NaN or infinite"):
+        GgmlFormat("Q4_0").encode(values, np.empty((2, 144), np.uint8))

@@ -1,0 +1,37 @@
+"""Recipes: every tensor has a format, chosen as the recipe's words say."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_mobile.convert.formats import PlainFormat
+from mimo_mobile.errors import QuantizationError
+from mimo_mobile.mimo7b import MIMO_7B
+from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
+from mimo_mobile.quantize.recipes import FORMATS, RECIPES, Recipe, recipe_named
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_tensor_of_mimo_7b_gets_a_format_of_the_recipes_target(name: str) -> None:
+    recipe = RECIPES[name]
+    kinds = (PlainFormat, GgmlFormat) if recipe.target == "gguf" else (PlainFormat, NBitsFormat)
+    for tensor, shape in MIMO_7B.tensor_shapes().items():
+        chosen = FORMATS[recipe.format_of(tensor, 36)]
+        assert isinstance(chosen, kinds), tensor
+        assert (len(shape) == 1) == (isinstance(chosen, PlainFormat) and chosen.name == "F32"), tensor
+
+
+def test_q4_0_is_pure_and_int4_keeps_its_head_in_8_bits() -> None:
+    assert RECIPES["q4_0"].format_of("lm_head.weight", 36) == "Q4_0"
+    assert RECIPES["int4_b32"].format_of("lm_head.weight", 36) == "int8_b32"
+    assert RECIPES["int4_b32"].format_of("model.embed_tokens.weight", 36) == "int4_b32"
+
+
+def test_an_unknown_recipe_is_an_error_that_lists_the_known() -> None:
+    with pytest.raises(QuantizationError, match="no recipe 'q3'; there are q4_0, q4_k_m"):
+        recipe_named("q3")
+
+
+def test_a_tensor_without_a_rule_is_an_error() -> None:
+    with pytest.raises(QuantizationError, match="recipe x: no rule for tensor lm_head.weight"):
+        Recipe("x", "gguf", "", ((r"norm", "F32"),)).format_of("lm_head.weight", 36)

@@ -1,0 +1,156 @@
+"""MiMo-nano keeps what its card promises: it reasons, and quantized it loses no more than it may."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.hub import Source
+from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.runtime import GenerationConfig, Message, load
+from tests import reference
+from tests.data import make_qwen2_logits, nano_logits
+
+ROOT = Path(__file__).resolve().parents[1]
+VERIFY_PYTHON = Path(os.environ.get("MIMO_OPTIMUM_PYTHON", ROOT / ".venv-verify/bin/python"))
+
+LOST = {"q8_0": 0.01, "q4_k_m": 0.03, "int4_b32": 0.03, "q4_0": 0.06}
+"""Largest loss of exact match against bf16."""
+
+
+def test_it_is_a_mimo_small_enough_to_ship(nano: Source) -> None:
+    checkpoint = Checkpoint.open(nano.path)
+    config = checkpoint.config
+    assert 4e6 <= checkpoint.num_parameters <= 10e6 and config.num_nextn_predict_layers == 1
+    assert config.hidden_size % 256 == config.intermediate_size % 256 == 0 and config.head_dim == 64
+    assert {view.dtype for view in checkpoint.tensors.values()} == {"BF16"}
+    assert sum(path.stat().st_size for path in nano.path.iterdir()) <= 20e6
+
+
+def test_held_out_problems_are_many_and_all_different(nano: Source) -> None:
+    problems = evaluate.read_problems(nano.path)
+    assert len(problems) >= 500 and len({problem.kind for problem in problems}) == 11
+
+
+@pytest.mark.parametrize("target", ["gguf", "onnx"])
+def test_it_thinks_and_answers(target: str, nano_gguf: Path, nano_onnx: Path) -> None:
+    with load(nano_gguf if target == "gguf" else nano_onnx) as session:
+        config = GenerationConfig(temperature=0)
+        tokens = list(session.generate([Message("user", "What is 348 + 27 * 6?")], config))
+        assert "".join(token.text for token in tokens if token.channel == "answer") == "510"
+        assert "27*6" in "".join(token.text for token in tokens if token.channel == "thinking")
+        assert tokens[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("target", ["gguf", "onnx"])
+def test_thinking_can_be_left_out_or_cut_short(target: str, nano_gguf: Path, nano_onnx: Path) -> None:
+    question = [Message("user", "What is 348 + 27 * 6?")]
+    with load(nano_gguf if target == "gguf" else nano_onnx) as session:
+        for config in (
+            GenerationConfig(temperature=0, thinking=False),
+            GenerationConfig(temperature=0, thinking_budget=0),
+        ):
+            tokens = list(session.generate(question, config))
+            assert {token.channel for token in tokens} == {"answer"}
+            assert "".join(token.text for token in tokens).strip().isdigit()
+        tokens = list(session.generate(question, GenerationConfig(temperature=0, thinking_budget=20)))
+        thought = [token for token in tokens if token.channel == "thinking" and token.token_id is not None]
+        closing = len(session.tokenizer.encode("\n</think>\n\n"))
+        assert 20 <= len(thought) <= 20 + closing
+        assert "".join(token.text for token in tokens if token.channel == "answer").strip().isdigit()
+        assert "think" not in "".join(token.text for token in tokens)
+
+
+def test_llama_cpp_and_onnx_runtime_compute_transformers_logits(nano_gguf: Path, nano_onnx: Path) -> None:
+    with np.load(nano_logits.FILE) as expected:
+        ids = expected["ids"].tolist()
+        with load(nano_gguf, kv_dtype="f32") as session:
+            assert np.abs(session.logits(ids) - expected["logits"]).max() < 1e-3
+        with load(nano_onnx) as session:
+            assert np.abs(session.logits(ids) - expected["logits"]).max() < 1e-3
+
+
+def test_a_part_of_the_problems_is_answered(nano: Source, nano_onnx: Path) -> None:
+    problems = list(evaluate.problems_of_kinds(evaluate.read_problems(nano.path), 110))
+    score = evaluate.score(evaluate.answer_all(nano_onnx, problems))
+    assert score.exact_match >= 0.93
+
+
+@pytest.mark.slow
+def test_every_figure_of_the_table_is_within_its_limit(nano: Source, tmp_path: Path) -> None:
+    made = quantize_checkpoint(nano, tmp_path, list(LOST))
+    assert made.baseline is not None and made.baseline.problems == 660
+    assert made.baseline.exact_match >= 0.97
+    assert min(made.baseline.by_kind.values()) >= 0.90, made.baseline.by_kind
+    for entry in made.entries:
+        assert entry.score is not None
+        assert entry.score.exact_match >= made.baseline.exact_match - LOST[entry.recipe], entry.recipe
+
+
+@pytest.mark.slow
+def test_first_drafts_of_the_mtp_layer_are_accepted(nano: Source, tmp_path: Path) -> None:
+    """With the hidden state before the final norm, as trained, and less with the one after it."""
+    checkpoint = Checkpoint.open(nano.path)
+    weights, config = reference.load_weights(checkpoint), checkpoint.config
+    model = convert_checkpoint(nano, tmp_path / "nano.gguf", to="gguf")[0]
+    problems = list(evaluate.problems_of_kinds(evaluate.read_problems(nano.path), 66))
+    accepted = {"pre_norm": 0, "post_norm": 0}
+    total = 0
+    with load(model) as session:
+        for problem, reply in zip(problems, evaluate.answer_all(model, problems), strict=True):
+            prompt = session.encode_prompt([Message("user", problem.question)], GenerationConfig())
+            ids = [*prompt, *reply.tokens]
+            output = reference.trunk(weights, config, ids[:-1])
+            for kind, hidden in (("pre_norm", output.hidden), ("post_norm", output.normed)):
+                drafts = reference.mtp_layer(weights, config, hidden[:-1], ids[1:-1]).argmax(axis=1)
+                accepted[kind] += int((drafts[len(prompt) - 1 :] == np.array(ids[2:])[len(prompt) - 1 :]).sum())
+            total += len(ids) - 2 - (len(prompt) - 1)
+    print({kind: round(count / total, 4) for kind, count in accepted.items()})
+    assert accepted["pre_norm"] / total >= 0.85
+    assert accepted["post_norm"] < accepted["pre_norm"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [make_qwen2_logits.__name__, nano_logits.__name__])
+def test_committed_logits_are_those_of_transformers(module: str) -> None:
+    """In the environment of ``make verify-optimum``, which has torch and transformers."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    subprocess.run([VERIFY_PYTHON, "-m", module, "--check"], cwd=ROOT, env=environment, check=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_optimums_export_computes_the_direct_graphs_logits(
+    nano: Source, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    monkeypatch.setenv("MIMO_OPTIMUM_PYTHON", str(VERIFY_PYTHON))
+    folder = convert_checkpoint(nano, tmp_path / "optimum", to="onnx", exporter="optimum")[0]
+    with np.load(nano_logits.FILE) as expected:
+        ids = expected["ids"].tolist()
+    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert {"Attention", "GroupQueryAttention"}.isdisjoint(_operators(folder / "model.onnx"))
+    feed = {
+        "input_ids": np.array([ids]),
+        "attention_mask": np.ones((1, len(ids)), np.int64),
+        "position_ids": np.arange(len(ids))[None],
+    }
+    for each in session.get_inputs():
+        if each.name.startswith("past"):
+            feed[each.name] = np.zeros((1, 2, 0, 64), np.float32)
+    theirs = session.run(["logits"], {each.name: feed[each.name] for each in session.get_inputs()})[0][0]
+    with load(nano_onnx) as ours:
+        assert np.abs(ours.logits(ids) - theirs).max() < 1e-3
+
+
+def _operators(path: Path) -> set[str]:
+    import onnx
+
+    return {node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node}
