@@ -23,8 +23,8 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev  ## the tests that take long or download something
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed  ## the tests that take long or download something
+	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" $(BIN)/python -m pytest -m slow
 
 check: lint types  ## before a commit: lint and types
 
@@ -38,10 +38,10 @@ docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
 
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
-	@$(VERIFY_VENV)/bin/python -m tools.nano.train
+	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train --steps 2600
 
-verify-optimum: $(VERIFY_VENV)/.installed  ## compare our ONNX graph with the one that optimum exports through PyTorch
-	@true
+verify-optimum: $(VENV)/.installed $(VERIFY_VENV)/.installed  ## compare our ONNX graph with the one that optimum exports through PyTorch
+	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" $(BIN)/python -m tools.verify_optimum $(MODEL)
 
 clean:  ## remove outputs and caches, keep the environments
 	rm -rf "$(OUT)" build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -55,4 +55,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VERIFY_VENV)/.installed: tools/nano/requirements.txt
-	@true
+	@bash tools/setup.sh "$(VERIFY_VENV)" verify
+	@touch $@

@@ -24,7 +24,7 @@ _PLAIN = {"f32": F32, "f16": F16, "bf16": BF16}
 
 def convert_checkpoint(
     source: Source,
-    out: Path,
+    out: str | Path,
     *,
     to: Target,
     dtype: Dtype | None = None,
@@ -48,6 +48,7 @@ def convert_checkpoint(
         CheckpointError: The checkpoint cannot be used.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
+    out = Path(out)
     dtype = dtype or ("bf16" if to == "gguf" else "f32")
     if to == "onnx" and dtype == "bf16":
         raise ValueError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")

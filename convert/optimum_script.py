@@ -25,8 +25,9 @@ class MimoConfig(Qwen2Config):
 class MimoForCausalLM(Qwen2ForCausalLM):
     """MiMo's trunk."""
 
+    __module__ = Qwen2ForCausalLM.__module__  # optimum tells the library from it
     config_class = MimoConfig
-    _keys_to_ignore_on_load_unexpected = (r"model\.mtp_layers\..*",)
+    _keys_to_ignore_on_load_unexpected = [r"model\.mtp_layers\..*"]  # noqa: RUF012  (a list, or transformers fails)
 
 
 AutoConfig.register("mimo", MimoConfig)

@@ -26,7 +26,7 @@ from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
 
 def quantize_checkpoint(
     source: Source,
-    out: Path,
+    out: str | Path,
     recipes: Sequence[str],
     *,
     force: bool = False,
@@ -48,6 +48,7 @@ def quantize_checkpoint(
         QuantizationError: A recipe is unknown or cannot be applied.
         OutputExistsError: ``out`` holds something else.
     """
+    out = Path(out)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
     checkpoint = Checkpoint.open(source.path)
     questions = evaluate.read_problems(source.path)

@@ -84,8 +84,16 @@ class OrtBackend:
         inputs = {each.name: each for each in self._session.get_inputs()}
         outputs = {each.name: each for each in self._session.get_outputs()}
         self._past = [name for name in inputs if name.startswith("past_key_values.")]
-        if not self._past or not {"input_ids", "attention_mask"} <= set(inputs) or "logits" not in outputs:
-            raise ModelLoadError(f"{folder / MODEL}: inputs {sorted(inputs)} found, a decoder's with KV cache expected")
+        if (
+            not self._past
+            or set(inputs) - set(self._past) != {"input_ids", "attention_mask"}
+            or "logits" not in outputs
+        ):
+            others = ", ".join(name for name in inputs if name not in self._past)
+            raise ModelLoadError(
+                f"{folder / MODEL}: inputs {others} and {len(self._past)} of a KV cache found; input_ids, attention_mask"
+                " and a KV cache expected: convert the checkpoint with `mimo convert --to onnx`"
+            )
         self._vocab_size = int(outputs["logits"].shape[-1])
         self._logits_dtype = _DTYPES[outputs["logits"].type]
         self._mask = np.ones((1, context_length), np.int64)

@@ -17,6 +17,7 @@ from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from tests import reference
 from tests.data import make_qwen2_logits, nano_logits
+from tools import verify_optimum
 
 ROOT = Path(__file__).resolve().parents[1]
 VERIFY_PYTHON = Path(os.environ.get("MIMO_OPTIMUM_PYTHON", ROOT / ".venv-verify/bin/python"))
@@ -126,31 +127,8 @@ def test_committed_logits_are_those_of_transformers(module: str) -> None:
 
 
 @pytest.mark.slow
-def test_optimums_export_computes_the_direct_graphs_logits(
-    nano: Source, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnxruntime as ort
-
+def test_optimums_export_computes_the_direct_graphs_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIMO_OPTIMUM_PYTHON", str(VERIFY_PYTHON))
-    folder = convert_checkpoint(nano, tmp_path / "optimum", to="onnx", exporter="optimum")[0]
-    with np.load(nano_logits.FILE) as expected:
-        ids = expected["ids"].tolist()
-    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    assert {"Attention", "GroupQueryAttention"}.isdisjoint(_operators(folder / "model.onnx"))
-    feed = {
-        "input_ids": np.array([ids]),
-        "attention_mask": np.ones((1, len(ids)), np.int64),
-        "position_ids": np.arange(len(ids))[None],
-    }
-    for each in session.get_inputs():
-        if each.name.startswith("past"):
-            feed[each.name] = np.zeros((1, 2, 0, 64), np.float32)
-    theirs = session.run(["logits"], {each.name: feed[each.name] for each in session.get_inputs()})[0][0]
-    with load(nano_onnx) as ours:
-        assert np.abs(ours.logits(ids) - theirs).max() < 1e-3
-
-
-def _operators(path: Path) -> set[str]:
-    import onnx
-
-    return {node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node}
+    difference, operators = verify_optimum.compare("nano", tmp_path)
+    assert difference < 1e-3
+    assert "MatMul" in operators and "GroupQueryAttention" not in operators

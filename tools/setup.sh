@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2.
+# Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2; with "verify" as $2 it
+# installs PyTorch and optimum instead, which cannot live beside us.
 set -euo pipefail
 venv=$1 extras=$2
 
@@ -41,6 +42,13 @@ if [ ! -x "$venv/bin/python" ]; then
         echo "Python's venv module is incomplete here: sudo apt install python3-venv" >&2
         exit 1
     fi
+fi
+
+if [ "$extras" = verify ]; then
+    echo "Installing PyTorch and optimum-onnx into $venv: about 2 GB, some minutes, once" >&2
+    quietly "installing PyTorch" "$venv/install.log" \
+        "$venv/bin/python" -m pip install --disable-pip-version-check -r tools/nano/requirements.txt
+    exit
 fi
 
 case ",$extras," in *,gguf,* | *,dev,*)

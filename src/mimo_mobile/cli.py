@@ -56,9 +56,15 @@ def main() -> None:
     """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
 
 
+def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):  # the last decorator is the first in --help
+        command = option(command)
+    return command
+
+
 def _generation_options(command: Command) -> Command:
     """The sampling options that run and chat share."""
-    for option in (
+    options = (
         click.option("--temperature", type=float, default=0.6, show_default=True, help="0 is greedy."),
         click.option("--top-p", type=float, default=0.95, show_default=True),
         click.option("--top-k", type=int, default=0, show_default=True, help="0 is off."),
@@ -70,23 +76,21 @@ def _generation_options(command: Command) -> Command:
         click.option(
             "--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."
         ),
-    ):
-        command = option(command)
-    return command
+    )
+    return _decorated(command, options)
 
 
 def _load_options(command: Command) -> Command:
     """The options on how a model is loaded that run, chat and bench share."""
-    for option in (
+    options = (
         click.option("--recipe", help="Which file of a folder that `mimo quantize` wrote."),
         click.option(
             "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
         ),
         click.option("--threads", type=int, help="[default: physical cores]"),
         click.option("--kv-dtype", type=click.Choice(["f32", "f16", "q8_0"]), help="KV cache, llama.cpp only."),
-    ):
-        command = option(command)
-    return command
+    )
+    return _decorated(command, options)
 
 
 def _load(model: Path, options: dict[str, Any]) -> Session:

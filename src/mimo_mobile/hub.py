@@ -6,6 +6,7 @@ what went wrong. Knows nothing of tensors.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from mimo_mobile.errors import CheckpointError, require
+from mimo_mobile.files import sha256
 
 NANO = "nano"
 """The name that stands for the embedded checkpoint."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "heldout.jsonl", "README.md", "LICENSE*"]
 """What is downloaded: never Python code, never pickled weights."""
@@ -54,9 +58,9 @@ def resolve(model: str, revision: str | None = None) -> Source:
     if model == NANO:
         return Source(Path(str(files("mimo_mobile") / "nano")), "mimo-nano")
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return Source(path, path.resolve().name)
-    if path.exists():
+    if path.is_file():
         raise CheckpointError(f"{model}: a file found, a checkpoint folder (config.json, *.safetensors) expected")
     if not HUB_ID.fullmatch(model):
         raise CheckpointError(
@@ -68,7 +72,8 @@ def resolve(model: str, revision: str | None = None) -> Source:
 def download(repository: str, revision: str | None = None) -> Source:
     """A hub checkpoint in the local cache, its files' checksums compared with the hub's.
 
-    An interrupted download is continued; a complete one works without a network.
+    A broken connection is resumed, an interrupted download goes on with the files that are missing, and a complete
+    one works without a network.
 
     Raises:
         CheckpointError: Not there, not allowed, not reachable, or damaged on the way.
@@ -92,30 +97,39 @@ def download(repository: str, revision: str | None = None) -> Source:
     except errors.LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{repository}: {endpoint} cannot be reached and the checkpoint is not (wholly) in the local cache;"
-            " go online and run again (a partial download is continued), or give a local folder"
+            " go online and run again (files that arrived are kept), or give a local folder"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{repository}: download failed ({type(error).__name__}: {_first_line(error)}); run again, it continues"
+            f"{repository}: download failed ({type(error).__name__}: {_first_line(error)}); run again, files that arrived are kept"
         ) from error
-    _verify(hub, errors, repository, folder)
+    _verify(repository, folder)
     return Source(folder, repository.split("/")[1], repository, folder.name)
 
 
-def _verify(hub: object, errors: object, repository: str, folder: Path) -> None:
-    """Compare checksums; damaged files are removed so that the next run fetches them again."""
-    try:
-        result = hub.HfApi().verify_repo_checksums(repository, revision=folder.name)  # type: ignore[attr-defined]
-    except (errors.HfHubHTTPError, OSError):  # type: ignore[attr-defined]
-        return  # offline, with a complete cache: compared when it was downloaded
-    damaged = [mismatch.path for mismatch in result.mismatches]
-    for path in damaged:
-        (folder / path).resolve().unlink(missing_ok=True)
-        (folder / path).unlink(missing_ok=True)
+def _verify(repository: str, folder: Path) -> None:
+    """Compare checksums; damaged files are removed so that the next run fetches them again.
+
+    The cache names a file's content by the checksum that the hub gave: SHA-256 for large files, git's SHA-1 else.
+    """
+    damaged = []
+    for path in sorted(folder.iterdir()):
+        content = path.resolve()
+        if BLOB_NAME.fullmatch(content.name) and _checksum(content, len(content.name)) != content.name:
+            content.unlink()
+            path.unlink()
+            damaged.append(path.name)
     if damaged:
         raise CheckpointError(
             f"{repository}: {', '.join(damaged)} differ from the hub's checksums; removed, run again to fetch anew"
         )
+
+
+def _checksum(path: Path, digits: int) -> str:
+    if digits == 64:
+        return sha256(path)
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

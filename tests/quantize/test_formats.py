@@ -150,7 +150,8 @@ def run_node(
     node: onnx.NodeProto, inputs: dict[str, NDArray[np.float32]], weights: dict[str, NDArray[np.generic]]
 ) -> NDArray[np.float32]:
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, value.shape) for name, value in inputs.items()],
+        [node], "g",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, value.shape) for name, value in inputs.items()],
         [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)],
         [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
@@ -163,7 +164,7 @@ def run_node(
 @pytest.mark.parametrize("made", [GgmlFormat("Q4_K"), NBitsFormat(4, 128)])
 def test_rows_that_do_not_fill_blocks_are_an_error(made: GgmlFormat | NBitsFormat) -> None:
     values = np.ones((2, 96), np.float32)
-    with pytest.raises(QuantizationError, match="a multiple of .* 96 found"):
+    with pytest.raises(QuantizationError, match=r"a multiple of .* 96 found"):
         if isinstance(made, GgmlFormat):
             made.row_bytes(96)
         else:

@@ -33,5 +33,5 @@ def test_an_unknown_recipe_is_an_error_that_lists_the_known() -> None:
 
 
 def test_a_tensor_without_a_rule_is_an_error() -> None:
-    with pytest.raises(QuantizationError, match="recipe x: no rule for tensor lm_head.weight"):
+    with pytest.raises(QuantizationError, match=r"recipe x: no rule for tensor lm_head\.weight"):
         Recipe("x", "gguf", "", ((r"norm", "F32"),)).format_of("lm_head.weight", 36)

@@ -1,0 +1,1 @@
+"""Checkpoint → quantized files with a manifest and what they lost."""

@@ -1,0 +1,134 @@
+"""The command ``mimo`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mimo_mobile.cli import main
+from mimo_mobile.hub import Source
+from tools.cli_reference import reference
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def mimo(*arguments: object, text: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments], input=text)
+
+
+def test_help_is_quick_for_it_imports_nothing_heavy() -> None:
+    code = "import sys; from mimo_mobile.cli import main; main(['--help'], standalone_mode=False)"
+    code += "; print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands:" in result.stdout
+    heavy = {"numpy", "onnxruntime", "onnx", "llama_cpp", "gguf", "tokenizers", "jinja2", "rich", "huggingface_hub"}
+    assert not heavy & set(result.stderr.split())
+
+
+def test_the_reference_is_fresh() -> None:
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_convert_prints_what_it_wrote(tiny: Source, tmp_path: Path) -> None:
+    result = mimo("convert", tiny.path, tmp_path / "x.gguf", "--to", "gguf", "--dtype", "f16")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(tmp_path / "x.gguf"), str(tmp_path / "x-mtp.gguf")]
+    assert "write x.gguf" in result.stderr
+
+
+def test_quantize_prints_a_table_or_the_manifest(tiny: Source, tmp_path: Path) -> None:
+    arguments = "quantize", tiny.path, "--out", tmp_path, "--recipe", "q8_0,int4_b64", "--no-answer"
+    result = mimo(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "checkpoint-q8_0.gguf" in result.stdout and "checkpoint-int4_b64-onnx" in result.stdout
+    made = json.loads(mimo(*arguments, "--json").stdout)
+    assert [entry["recipe"] for entry in made["entries"]] == ["q8_0", "int4_b64"]
+
+
+def test_run_answers_and_json_is_json(nano_onnx: Path, nano_gguf: Path) -> None:
+    for model in (nano_onnx, nano_gguf):
+        result = mimo("run", model, "What is 12 + 30?", "--temperature", "0")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.rstrip().endswith("42") and "12+30" in result.stdout
+        assert "tokens, prefill" in result.stderr.replace(",", ", ").replace("  ", " ")
+        hidden = mimo("run", model, "What is 12 + 30?", "--temperature", "0", "--hide-thinking")
+        assert hidden.stdout.strip() == "42"
+        made = json.loads(mimo("run", model, "What is 12 + 30?", "--temperature", "0", "--json").stdout)
+        assert made["answer"] == "42" and made["finish_reason"] == "stop" and made["stats"]["decode_tps"] > 0
+
+
+def test_chat_keeps_the_conversation(nano_gguf: Path) -> None:
+    result = mimo(
+        "chat", nano_gguf, "--temperature", "0", "--hide-thinking", text="What is 12 + 30?\nWhat is 25 + 17 * 3?\n"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == ["42", "76"]
+
+
+def test_bench_and_inspect_speak_json(tiny: Source, tiny_gguf: Path, tiny_onnx: Path) -> None:
+    made = json.loads(
+        mimo("bench", tiny_onnx, "--prompt-tokens", 8, "--generate-tokens", 4, "--repeats", 1, "--json").stdout
+    )
+    assert made["prefill_tps"] > 0 and made["decode_tps"] > 0
+    kinds = {tiny.path: "checkpoint", tiny_gguf: "gguf", tiny_onnx: "onnx"}
+    for path, kind in kinds.items():
+        found = json.loads(mimo("inspect", path, "--tensors", "--json").stdout)
+        assert found["kind"] == kind and len(found["tensors"]) > 20
+        assert mimo("inspect", path).exit_code == 0
+
+
+def test_inspect_verifies_a_quantized_folder(tiny: Source, tmp_path: Path) -> None:
+    assert mimo("quantize", tiny.path, "--out", tmp_path, "--recipe", "q8_0", "--no-answer").exit_code == 0
+    folder = tmp_path / "checkpoint"
+    assert mimo("inspect", folder, "--verify").exit_code == 0
+    file = folder / "checkpoint-q8_0.gguf"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    result = mimo("inspect", folder, "--verify")
+    assert result.exit_code == 1 and "its SHA-256 differs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["convert", "no-such-folder", "x", "--to", "gguf"], 1, "no such folder, and no hub id either"),
+        (["convert", "{tiny}", "x", "--to", "onnx", "--dtype", "bf16"], 2, "no bf16"),
+        (["convert", "{tiny}", "x", "--to", "tflite"], 2, "'tflite' is not one of"),
+        (["quantize", "{tiny}", "--recipe", "q3"], 2, "no recipe 'q3'"),
+        (["quantize", "{broken}"], 1, "damaged or truncated"),
+        (["run", "{tiny}", "hello"], 1, "a folder without model.onnx"),
+        (["run", "{gguf}", "hello", "--top-p", "7"], 2, "top_p 7.0 is out of range"),
+        (["run", "{gguf}", "hello", "--context-length", "4"], 1, "the context holds 4"),
+        (["run", "{gguf}", "hello", "--recipe", "q4_0"], 1, "there is no recipe to choose"),
+        (["run", "{mtp}", "hello"], 1, "holds an MTP layer only"),
+        (["run", "{onnx}", "hello", "--kv-dtype", "q8_0"], 1, "kv_dtype is chosen when"),
+        (["bench", "{gguf}", "--prompt-tokens", "9999"], 1, "9999 + 64 tokens asked for"),
+        (["inspect", "{empty}"], 1, "a checkpoint folder, .gguf file, ONNX folder or quantized folder expected"),
+        (["inspect", "{empty}", "--verify"], 1, "no manifest.json"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_leave_nothing(
+    arguments: list[str], status: int, message: str, tiny: Source, tiny_gguf: Path, tiny_onnx: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    broken = Path(shutil.copytree(tiny.path, tmp_path / "inputs" / "broken"))
+    shard = broken / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    (tmp_path / "inputs" / "empty").mkdir()
+    places = {"tiny": tiny.path, "gguf": tiny_gguf, "onnx": tiny_onnx, "broken": broken}
+    places |= {"mtp": tiny_gguf.with_name("tiny-mtp.gguf"), "empty": tmp_path / "inputs" / "empty"}
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    result = mimo(*(each.format_map(places) for each in arguments))
+    assert result.exit_code == status, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and message in result.stderr and "Traceback" not in result.output
+    left = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    assert left == []

@@ -1,0 +1,75 @@
+"""The list of packages, their folders and the links that show the same tree are in step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import mimo_mobile
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+STAGES = ("convert", "quantize", "runtime")
+
+
+def test_list_map_and_links_agree() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    expected = {"mimo_mobile": "src/mimo_mobile"} | {f"mimo_mobile.{stage}": stage for stage in STAGES}
+    assert setuptools["package-dir"] == expected
+    assert set(setuptools["packages"]) == set(expected)
+    for stage in STAGES:
+        link = ROOT / "src/mimo_mobile" / stage
+        assert link.is_symlink() and link.resolve() == ROOT / stage
+        assert (ROOT / stage / "__init__.py").is_file()
+
+
+def test_the_public_names_are_few_and_there() -> None:
+    assert len(mimo_mobile.__all__) <= 20
+    for name in mimo_mobile.__all__:
+        assert getattr(mimo_mobile, name) is not None
+
+
+def test_a_wheel_holds_code_and_nano_and_nothing_else(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
+    expected = {f"mimo_mobile/{path.name}" for path in (ROOT / "src/mimo_mobile").glob("*.py")} | {
+        "mimo_mobile/py.typed"
+    }
+    expected |= {f"mimo_mobile/{stage}/{path.name}" for stage in STAGES for path in (ROOT / stage).glob("*.py")}
+    expected |= {f"mimo_mobile/nano/{path.name}" for path in (ROOT / "src/mimo_mobile/nano").iterdir()}
+    assert names == expected
+    assert wheel.stat().st_size < 20e6
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    too_long = {name: count for name in files if (count := len((ROOT / name).read_text().splitlines())) > 400}
+    assert not too_long
+
+
+def test_only_terminal_knows_rich_and_only_cli_knows_click() -> None:
+    package = [path for stage in STAGES for path in (ROOT / stage).glob("*.py")] + list(
+        (ROOT / "src/mimo_mobile").glob("*.py")
+    )
+    for path in package:
+        text = path.read_text()
+        assert ("import rich" in text or "from rich" in text) == (path.name == "terminal.py"), path
+        assert ("import click" in text) == (path.name == "cli.py"), path
