@@ -84,15 +84,11 @@ class OrtBackend:
         inputs = {each.name: each for each in self._session.get_inputs()}
         outputs = {each.name: each for each in self._session.get_outputs()}
         self._past = [name for name in inputs if name.startswith("past_key_values.")]
-        if (
-            not self._past
-            or set(inputs) - set(self._past) != {"input_ids", "attention_mask"}
-            or "logits" not in outputs
-        ):
-            others = ", ".join(name for name in inputs if name not in self._past)
+        others = [name for name in inputs if name not in self._past]
+        if not self._past or sorted(others) != ["attention_mask", "input_ids"] or "logits" not in outputs:
             raise ModelLoadError(
-                f"{folder / MODEL}: inputs {others} and {len(self._past)} of a KV cache found; input_ids, attention_mask"
-                " and a KV cache expected: convert the checkpoint with `mimo convert --to onnx`"
+                f"{folder / MODEL}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; input_ids,"
+                " attention_mask and a KV cache expected: convert the checkpoint with `mimo convert --to onnx`"
             )
         self._vocab_size = int(outputs["logits"].shape[-1])
         self._logits_dtype = _DTYPES[outputs["logits"].type]
@@ -102,9 +98,8 @@ class OrtBackend:
         self._kv = []
         for name in self._past:
             _, heads, _, dim = inputs[name].shape
-            cache = ort.OrtValue.ortvalue_from_numpy(
-                np.zeros((1, heads, context_length, dim), _DTYPES[inputs[name].type])
-            )
+            shape = 1, heads, context_length, dim
+            cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
             self._binding.bind_ortvalue_input(name, cache)
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
             self._kv.append(cache)

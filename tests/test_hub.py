@@ -81,7 +81,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(tmp_path: Path) -> None:
     name = "model-00001-of-00002.safetensors"
     with serving(write_tiny_checkpoint(tmp_path / "served", ffn=6144, dtype="F32")) as server:
         size = (server.folder / name).stat().st_size
-        assert size > 25e6
+        assert size > 20e6
         server.cut_at[name] = 15_000_000
         result = convert(server, tmp_path / "cache")
         assert result.returncode == 0, result.stderr

@@ -45,7 +45,9 @@ CHAT_TEMPLATE = (
 _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
 
-def tiny_config(*, layers: int = 2, mtp_layers: int = 1, hidden: int = 256, ffn: int = 512) -> MimoConfig:
+def tiny_config(
+    *, layers: int = 2, mtp_layers: int = 1, hidden: int = 256, ffn: int = 512, vocab_size: int = VOCAB_SIZE
+) -> MimoConfig:
     """A configuration of 2 layers, 4 heads of 64 and 2 KV heads; sizes fit K-quants."""
     return MimoConfig(
         hidden_size=hidden,
@@ -54,7 +56,7 @@ def tiny_config(*, layers: int = 2, mtp_layers: int = 1, hidden: int = 256, ffn:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         max_position_embeddings=512,
         rope_theta=640000.0,
         rms_norm_eps=1e-5,
@@ -142,10 +144,11 @@ def write_tiny_checkpoint(
     dtype: str = "BF16",
     hidden: int = 256,
     ffn: int = 512,
+    vocab_size: int = VOCAB_SIZE,
 ) -> Path:
     """Write a whole checkpoint folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config(layers=layers, mtp_layers=mtp_layers, hidden=hidden, ffn=ffn)
+    config = tiny_config(layers=layers, mtp_layers=mtp_layers, hidden=hidden, ffn=ffn, vocab_size=vocab_size)
     write_json(folder / "config.json", config_json(config))
     write_json(
         folder / "generation_config.json",

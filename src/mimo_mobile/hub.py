@@ -101,7 +101,8 @@ def download(repository: str, revision: str | None = None) -> Source:
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{repository}: download failed ({type(error).__name__}: {_first_line(error)}); run again, files that arrived are kept"
+            f"{repository}: download failed ({type(error).__name__}: {_first_line(error)});"
+            " run again, files that arrived are kept"
         ) from error
     _verify(repository, folder)
     return Source(folder, repository.split("/")[1], repository, folder.name)

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[Change, type[CheckpointError], str]] = {
     ),
     "tensor missing": (rewrite(weights(model__norm__weight=...)), MissingTensorError, "model.norm.weight missing"),
     "index out of folder": (
-        edit_index(lambda i: i["weight_map"].update({"lm_head.weight": "../x.safetensors"})), CheckpointError, "the name",
+        edit_index(lambda i: i["weight_map"].update({"lm_head.weight": "../x.safetensors"})), CheckpointError, "name",
     ),
     "index promises more": (
         edit_index(lambda i: i["weight_map"].update({"x": shard(Path()).name})), MissingTensorError, "no tensor x",
