@@ -38,7 +38,7 @@ docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
 
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
-	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train --steps 2600
+	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train
 
 verify-optimum: $(VENV)/.installed $(VERIFY_VENV)/.installed  ## compare our ONNX graph with the one that optimum exports through PyTorch
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" $(BIN)/python -m tools.verify_optimum $(MODEL)

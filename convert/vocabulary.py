@@ -12,15 +12,11 @@ from typing import Any, Literal
 
 from mimo_mobile.convert.checkpoint import read_json
 from mimo_mobile.errors import CheckpointError
+from mimo_mobile.mimo7b import QWEN2_PATTERN
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-
-# https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/tokenizer.json, pre_tokenizer
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 Kind = Literal["normal", "control", "user_defined", "unused"]
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mimo_mobile.convert.vocabulary import QWEN2_PATTERN
 from mimo_mobile.errors import ModelLoadError
-from mimo_mobile.mimo7b import STOP_TOKENS
+from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS
 from mimo_mobile.runtime.gguf_header import GgufHeader
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4

@@ -23,6 +23,12 @@ SAMPLING_TOP_P = 0.95
 DEFAULT_SYSTEM_PROMPT = ""
 """Xiaomi recommends an empty system prompt; it must be given, or the template writes its own."""
 
+# https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/tokenizer.json, pre_tokenizer
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How text is cut before byte-level BPE, after NFC."""
+
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """The end of a turn and of a text; generation ends at either."""
 

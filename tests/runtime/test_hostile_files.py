@@ -44,7 +44,7 @@ GGUF: dict[str, tuple[Callable[[Path], Any], str]] = {
     "more layers": (lambda p: header_value(p, "qwen2.block_count", 5), "llama.cpp cannot load it"),
     "another model": (lambda p: text_value(p, FIVE + b"qwen2", FIVE + b"llama"), "'llama' found"),
     "another tokenizer": (lambda p: text_value(p, FOUR + b"gpt2", FOUR + b"bert"), "not a MiMo-7B"),
-    "wrong type": (lambda p: text_value(p, b"tokenizer.ggml.merges", b"tokenizer.ggml.mergez"), "ggml.merges is missing"),
+    "wrong type": (lambda p: text_value(p, b"ggml.merges", b"ggml.mergez"), "ggml.merges is missing"),
 }  # fmt: skip
 
 

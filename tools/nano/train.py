@@ -51,7 +51,7 @@ class Batch:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("src/mimo_mobile/nano"), show_default=True)
-@click.option("--steps", default=5000, show_default=True)
+@click.option("--steps", default=2600, show_default=True)
 @click.option("--rows", default=20, show_default=True)
 @click.option("--learning-rate", default=2e-3, show_default=True)
 @click.option("--noise-from", default=0.6, show_default=True, help="Share of the steps after which int4 noise begins.")
