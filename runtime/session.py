@@ -232,7 +232,8 @@ class Session:
             SessionError: The session is closed or busy, or the backend failed.
         """
         config = config or GenerationConfig()
-        self._cancelled.clear()
+        if not self._busy.locked():  # else the cancelling of another generation would be undone
+            self._cancelled.clear()
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
