@@ -12,35 +12,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from mimo_mobile.mimo7b import MimoConfig
+from tools.nano import tokenizer
 
 VOCAB_SIZE = 352
 """Rows of the embedding; 342 are tokens (320 learnt, 22 added), the rest is padding as in MiMo-7B."""
 
 LEARNT = 320
-
-CONTROL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
-PLAIN = (
-    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-    "<|repo_name|>", "<|file_sep|>",
-)  # fmt: skip
-
-# https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/tokenizer.json, pre_tokenizer
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
@@ -80,28 +60,6 @@ def tiny_weights(config: MimoConfig, seed: int = 0) -> dict[str, NDArray[np.floa
             values = values * np.float32(1.5 / shape[1] ** 0.5)
         weights[name] = values.astype(np.float32)
     return weights
-
-
-def config_json(config: MimoConfig) -> dict[str, Any]:
-    """config.json as MiMo-7B's checkpoints have it."""
-    fields = {name: getattr(config, name) for name in config.__slots__}
-    return fields | {
-        "architectures": ["MiMoForCausalLM"],
-        "attention_bias": True,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "max_window_layers": config.num_hidden_layers,
-        "model_type": "mimo",
-        "sliding_window": config.max_position_embeddings,
-        "tie_word_embeddings": False,
-        "tokenizer_class": ["Qwen2Tokenizer"],
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.40.1",
-        "use_cache": True,
-        "use_mrope": False,
-        "use_sliding_window": False,
-    }
 
 
 def write_shard(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> None:
@@ -149,7 +107,7 @@ def write_tiny_checkpoint(
     """Write a whole checkpoint folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(layers=layers, mtp_layers=mtp_layers, hidden=hidden, ffn=ffn, vocab_size=vocab_size)
-    write_json(folder / "config.json", config_json(config))
+    write_json(folder / "config.json", config.to_json())
     write_json(
         folder / "generation_config.json",
         {"bos_token_id": LEARNT, "do_sample": False, "eos_token_id": LEARNT + 2, "max_new_tokens": 2048},
@@ -161,32 +119,7 @@ def write_tiny_checkpoint(
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json."""
-    text = _tokenizer_json()
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    state = json.loads(text)
-    write_json(folder / "vocab.json", state["model"]["vocab"])
-    merges = "".join(f"{' '.join(merge)}\n" for merge in state["model"]["merges"])
-    (folder / "merges.txt").write_text(merges, encoding="utf-8")
-    added = {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in state["added_tokens"]}
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "add_bos_token": False,
-            "add_prefix_space": False,
-            "added_tokens_decoder": added,
-            "additional_special_tokens": list(CONTROL[1:]),
-            "bos_token": None,
-            "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False,
-            "eos_token": "<|im_end|>",
-            "errors": "replace",
-            "model_max_length": 512,
-            "pad_token": "<|endoftext|>",
-            "split_special_tokens": False,
-            "tokenizer_class": "Qwen2Tokenizer",
-            "unk_token": None,
-        },
-    )
+    tokenizer.save(_tokenizer(), folder)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -195,30 +128,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 @cache
-def _tokenizer_json() -> str:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=LEARNT,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-        special_tokens=[],
-    )
+def _tokenizer() -> Tokenizer:
     corpus = [
         "the answer of the question is the sum of the numbers",
         "<think> step by step </think> What is twelve plus thirty?",
         "def total(values): return sum(values)",
     ]
-    tokenizer.train_from_iterator(corpus * 4, trainer)
-    flags = {"normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
-    tokenizer.add_special_tokens([AddedToken(token, special=True, **flags) for token in CONTROL])
-    tokenizer.add_tokens([AddedToken(token, special=False, **flags) for token in PLAIN])
-    assert tokenizer.get_vocab_size() == LEARNT + len(CONTROL) + len(PLAIN)
-    return str(tokenizer.to_str())
+    return tokenizer.train(corpus * 4, LEARNT)

@@ -91,6 +91,27 @@ class MimoConfig:
             )
         return made
 
+    def to_json(self) -> dict[str, Any]:
+        """A whole config.json, as MiMo-7B's checkpoints have it."""
+        made: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return made | {
+            "architectures": [ARCHITECTURE],
+            "attention_bias": True,
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "max_window_layers": self.num_hidden_layers,
+            "model_type": MODEL_TYPE,
+            "sliding_window": self.max_position_embeddings,
+            "tie_word_embeddings": False,
+            "tokenizer_class": ["Qwen2Tokenizer"],
+            "torch_dtype": "bfloat16",
+            "transformers_version": "4.40.1",
+            "use_cache": True,
+            "use_mrope": False,
+            "use_sliding_window": False,
+        }
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor name that a checkpoint of this configuration holds, with its shape, in file order.
 

@@ -16,7 +16,6 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import CheckpointError, MissingTensorError, ShapeMismatchError, UnknownTensorError
 from mimo_mobile.hub import Source
 from tests.tiny import (
-    config_json,
     tiny_config,
     tiny_weights,
     write_json,
@@ -155,7 +154,7 @@ def test_values_come_out_as_they_went_in(dtype: str, tmp_path: Path) -> None:
 
 def test_buffers_of_old_checkpoints_are_dropped_with_a_reason(tmp_path: Path) -> None:
     tmp_path.mkdir(exist_ok=True)
-    write_json(tmp_path / "config.json", config_json(tiny_config()))
+    write_json(tmp_path / "config.json", tiny_config().to_json())
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     tensors = {key: ("BF16", value) for key, value in (tiny_weights(tiny_config()) | {name: np.ones(32)}).items()}
     write_shard(tmp_path / "model.safetensors", tensors)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.checkpoint import Checkpoint
-from tests.tiny import config_json, write_tiny_checkpoint
+from tests.tiny import write_tiny_checkpoint
 
 FILE = Path(__file__).parent / "qwen2_logits.npz"
 IDS = (320, 72, 101, 5, 5, 300, 17, 322, 1, 319, 208, 64, 33, 90)
@@ -31,7 +31,7 @@ def qwen2_logits(checkpoint: Checkpoint, ids: Sequence[int]) -> dict[str, NDArra
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = checkpoint.config
-    known = config_json(config)
+    known = config.to_json()
     fields = {key: known[key] for key in (
         "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
         "vocab_size", "max_position_embeddings", "rms_norm_eps", "hidden_act", "tie_word_embeddings",

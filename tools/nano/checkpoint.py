@@ -56,37 +56,7 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
 
 def save_config(folder: Path) -> None:
     """Write config.json and generation_config.json with MiMo-7B's fields."""
-    config = {
-        "architectures": ["MiMoForCausalLM"],
-        "attention_bias": True,
-        "attention_dropout": 0.0,
-        "bos_token_id": CONFIG.bos_token_id,
-        "eos_token_id": CONFIG.eos_token_id,
-        "head_dim": CONFIG.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": CONFIG.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": CONFIG.intermediate_size,
-        "max_position_embeddings": CONFIG.max_position_embeddings,
-        "max_window_layers": CONFIG.num_hidden_layers,
-        "model_type": "mimo",
-        "num_attention_heads": CONFIG.num_attention_heads,
-        "num_hidden_layers": CONFIG.num_hidden_layers,
-        "num_key_value_heads": CONFIG.num_key_value_heads,
-        "num_nextn_predict_layers": CONFIG.num_nextn_predict_layers,
-        "rms_norm_eps": CONFIG.rms_norm_eps,
-        "rope_theta": CONFIG.rope_theta,
-        "sliding_window": CONFIG.max_position_embeddings,
-        "tie_word_embeddings": False,
-        "tokenizer_class": ["Qwen2Tokenizer"],
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.40.1",
-        "use_cache": True,
-        "use_mrope": False,
-        "use_sliding_window": False,
-        "vocab_size": CONFIG.vocab_size,
-    }
-    _write(folder / "config.json", config)
+    _write(folder / "config.json", CONFIG.to_json())
     generation = {
         "bos_token_id": CONFIG.bos_token_id,
         "do_sample": False,

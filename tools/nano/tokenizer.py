@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from mimo_mobile.mimo7b import QWEN2_PATTERN
+
 BASE_SIZE = 1024
 PADDED_SIZE = 1088
 """Rows of the embedding: 1,024 + 22 in use, the rest padding, as 151,665 of 151,680 in MiMo-7B."""
@@ -25,11 +27,6 @@ PLAIN = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>",
 )  # fmt: skip
-
-# https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/tokenizer.json, pre_tokenizer
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # Renders what Qwen2.5's template renders, see the facts on MiMo-7B's chat template.
 CHAT_TEMPLATE = """\
@@ -76,8 +73,8 @@ CHAT_TEMPLATE = """\
 """
 
 
-def train(corpus: Iterable[str]) -> Tokenizer:
-    """The tokenizer with merges learnt from a corpus."""
+def train(corpus: Iterable[str], size: int = BASE_SIZE) -> Tokenizer:
+    """The tokenizer with ``size`` tokens learnt from a corpus, the 256 bytes included."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -90,11 +87,11 @@ def train(corpus: Iterable[str]) -> Tokenizer:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=BASE_SIZE, initial_alphabet=alphabet, min_frequency=2, show_progress=False, special_tokens=[]
+        vocab_size=size, initial_alphabet=alphabet, min_frequency=2, show_progress=False, special_tokens=[]
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    if tokenizer.get_vocab_size() != BASE_SIZE:
-        raise ValueError(f"corpus too small: {tokenizer.get_vocab_size()} tokens learnt, {BASE_SIZE} expected")
+    if tokenizer.get_vocab_size() != size:
+        raise ValueError(f"corpus too small: {tokenizer.get_vocab_size()} tokens learnt, {size} expected")
     flags = {"normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
     tokenizer.add_special_tokens([AddedToken(token, special=True, **flags) for token in CONTROL])
     tokenizer.add_tokens([AddedToken(token, special=False, **flags) for token in PLAIN])
