@@ -7,7 +7,8 @@
 """
 
 from mimo_mobile.runtime.chat import Message
+from mimo_mobile.runtime.generation import GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.loading import load
-from mimo_mobile.runtime.session import GeneratedToken, GenerationConfig, GenerationStats, Session
+from mimo_mobile.runtime.session import Session
 
 __all__ = ["GeneratedToken", "GenerationConfig", "GenerationStats", "Message", "Session", "load"]

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mimo_mobile.quantize.pipeline import quantize_checkpoint
     from mimo_mobile.quantize.recipes import RECIPES
     from mimo_mobile.runtime.chat import Message
+    from mimo_mobile.runtime.generation import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.loading import load
-    from mimo_mobile.runtime.session import GeneratedToken, GenerationConfig, GenerationStats, Session
+    from mimo_mobile.runtime.session import Session
 
 __all__ = [  # noqa: RUF022  (grouped by stage)
     # checkpoint
@@ -45,7 +46,8 @@ _MODULES = {
     "mimo_mobile.quantize.recipes": ("RECIPES",),
     "mimo_mobile.runtime.chat": ("Message",),
     "mimo_mobile.runtime.loading": ("load",),
-    "mimo_mobile.runtime.session": ("GeneratedToken", "GenerationConfig", "GenerationStats", "Session"),
+    "mimo_mobile.runtime.generation": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
+    "mimo_mobile.runtime.session": ("Session",),
 }
 
 
