@@ -260,7 +260,7 @@ def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
     from mimo_mobile import inspection, terminal
 
     if verify:
-        inspection.verify(path)
+        click.echo(f"{inspection.verify(path)} files are as the manifest says", err=True)
     terminal.record(inspection.inspect(path, tensors=tensors), as_json=as_json)
 
 

@@ -68,8 +68,8 @@ def inspect(path: Path, *, tensors: bool = False) -> Inspection:
     raise MimoMobileError(f"{path}: a checkpoint folder, .gguf file, ONNX folder or quantized folder expected")
 
 
-def verify(path: Path) -> None:
-    """Compare every file of a quantized folder with the manifest's size and checksum.
+def verify(path: Path) -> int:
+    """Compare every file of a quantized folder with the manifest's checksum; how many there are.
 
     Raises:
         MimoMobileError: No manifest, or a file that is missing or differs.
@@ -84,6 +84,7 @@ def verify(path: Path) -> None:
                 raise MimoMobileError(f"{file}: missing; run `mimo quantize` again")
             if files.sha256(file) != part.sha256:
                 raise MimoMobileError(f"{file}: its SHA-256 differs from the manifest's; run `mimo quantize --force`")
+    return sum(len(entry.parts) for entry in found.entries)
 
 
 def _rows(all_tensors: list[TensorRow]) -> tuple[dict[str, Any], ...]:

@@ -151,8 +151,13 @@ def record(value: Any, *, as_json: bool) -> None:
         elif isinstance(item, dict):
             table(key, ("name", "value"), [(str(name), str(cell)) for name, cell in item.items()], left=2)
         elif item not in (None, (), []):
-            number = f"{item:,.1f}" if isinstance(item, float) else f"{item:,}" if isinstance(item, int) else str(item)
-            print(f"{key:<{width}}  {number}")
+            print(f"{key:<{width}}  {_number(item)}")
+
+
+def _number(item: object) -> str:
+    if isinstance(item, float):
+        return f"{item:,.1f}" if item >= 10 else f"{item:.3g}"
+    return f"{item:,}" if isinstance(item, int) else str(item)
 
 
 def _summary(last: GeneratedToken) -> str:
