@@ -10,8 +10,9 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Literal, Protocol, cast
 
@@ -78,6 +79,7 @@ class Session:
         self._chat_template = chat_template
         self._cached: list[int] = []
         self._busy = threading.Lock()
+        self._running: weakref.ref[Generator[GeneratedToken, None, None]] | None = None
         self._cancelled = threading.Event()
 
     def __enter__(self) -> Session:
@@ -92,11 +94,13 @@ class Session:
         return self._opened().context_length
 
     def close(self) -> None:
-        """Cancel, wait for a running generation, and free the model; closing twice does no harm.
-
-        A generation that is suspended in this same thread must be closed first.
-        """
+        """End the running generation and free the model; closing twice does no harm."""
         self.cancel()
+        running = self._running() if self._running else None
+        if running is not None:
+            # A suspended one holds the session until it is closed; one that another thread runs ends by itself.
+            with suppress(ValueError):
+                running.close()
         with self._busy:
             if self._backend is not None:
                 self._backend.close()
@@ -143,7 +147,8 @@ class Session:
             SessionError: The session is closed or busy, or the backend failed.
         """
         config = config or GenerationConfig()
-        if not self._busy.locked():  # else the cancelling of another generation would be undone
+        idle = not self._busy.locked()
+        if idle:  # else the cancelling of another generation would be undone
             self._cancelled.clear()
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
@@ -154,9 +159,14 @@ class Session:
         else:
             ids = list(cast(Sequence[int], prompt))
         self._check_length(ids, self._opened(), room=1)
-        return self._run(ids, config, ThinkingSplitter(state))
+        tokens = self._run(ids, config, ThinkingSplitter(state))
+        if idle:
+            self._running = weakref.ref(tokens)
+        return tokens
 
-    def _run(self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter) -> Iterator[GeneratedToken]:
+    def _run(
+        self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter
+    ) -> Generator[GeneratedToken, None, None]:
         with self._locked() as backend:
             started = time.perf_counter()
             generation = Generation(self.tokenizer, config, splitter)

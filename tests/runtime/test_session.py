@@ -153,6 +153,23 @@ def test_a_closed_session_says_so(model: Path) -> None:
         session.generate(IDS)
 
 
+def test_closing_ends_a_suspended_and_a_running_generation(model: Path) -> None:
+    with load(model) as session:
+        suspended = session.generate(IDS, GREEDY)
+        next(suspended)
+    assert list(suspended) == []
+    session = load(model)
+    config = GenerationConfig(temperature=1.0, top_p=1.0, seed=1, max_tokens=400)
+    tokens: list[GeneratedToken] = []
+    thread = threading.Thread(target=lambda: tokens.extend(session.generate(IDS, config)))
+    thread.start()
+    time.sleep(0.05)
+    session.close()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert tokens[-1].finish_reason in ("cancelled", "stop", "length")
+
+
 def test_messages_go_through_the_models_template(session: Session) -> None:
     ids = session.encode_prompt([Message("user", "hi")], GenerationConfig())
     text = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
