@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError, require
 from mimo_mobile.runtime.gguf_header import GgufHeader
-from mimo_mobile.runtime.session import Cancelled, Session
+from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
 ARCHITECTURE = "qwen2"
 BATCH_TOKENS = 512
-DEFAULT_CONTEXT = 4096
 
 KvDtype = Literal["f32", "f16", "q8_0"]
 
@@ -66,7 +65,7 @@ def load_gguf(
         trained = _check(header)
         tokenizer = TextTokenizer.from_gguf(header)
         template = header.value("tokenizer.chat_template")
-    context_length = context_length or min(trained, DEFAULT_CONTEXT)
+    context_length = choose_context_length(path, context_length, trained)
     backend = LlamaBackend(path, context_length, threads or physical_cores(), kv_dtype or "f16", log)
     return Session(backend, tokenizer, template if isinstance(template, str) else None)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import ModelLoadError, SessionError, require
-from mimo_mobile.runtime.session import Cancelled, Session
+from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
@@ -21,7 +21,6 @@ from mimo_mobile.runtime.tokenizer import TextTokenizer
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MODEL = "model.onnx"
-DEFAULT_CONTEXT = 4096
 BATCH_TOKENS = 128
 """Prompt tokens per run: the largest rows of logits are one batch's."""
 
@@ -48,9 +47,7 @@ def load_onnx(folder: Path, *, context_length: int | None = None, threads: int |
         raise ModelLoadError(
             f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again"
         ) from error
-    context_length = context_length or min(trained, DEFAULT_CONTEXT)
-    if context_length > trained:
-        raise ModelLoadError(f"{folder}: context_length {context_length} asked for, the model has {trained}")
+    context_length = choose_context_length(folder, context_length, trained)
     backend = OrtBackend(ort, folder, context_length, threads or physical_cores())
     template = folder / "chat_template.jinja"
     return Session(backend, tokenizer, template.read_text(encoding="utf-8") if template.is_file() else None)

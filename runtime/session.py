@@ -13,13 +13,14 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import ContextFullError, SessionError
+from mimo_mobile.errors import ContextFullError, ModelLoadError, SessionError
 from mimo_mobile.runtime.chat import Message, render
 from mimo_mobile.runtime.generation import (
     FinishReason,
@@ -30,6 +31,9 @@ from mimo_mobile.runtime.generation import (
 )
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.tokenizer import TextTokenizer
+
+DEFAULT_CONTEXT = 4096
+"""Tokens; a KV cache for all that MiMo-7B was trained for would take 4.8 GB."""
 
 
 class Backend(Protocol):
@@ -250,6 +254,17 @@ class Session:
             yield backend
         finally:
             self._busy.release()
+
+
+def choose_context_length(path: Path, asked: int | None, trained: int) -> int:
+    """The context to make room for: what was asked, else the model's but at most ``DEFAULT_CONTEXT``.
+
+    Raises:
+        ModelLoadError: More was asked for than the model was trained for.
+    """
+    if asked is not None and asked > trained:
+        raise ModelLoadError(f"{path}: context_length {asked} asked for, the model was trained for {trained}")
+    return asked or min(trained, DEFAULT_CONTEXT)
 
 
 def peak_rss_bytes() -> int:

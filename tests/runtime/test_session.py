@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.errors import ContextFullError, SessionError
+from mimo_mobile.errors import ContextFullError, ModelLoadError, SessionError
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Session, load
 from tests import reference
 
@@ -101,6 +101,11 @@ def test_the_context_is_a_limit_and_not_a_crash(model: Path) -> None:
         tokens = list(small.generate([5] * 20, GenerationConfig(temperature=0, max_tokens=99)))
         assert tokens[-1].finish_reason in ("length", "stop")
         assert len(ids_of(iter(tokens))) <= 4
+
+
+def test_more_context_than_was_trained_is_refused(model: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"context_length 513 asked for, the model was trained for 512$"):
+        load(model, context_length=513)
 
 
 def test_one_generation_at_a_time(session: Session) -> None:
