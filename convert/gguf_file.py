@@ -21,7 +21,7 @@ from mimo_mobile.convert.formats import RowFormat
 from mimo_mobile.convert.tensors import Mapped, Part, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
 from mimo_mobile.errors import require
-from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
+from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_gguf(
         part: ``trunk`` or ``mtp``.
         format_of: Checkpoint's tensor name → format.
         file_type: Of gguf.LlamaFileType, without ``MOSTLY_``.
-        metadata: ``name``; where known ``license``, ``repository`` and ``revision``.
+        metadata: ``name``; where known ``license``, ``repository``, ``revision``, ``synthetic``.
         threads: Default: one per core.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -145,7 +145,10 @@ def _file_type(gguf: Any, name: str) -> int:
 def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], part: Part) -> None:
     name = metadata["name"]
     writer.add_name(name)
-    if part == "mtp":
+    if "synthetic" in metadata:
+        writer.add_bool(SYNTHETIC, True)
+        writer.add_description("Random weights in MiMo-7B's shapes, for measurements only")
+    elif part == "mtp":
         writer.add_description(f"MTP layer of {name}, an addition to its trunk; not a model that can be loaded alone")
     if "license" in metadata:
         writer.add_license(metadata["license"])

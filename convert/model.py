@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint, read_json
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
+from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
 Target = Literal["gguf", "onnx"]
@@ -125,12 +126,14 @@ def is_vector(name: str) -> bool:
 
 
 def origin(source: Source) -> dict[str, str]:
-    """What files say of where they came from: name, licence, hub id and revision, as far as they are known."""
+    """What files say of where they came from: name, licence, hub id and revision as far as known, random weights."""
     made = {"name": source.name}
     card = source.path / "README.md"
     front = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if licence := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", front):
         made["license"] = licence[1]
+    if read_json(source.path / CONFIG).get(SYNTHETIC):
+        made["synthetic"] = "true"
     if source.repository and source.revision:
         made |= {"repository": source.repository, "revision": source.revision}
     return made

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError, require
+from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime.gguf_header import GgufHeader
 from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
@@ -65,9 +66,10 @@ def load_gguf(
         trained = _check(header)
         tokenizer = TextTokenizer.from_gguf(header)
         template = header.value("tokenizer.chat_template")
+        synthetic = header.value(SYNTHETIC) is True
     context_length = choose_context_length(path, context_length, trained)
     backend = LlamaBackend(path, context_length, threads or physical_cores(), kv_dtype or "f16", log)
-    return Session(backend, tokenizer, template if isinstance(template, str) else None)
+    return Session(backend, tokenizer, template if isinstance(template, str) else None, synthetic=synthetic)
 
 
 def _check(header: GgufHeader) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile import manifest
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.session import Session
@@ -46,7 +49,7 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from mimo_mobile.runtime.llama_session import load_gguf
 
-        return load_gguf(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype)
+        return _announced(path, load_gguf(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
     if (path / "model.onnx").is_file():
@@ -54,9 +57,15 @@ def load(
 
         if kv_dtype is not None:
             raise BackendUnavailableError("kv_dtype is chosen when an ONNX model is converted; leave it out here")
-        return load_onnx(path, context_length=context_length, threads=threads)
+        return _announced(path, load_onnx(path, context_length=context_length, threads=threads))
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
+
+
+def _announced(path: Path, session: Session) -> Session:
+    if session.synthetic:
+        logger.warning("%s: random weights in MiMo-7B's shapes; the text means nothing", path)
+    return session
 
 
 def _entry(folder: Path, recipe: str | None) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import ModelLoadError, SessionError, require
+from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
@@ -42,15 +43,17 @@ def load_onnx(folder: Path, *, context_length: int | None = None, threads: int |
     ort = _runtime()
     tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
     try:
-        trained = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        trained, synthetic = int(config["max_position_embeddings"]), bool(config.get(SYNTHETIC))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelLoadError(
             f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again"
         ) from error
     context_length = choose_context_length(folder, context_length, trained)
     backend = OrtBackend(ort, folder, context_length, threads or physical_cores())
-    template = folder / "chat_template.jinja"
-    return Session(backend, tokenizer, template.read_text(encoding="utf-8") if template.is_file() else None)
+    file = folder / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else None
+    return Session(backend, tokenizer, template, synthetic=synthetic)
 
 
 def _runtime() -> Any:

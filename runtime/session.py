@@ -74,11 +74,18 @@ class Session:
 
     What a prompt has in common with the tokens of the generation before is not computed again. One generation at
     a time; ``cancel`` may be called from any thread.
+
+    Attributes:
+        tokenizer: Text ↔ ids.
+        synthetic: The weights are random, the text means nothing.
     """
 
-    def __init__(self, backend: Backend, tokenizer: TextTokenizer, chat_template: str | None) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: TextTokenizer, chat_template: str | None, *, synthetic: bool = False
+    ) -> None:
         """Join a backend with its tokenizer; ``runtime.load`` does it."""
         self.tokenizer = tokenizer
+        self.synthetic = synthetic
         self._backend: Backend | None = backend
         self._chat_template = chat_template
         self._cached: list[int] = []

@@ -133,6 +133,26 @@ def convert(checkpoint: str, out: Path, target: Target, dtype: Dtype | None, exp
 
 
 @main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--layers", type=click.IntRange(1, 36), default=36, show_default=True, help="Trunk layers.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with a tokenizer.json of MiMo's type [default: MiMo-nano's].",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Replace OUT.")
+def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool) -> None:
+    """Write a checkpoint of MiMo-7B's shapes with random weights to OUT, for measurements (15.7 GB with 36 layers)."""
+    from mimo_mobile.convert.synthetic import write_synthetic
+    from mimo_mobile.terminal import progress_shown
+
+    with progress_shown() as progress:
+        written = write_synthetic(out, layers=layers, tokenizer=tokenizer, seed=seed, force=force, progress=progress)
+    click.echo(written)
+
+
+@main.command()
 @click.argument("model", default="nano")
 @click.option("--recipe", "recipes", type=_Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
 @click.option(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from mimo_mobile import __version__, files
 from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
+from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
 NAME = "manifest.json"
@@ -176,6 +177,8 @@ def identify(source: Source) -> dict[str, str]:
             if path.name == "config.json":
                 digest.update(path.read_bytes())
     identity = {"fingerprint": digest.hexdigest()[:16], "mimo_mobile": __version__}
+    if SYNTHETIC in (source.path / "config.json").read_text(encoding="utf-8"):
+        identity["synthetic"] = "true"
     if source.repository and source.revision:
         identity |= {"repository": source.repository, "revision": source.revision}
     return identity

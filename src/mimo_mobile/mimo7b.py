@@ -16,6 +16,9 @@ from mimo_mobile.errors import CheckpointError
 ARCHITECTURE = "MiMoForCausalLM"
 MODEL_TYPE = "mimo"
 
+SYNTHETIC = "mimo_mobile_synthetic"
+"""Key in config.json, true when the weights are random (`mimo synth`)."""
+
 SAMPLING_TEMPERATURE = 0.6
 SAMPLING_TOP_P = 0.95
 """Xiaomi's evaluation settings (README of MiMo, paper arXiv 2505.07608, section 5)."""
