@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ _session: Session | None = None
 
 def _open(model: Path) -> None:
     global _session
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     from mimo_mobile.runtime import load
 
     _session = load(model, threads=1)

@@ -102,7 +102,7 @@ class LlamaBackend:
         import llama_cpp
 
         self._api: Any = llama_cpp
-        self._cancel = threading.Event()
+        self._flag = ctypes.create_string_buffer(2)
         self.context_length = context_length
         self._context: Any = None
         log.clear()
@@ -116,8 +116,9 @@ class LlamaBackend:
         params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_dtype.upper()}")
         if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._abort = llama_cpp.ggml_abort_callback(lambda _: self._cancel.is_set())  # kept alive with the context
-        params.abort_callback = self._abort
+        # Asked before every operation: strlen of "" or "\x01" is false or true without taking Python's lock.
+        params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+        params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
@@ -129,7 +130,7 @@ class LlamaBackend:
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
-        self._cancel = cancel
+        self._flag.value = b"\x01" if cancel.is_set() else b""
         self._forget(position)
         for start in range(0, len(ids), self._batch_tokens):
             chunk = ids[start : start + self._batch_tokens]
@@ -143,7 +144,7 @@ class LlamaBackend:
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
-        self._cancel = threading.Event()
+        self._flag.value = b""
         self._forget(0)
         rows = np.empty((len(ids), self._vocab_size), np.float32)
         for start in range(0, len(ids), self._batch_tokens):
@@ -154,7 +155,8 @@ class LlamaBackend:
         return rows
 
     def cancel(self) -> None:
-        """Nothing to do: llama.cpp asks for the event itself."""
+        """Let llama.cpp stop before its next operation."""
+        self._flag.value = b"\x01"
 
     def close(self) -> None:
         """Free context and model."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +134,31 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert len(errors) == 1 and message in result.stderr and "Traceback" not in result.output
     left = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert left == []
+
+
+@pytest.mark.parametrize("target", ["gguf", "onnx"])
+def test_ctrl_c_ends_an_answer_at_once_and_without_a_traceback(target: str, nano_gguf: Path, nano_onnx: Path) -> None:
+    model = nano_gguf if target == "gguf" else nano_onnx
+    prompt = "12 + 30 = 42. "
+    command = [
+        sys.executable,
+        "-m",
+        "mimo_mobile.cli",
+        "run",
+        str(model),
+        prompt,
+        "--raw",
+        "--temperature",
+        "5",
+        "--seed",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [*command, "--top-p", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "[cancelled: " in errors and errors.rstrip().endswith("Aborted!") and "Traceback" not in errors

@@ -228,7 +228,9 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
         if as_json:
             click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
         else:
-            terminal.stream(tokens, hide_thinking=hide_thinking)
+            _, reason = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=session.cancel)
+            if reason == "cancelled":
+                raise click.Abort
 
 
 @main.command()
@@ -247,9 +249,8 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
         messages = [Message("system", system)]
         while question := terminal.ask():
             messages.append(Message("user", question))
-            answer = terminal.stream(
-                session.generate(messages, config), hide_thinking=hide_thinking, cancel=session.cancel
-            )
+            tokens = session.generate(messages, config)
+            answer, _ = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=session.cancel)
             messages.append(Message("assistant", answer))
 
 

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -98,20 +100,11 @@ def ask() -> str:
         return ""
 
 
-def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None] | None = None) -> str:
-    """Print tokens as they come, thinking dimmed; returns the answer. Ctrl-C cancels when ``cancel`` is given."""
+def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None]) -> tuple[str, str]:
+    """Print tokens as they come, thinking dimmed; returns (answer, finish reason). Ctrl-C calls ``cancel``."""
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     answer, last, channel = "", None, ""
-    while True:
-        try:
-            token = next(tokens, None)
-        except KeyboardInterrupt:
-            if cancel is None:
-                raise
-            cancel()
-            continue
-        if token is None:
-            break
+    for token in _interruptible(tokens, cancel):
         last = token
         if token.channel == "answer":
             answer += token.text
@@ -125,7 +118,33 @@ def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Cal
     sys.stdout.write(plain + "\n")
     if last is not None and last.stats is not None:
         print(_summary(last), file=sys.stderr)
-    return answer
+    return answer, str(last.finish_reason) if last else ""
+
+
+def _interruptible(tokens: Iterator[GeneratedToken], cancel: Callable[[], None]) -> Iterator[GeneratedToken]:
+    """The same tokens, made in a second thread: this one can hear Ctrl-C while a long prompt is read."""
+    found: SimpleQueue[GeneratedToken | BaseException | None] = SimpleQueue()
+
+    def pump() -> None:
+        try:
+            for token in tokens:
+                found.put(token)
+            found.put(None)
+        except BaseException as error:  # raised again by the thread that waits
+            found.put(error)
+
+    Thread(target=pump, daemon=True).start()
+    while True:
+        try:
+            item = found.get()
+        except KeyboardInterrupt:
+            cancel()
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item
 
 
 def collected(tokens: Iterator[GeneratedToken]) -> dict[str, Any]:
