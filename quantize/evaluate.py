@@ -157,7 +157,7 @@ _session: Session | None = None
 
 def _open(model: Path) -> None:
     global _session
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     from mimo_mobile.runtime import load
 
     _session = load(model, threads=1)

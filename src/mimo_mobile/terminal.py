@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,17 +135,14 @@ def _interruptible(tokens: Iterator[GeneratedToken], cancel: Callable[[], None])
             found.put(error)
 
     Thread(target=pump, daemon=True).start()
-    while True:
-        try:
-            item = found.get()
-        except KeyboardInterrupt:
-            cancel()
-            continue
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    earlier = signal.signal(signal.SIGINT, lambda *_: cancel())
+    try:
+        while (item := found.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 def collected(tokens: Iterator[GeneratedToken]) -> dict[str, Any]:
