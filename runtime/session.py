@@ -148,7 +148,7 @@ class Session:
 
     def generate(
         self, prompt: str | Sequence[Message] | Sequence[int], config: GenerationConfig | None = None
-    ) -> Iterator[GeneratedToken]:
+    ) -> Generator[GeneratedToken, None, None]:
         """Stream what follows a prompt: messages, a text as it stands, or token ids.
 
         The last record carries ``finish_reason`` and ``stats``. Closing the iterator early ends the generation.

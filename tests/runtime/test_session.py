@@ -113,7 +113,7 @@ def test_one_generation_at_a_time(session: Session) -> None:
     next(running)
     with pytest.raises(SessionError, match="the session is busy"):
         next(session.generate(IDS, GREEDY))
-    running.close()  # type: ignore[attr-defined]
+    running.close()
     assert ids_of(session.generate(IDS, GREEDY))
 
 
