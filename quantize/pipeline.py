@@ -110,7 +110,11 @@ def _score(
     if fresh and all(entry.score and entry.score.problems == len(problems) for entry in entries):
         return state
     reference = _reference(source, problems, progress)
-    state = dataclasses.replace(state, baseline=evaluate.score(reference))
+    kept = tuple(  # figures of other problems are not for the same table
+        entry if entry.score and entry.score.problems == len(problems) else dataclasses.replace(entry, score=None)
+        for entry in state.entries
+    )
+    state = dataclasses.replace(state, baseline=evaluate.score(reference), entries=kept)
     for entry in entries:
         replies = evaluate.answer_all(
             out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress

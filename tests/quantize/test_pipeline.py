@@ -69,6 +69,14 @@ def test_a_second_run_keeps_what_is_finished_and_force_does_not(tiny: Source, tm
     assert all(times(tmp_path)[path] != first[path] for path in first)
 
 
+def test_figures_of_other_problems_leave_the_table(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=11)
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5)
+    scores = {entry.recipe: entry.score for entry in made.entries}
+    assert made.baseline is not None and made.baseline.problems == 5
+    assert scores["q8_0"] is None and scores["q4_0"] is not None and scores["q4_0"].problems == 5
+
+
 def test_a_file_that_went_away_is_made_again(tiny: Source, tmp_path: Path) -> None:
     quantize_checkpoint(tiny, tmp_path, ["q8_0"])
     (tmp_path / "tiny-q8_0-mtp.gguf").unlink()
