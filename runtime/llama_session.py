@@ -127,6 +127,13 @@ class LlamaBackend:
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self._batch_tokens = params.n_batch
         self._batch = llama_cpp.llama_batch_init(self._batch_tokens, 0, 1)
+        self._fields = {
+            name: np.ctypeslib.as_array(getattr(self._batch, name), shape=(self._batch_tokens,))
+            for name in ("token", "pos", "n_seq_id", "logits")
+        }
+        self._fields["n_seq_id"][:] = 1
+        for index in range(self._batch_tokens):
+            self._batch.seq_id[index][0] = 0
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
@@ -135,7 +142,7 @@ class LlamaBackend:
         for start in range(0, len(ids), self._batch_tokens):
             chunk = ids[start : start + self._batch_tokens]
             last = start + len(chunk) == len(ids)
-            status = self._run(chunk, position + start, [False] * (len(chunk) - 1) + [last])
+            status = self._run(chunk, position + start, 1 if last else 0)
             if cancel.is_set() or status == _ABORTED:
                 self._forget(position)
                 raise Cancelled
@@ -149,7 +156,7 @@ class LlamaBackend:
         rows = np.empty((len(ids), self._vocab_size), np.float32)
         for start in range(0, len(ids), self._batch_tokens):
             chunk = ids[start : start + self._batch_tokens]
-            self._check_status(self._run(chunk, start, [True] * len(chunk)))
+            self._check_status(self._run(chunk, start, len(chunk)))
             for index in range(len(chunk)):
                 rows[start + index] = self._row(index)
         return rows
@@ -170,16 +177,15 @@ class LlamaBackend:
     def _forget(self, position: int) -> None:
         self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
 
-    def _run(self, ids: Sequence[int], position: int, wanted: Sequence[bool]) -> int:
-        batch = self._batch
-        batch.n_tokens = len(ids)
-        for index, (token, logits) in enumerate(zip(ids, wanted, strict=True)):
-            batch.token[index] = token
-            batch.pos[index] = position + index
-            batch.n_seq_id[index] = 1
-            batch.seq_id[index][0] = 0
-            batch.logits[index] = logits
-        return int(self._api.llama_decode(self._context, batch))
+    def _run(self, ids: Sequence[int], position: int, wanted: int) -> int:
+        """Decode ids at a position; logits are computed for the last ``wanted`` of them."""
+        count, view = len(ids), self._fields
+        self._batch.n_tokens = count
+        view["token"][:count] = ids
+        view["pos"][:count] = np.arange(position, position + count)
+        view["logits"][: count - wanted] = 0
+        view["logits"][count - wanted : count] = 1
+        return int(self._api.llama_decode(self._context, self._batch))
 
     def _row(self, index: int) -> NDArray[np.float32]:
         pointer = self._api.llama_get_logits_ith(self._context, index)

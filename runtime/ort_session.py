@@ -23,7 +23,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MODEL = "model.onnx"
 BATCH_TOKENS = 128
-"""Prompt tokens per run: the largest rows of logits are one batch's."""
+"""Prompt tokens per run."""
+
+LAST_TOKENS = 8
+"""So many ids, or fewer, are one run with logits for all; a longer prompt's are computed for its last token only."""
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -92,42 +95,45 @@ class OrtBackend:
             )
         self._vocab_size = int(outputs["logits"].shape[-1])
         self._logits_dtype = _DTYPES[outputs["logits"].type]
-        self._mask = np.ones((1, context_length), np.int64)
-        self._binding = self._session.io_binding()
+        # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
+        self._mask = np.zeros((1, context_length), np.int64)
+        self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
+        self._last_rows = self._empty_rows(LAST_TOKENS)
         self._run_options = ort.RunOptions()
-        self._kv = []
-        for name in self._past:
-            _, heads, _, dim = inputs[name].shape
-            shape = 1, heads, context_length, dim
-            cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
-            self._binding.bind_ortvalue_input(name, cache)
-            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
-            self._kv.append(cache)
+        shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in self._past}
+        self._kv = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
+            for name, shape in shapes.items()
+        }
+        # One for prompts, whose rows pay no lm_head, and one that gives logits.
+        self._silent, self._telling = self._new_binding(), self._new_binding()
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [V] of the last."""
-        logits = np.empty(0, np.float32)
-        for start in range(0, len(ids), BATCH_TOKENS):
-            # A new object each time: the flag of one that was cancelled stays set.
-            self._run_options = self._ort.RunOptions()
+        """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
+        # The last token of a prompt has a run of its own: a step costs less than lm_head for the rows before it.
+        prompt = len(ids) - 1 if len(ids) > LAST_TOKENS else 0
+        try:
+            for start in range(0, prompt, BATCH_TOKENS):
+                self._start(cancel)
+                self._run(ids[start : min(start + BATCH_TOKENS, prompt)], position + start)
+            self._start(cancel)
+            logits = self._run(ids[prompt:], position + prompt, self._last_rows)
+        except SessionError:
             if cancel.is_set():
-                raise Cancelled
-            try:
-                logits = self._run(ids[start : start + BATCH_TOKENS], position + start)
-            except SessionError:
-                if cancel.is_set():
-                    raise Cancelled from None
-                raise
+                raise Cancelled from None
+            raise
         if cancel.is_set():
             raise Cancelled
-        last: NDArray[np.float32] = logits[-1]
+        last: NDArray[np.float32] = logits[-1].astype(np.float32, copy=False)
         return last
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
-        self._run_options = self._ort.RunOptions()
-        starts = range(0, len(ids), BATCH_TOKENS)
-        return np.concatenate([self._run(ids[start : start + BATCH_TOKENS], start).copy() for start in starts])
+        rows = self._empty_rows(len(ids))
+        for start in range(0, len(ids), BATCH_TOKENS):
+            self._start(threading.Event())
+            self._run(ids[start : start + BATCH_TOKENS], start, rows[start:])
+        return rows.astype(np.float32, copy=False)
 
     def cancel(self) -> None:
         """End the run that is under way."""
@@ -135,22 +141,48 @@ class OrtBackend:
 
     def close(self) -> None:
         """Free the model and its cache."""
-        self._binding = self._session = None
-        self._kv = []
+        self._silent = self._telling = self._session = None
+        self._kv = {}
 
-    def _run(self, ids: Sequence[int], position: int) -> NDArray[np.float32]:
-        """The logits [T, V] of ids at a position; the KV cache is extended in place."""
-        tokens = np.array([ids], np.int64)
-        logits = np.empty((1, len(ids), self._vocab_size), self._logits_dtype)
-        self._bind(self._binding.bind_input, "input_ids", tokens)
-        self._bind(self._binding.bind_input, "attention_mask", self._mask[:, : position + len(ids)])
-        self._bind(self._binding.bind_output, "logits", logits)
+    def _new_binding(self) -> Any:
+        """A binding of the mask, and of the KV cache as past and as present."""
+        binding = self._session.io_binding()
+        self._bind(binding.bind_input, "attention_mask", self._mask)
+        for name, cache in self._kv.items():
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
+        return binding
+
+    def _empty_rows(self, count: int) -> NDArray[Any]:
+        return np.empty((count, self._vocab_size), self._logits_dtype)
+
+    def _start(self, cancel: threading.Event) -> None:
+        if cancel.is_set():
+            raise Cancelled
+        # A new object each time: the flag of one that was cancelled stays set.
+        self._run_options = self._ort.RunOptions()
+
+    def _run(self, ids: Sequence[int], position: int, rows: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Put ids at a position; the KV cache is extended in place. Logits go to the first of ``rows`` [≥ T, V].
+
+        Without ``rows`` nothing is computed that only logits need.
+        """
+        count = len(ids)
+        self._ids[0, :count] = ids
+        self._mask[0, : position + count] = 1
+        self._mask[0, position + count :] = 0
+        logits = np.empty((0, self._vocab_size), self._logits_dtype) if rows is None else rows[:count]
+        binding = self._silent if rows is None else self._telling
+        self._bind(binding.bind_input, "input_ids", self._ids[:, :count])
+        if rows is None:
+            self._run_options.only_execute_path_to_fetches = True
+        else:
+            self._bind(binding.bind_output, "logits", logits[None])
         try:
-            self._session.run_with_iobinding(self._binding, self._run_options)
+            self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # its exceptions share no public base
             raise SessionError(f"ONNX Runtime failed: {_line(error)}") from error
-        rows: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
-        return rows
+        return logits
 
     @staticmethod
     def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:

@@ -1,0 +1,1 @@
+"""What others do with the same weights, each as they themselves would."""
