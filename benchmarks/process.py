@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,23 +38,24 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
         subprocess.CalledProcessError: It failed; the message has the end of what it wrote on stderr.
     """
     words = [str(word) for word in command]
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ, **(environment or {}))
-    )
-    anon = peak = 0
-    while process.poll() is None:
-        status = memory_of(process.pid)
-        anon, peak = max(anon, status["RssAnon"]), max(peak, status["VmHWM"])
-        try:
-            process.wait(INTERVAL_S)
-        except subprocess.TimeoutExpired:
-            continue
-    seconds = time.perf_counter() - started
-    output, errors = process.communicate()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, words, output, errors[-2000:])
-    return Taken(seconds, anon, peak, output)
+    # Files, since a pipe that nobody reads stops who writes much.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            words, stdout=output, stderr=errors, text=True, env=dict(os.environ, **(environment or {}))
+        )
+        anon = peak = 0
+        while process.poll() is None:
+            status = memory_of(process.pid)
+            anon, peak = max(anon, status["RssAnon"]), max(peak, status["VmHWM"])
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(INTERVAL_S)
+        seconds = time.perf_counter() - started
+        for each in output, errors:
+            each.seek(0)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, words, output.read(), errors.read()[-2000:])
+        return Taken(seconds, anon, peak, output.read())
 
 
 def memory_of(pid: int | str = "self") -> dict[str, int]:

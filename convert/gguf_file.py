@@ -65,12 +65,14 @@ def write_gguf(
     Raises:
         QuantizationError: A format does not fit a tensor.
         OutputExistsError: ``out`` is there and ``force`` is false.
+        DiskFullError: The file would not fit.
         MissingDependencyError: gguf is not installed.
     """
     gguf = require("gguf", "gguf")
     mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, part)
     formats = {name: format_of(name) for name in mapped}
     with files.whole(out, force=force) as temporary:
+        files.check_room(out, sum(_stored_bytes(checkpoint.tensors[name], formats[name]) for name in mapped))
         architecture = TRUNK_ARCHITECTURE if part == "trunk" else MTP_ARCHITECTURE
         writer: GGUFWriter = gguf.GGUFWriter(temporary, architecture)
         try:
@@ -132,8 +134,12 @@ def encode(
     return out
 
 
+def _stored_bytes(view: TensorView, row_format: RowFormat) -> int:
+    return view.size // view.shape[-1] * row_format.row_bytes(view.shape[-1])
+
+
 def _add_tensor_info(gguf: Any, writer: GGUFWriter, view: TensorView, target: Mapped, row_format: RowFormat) -> None:
-    size = view.size // view.shape[-1] * row_format.row_bytes(view.shape[-1])
+    size = _stored_bytes(view, row_format)
     kind = gguf.GGMLQuantizationType[row_format.name]
     writer.add_tensor_info(target.name, view.shape, np.dtype(np.float32), size, raw_dtype=kind)
 

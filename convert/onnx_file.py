@@ -155,6 +155,7 @@ def write_onnx(
         QuantizationError: A format does not fit a tensor.
         CheckpointError: The tokenizer's files are missing or of another type.
         OutputExistsError: ``out`` is there and ``force`` is false.
+        DiskFullError: The folder would not fit.
     """
     config = checkpoint.config
     vocabulary = read_vocabulary(checkpoint.path, config.vocab_size)
@@ -166,7 +167,7 @@ def write_onnx(
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
             graphs[name] = onnx_graph.mtp(config, weights, compute, layer)
         with (folder / DATA).open("wb") as data:
-            _write_data(data, folder, graphs, progress, f"write {out.name}")
+            _write_data(data, folder, graphs, progress, out)
         for name, model in graphs.items():
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
             ir.save(model, folder / name)
@@ -177,11 +178,12 @@ def write_onnx(
 
 
 def _write_data(
-    data: BinaryIO, folder: Path, graphs: Mapping[str, ir.Model], progress: ProgressCallback, stage: str
+    data: BinaryIO, folder: Path, graphs: Mapping[str, ir.Model], progress: ProgressCallback, out: Path
 ) -> None:
     """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it."""
     uses = list(_lazy_initializers(graphs))
     total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())
+    files.check_room(out, total)
     places: dict[str, ir.ExternalTensor] = {}
     done = 0
     for value in uses:
@@ -196,7 +198,7 @@ def _write_data(
                 DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=name, base_dir=folder
             )
             done += length
-            progress(Progress(stage, min(done, total), total, name))
+            progress(Progress(f"write {out.name}", min(done, total), total, name))
         value.const_value = places[name]
 
 

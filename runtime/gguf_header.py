@@ -81,6 +81,14 @@ class GgufHeader:
         get = self._function("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
         return list((ctypes.c_int32 * count).from_address(get(self._context, index))) if count else []
 
+    def tensor_bytes(self, name: str) -> int:
+        """Size of a tensor; 0 when it is not there."""
+        index = self._function("gguf_find_tensor", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)(
+            self._context, name.encode()
+        )
+        size = self._function("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
+        return int(size(self._context, index)) if index >= 0 else 0
+
     def _array(self, key: str, expected: int) -> tuple[int, int]:
         index, kind = self._find(key)
         signature = ctypes.c_void_p, ctypes.c_int64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,20 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError, require
 from mimo_mobile.mimo7b import SYNTHETIC
+from mimo_mobile.runtime import memory
 from mimo_mobile.runtime.gguf_header import GgufHeader
+from mimo_mobile.runtime.memory import MemoryNeed
 from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
 ARCHITECTURE = "qwen2"
 BATCH_TOKENS = 512
+OUTPUT_ROWS = 64
+"""Most rows of logits at once: room for 512 of them would take 311 MB."""
+
+_WAIT_POLICY = "OMP_WAIT_POLICY"
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 KvDtype = Literal["f32", "f16", "q8_0"]
 
@@ -47,6 +55,8 @@ def load_gguf(
     context_length: int | None = None,
     threads: int | None = None,
     kv_dtype: KvDtype | None = None,
+    repack: bool | None = None,
+    spin: bool = True,
 ) -> Session:
     """A session on a GGUF file.
 
@@ -55,11 +65,17 @@ def load_gguf(
         context_length: Default: the model's, at most 4096.
         threads: Default: physical cores.
         kv_dtype: Of the KV cache; default f16. f32 switches flash attention off too, for comparisons.
+        repack: Copy weights into the order that this CPU's kernels read fastest; False reads them from the mapped
+            file. Default: copy when the memory suffices.
+        spin: Let idle threads wait actively: faster, and more power. The first load decides for the process.
 
     Raises:
         ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
+        BackendUnavailableError: ``spin`` is false, but llama.cpp was loaded with active waiting before.
         MissingDependencyError: llama-cpp-python is not installed.
     """
+    if not spin:
+        _wait_passively()
     require("llama_cpp", "gguf")
     log = _log()
     with GgufHeader(path) as header:
@@ -67,8 +83,14 @@ def load_gguf(
         tokenizer = TextTokenizer.from_gguf(header)
         template = header.value("tokenizer.chat_template")
         synthetic = header.value(SYNTHETIC) is True
-    context_length = choose_context_length(path, context_length, trained)
-    backend = LlamaBackend(path, context_length, threads or physical_cores(), kv_dtype or "f16", log)
+        context_length = choose_context_length(path, context_length, trained)
+        kv_dtype = kv_dtype or "f16"
+        needs = _needs(header, context_length, kv_dtype)
+    ways = [repack] if repack is not None else [True, False]
+    chosen = memory.choose(path, [needs[way] for way in ways])
+    backend = LlamaBackend(
+        path, context_length, threads or physical_cores(), kv_dtype, log, repack=chosen is needs[True]
+    )
     return Session(backend, tokenizer, template if isinstance(template, str) else None, synthetic=synthetic)
 
 
@@ -90,10 +112,44 @@ def _check(header: GgufHeader) -> int:
     return int(header.value(f"{ARCHITECTURE}.context_length"))
 
 
+def _needs(header: GgufHeader, context_length: int, kv_dtype: KvDtype) -> dict[bool, MemoryNeed]:
+    """Repacked or not → memory."""
+    value = {key: int(header.value(f"{ARCHITECTURE}.{key}")) for key in _LIMITS}
+    head_dim = header.value(f"{ARCHITECTURE}.attention.key_length")
+    head_dim = head_dim or value["embedding_length"] // value["attention.head_count"]
+    row = value["attention.head_count_kv"] * int(head_dim)
+    kv = 2 * value["block_count"] * context_length * row * _KV_BYTES[kv_dtype]
+    # The widest activations of a batch: gate, up and product, beside the residual stream.
+    batch = BATCH_TOKENS * 4 * (3 * value["feed_forward_length"] + 4 * value["embedding_length"])
+    weights, embedding = header.path.stat().st_size, header.tensor_bytes("token_embd.weight")
+    rest = int(kv) + batch
+    return {
+        True: MemoryNeed("repacked", weights - embedding + rest, embedding),
+        False: MemoryNeed("not repacked", rest, weights),
+    }
+
+
+def _wait_passively() -> None:
+    """Have OpenMP's threads sleep while they wait; it reads the setting when it is loaded.
+
+    Raises:
+        BackendUnavailableError: It is loaded.
+    """
+    libraries = Path("/proc/self/maps")
+    loaded = "libgomp" in libraries.read_text(encoding="utf-8") if libraries.exists() else "llama_cpp" in sys.modules
+    if loaded and os.environ.get(_WAIT_POLICY, "").lower() != "passive":
+        raise BackendUnavailableError(
+            f"OpenMP was loaded with active waiting before; set {_WAIT_POLICY}=passive before the program starts"
+        )
+    os.environ[_WAIT_POLICY] = "passive"
+
+
 class LlamaBackend:
     """One model and one context of llama.cpp."""
 
-    def __init__(self, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, log: _Log) -> None:
+    def __init__(
+        self, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, log: _Log, *, repack: bool
+    ) -> None:
         """Load ``path``; weights are mapped into memory.
 
         Raises:
@@ -106,12 +162,15 @@ class LlamaBackend:
         self.context_length = context_length
         self._context: Any = None
         log.clear()
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        model_params = llama_cpp.llama_model_default_params()
+        model_params.use_extra_bufts = repack
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         if not self._model:
             raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context_length
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
+        params.n_outputs_max = min(OUTPUT_ROWS, params.n_batch)
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_dtype.upper()}")
         if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
@@ -125,7 +184,7 @@ class LlamaBackend:
             raise ModelLoadError(f"{path}: no context of {context_length} tokens: {log.text()}; use a smaller one")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
-        self._batch_tokens = params.n_batch
+        self._batch_tokens, self._output_rows = params.n_batch, params.n_outputs_max
         self._batch = llama_cpp.llama_batch_init(self._batch_tokens, 0, 1)
         self._fields = {
             name: np.ctypeslib.as_array(getattr(self._batch, name), shape=(self._batch_tokens,))
@@ -154,8 +213,8 @@ class LlamaBackend:
         self._flag.value = b""
         self._forget(0)
         rows = np.empty((len(ids), self._vocab_size), np.float32)
-        for start in range(0, len(ids), self._batch_tokens):
-            chunk = ids[start : start + self._batch_tokens]
+        for start in range(0, len(ids), self._output_rows):
+            chunk = ids[start : start + self._output_rows]
             self._check_status(self._run(chunk, start, len(chunk)))
             for index in range(len(chunk)):
                 rows[start + index] = self._row(index)

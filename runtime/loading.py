@@ -22,6 +22,9 @@ def load(
     context_length: int | None = None,
     threads: int | None = None,
     kv_dtype: Literal["f32", "f16", "q8_0"] | None = None,
+    repack: bool | None = None,
+    cache: bool = True,
+    spin: bool = True,
 ) -> Session:
     """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
 
@@ -31,9 +34,12 @@ def load(
         context_length: Tokens of prompt and generation; default: the model's, at most 4096.
         threads: Default: physical cores.
         kv_dtype: Of llama.cpp's KV cache, default f16; ONNX graphs have theirs built in.
+        repack: Let llama.cpp copy weights into this CPU's order; default: when the memory suffices.
+        cache: Keep ONNX Runtime's prepacked weights on disk (``$MIMO_CACHE``, else the user's cache folder).
+        spin: Let idle threads wait actively; False saves power.
 
     Raises:
-        ModelLoadError: Nothing that can be run is there.
+        ModelLoadError: Nothing that can be run is there, or it does not fit in memory.
         BackendUnavailableError: The backend cannot do what is asked for.
         MissingDependencyError: The backend's package is not installed.
         ValueError: context_length or threads below 1.
@@ -49,7 +55,12 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from mimo_mobile.runtime.llama_session import load_gguf
 
-        return _announced(path, load_gguf(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype))
+        return _announced(
+            path,
+            load_gguf(
+                path, context_length=context_length, threads=threads, kv_dtype=kv_dtype, repack=repack, spin=spin
+            ),
+        )
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
     if (path / "model.onnx").is_file():
@@ -57,7 +68,9 @@ def load(
 
         if kv_dtype is not None:
             raise BackendUnavailableError("kv_dtype is chosen when an ONNX model is converted; leave it out here")
-        return _announced(path, load_onnx(path, context_length=context_length, threads=threads))
+        if repack is not None:
+            raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
+        return _announced(path, load_onnx(path, context_length=context_length, threads=threads, cache=cache, spin=spin))
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mimo_mobile import files
-from mimo_mobile.errors import OutputExistsError
+from mimo_mobile.convert.model import Target, convert_checkpoint
+from mimo_mobile.errors import DiskFullError, OutputExistsError
+from mimo_mobile.hub import Source
 
 
 def test_an_output_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -62,3 +65,15 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
         pass
     with files.locked(tmp_path):
         pass
+
+
+def test_an_output_that_would_not_fit_is_refused_before_it_is_begun(
+    tmp_path: Path, tiny: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    targets: tuple[tuple[str, Target], ...] = (("m.gguf", "gguf"), ("m-onnx", "onnx"))
+    for name, target in targets:
+        with pytest.raises(DiskFullError, match=r"GB needed, 0\.00 GB free"):
+            convert_checkpoint(tiny, tmp_path / name, to=target)
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,9 @@ def main(llama_cpp: Path, checkpoint: Path, out: Path) -> None:
             # Qwen2Model stops at them: it has no name for the MTP layer.
             return None if item[0].startswith("model.mtp_layers.") else super().filter_tensors(item)
 
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            return "qwen2"  # found by a digest of the vocabulary, which MiMo-nano's is not known by
+
     conversion.TEXT_MODEL_MAP["MiMoForCausalLM"] = "qwen"
     sys.argv = ["convert_hf_to_gguf.py", str(checkpoint), "--outfile", str(out), "--outtype", "bf16"]
     convert_hf_to_gguf.main()

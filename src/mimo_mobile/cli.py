@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,13 @@ def _load_options(command: Command) -> Command:
         ),
         click.option("--threads", type=int, help="[default: physical cores]"),
         click.option("--kv-dtype", type=click.Choice(["f32", "f16", "q8_0"]), help="KV cache, llama.cpp only."),
+        click.option(
+            "--repack/--no-repack",
+            default=None,
+            help="Copy weights into the CPU's order [default: if they fit]; llama.cpp.",
+        ),
+        click.option("--cache/--no-cache", default=True, help="Keep prepacked weights on disk [default]; ONNX."),
+        click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
     )
     return _decorated(command, options)
 
@@ -96,7 +104,10 @@ def _load_options(command: Command) -> Command:
 def _load(model: Path, options: dict[str, Any]) -> Session:
     from mimo_mobile.runtime import load
 
-    return load(model, **{key: options.pop(key) for key in ("recipe", "context_length", "threads", "kv_dtype")})
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mimo_mobile").setLevel(logging.INFO)
+    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin"
+    return load(model, **{key: options.pop(key) for key in keys})
 
 
 def _config(options: dict[str, Any]) -> GenerationConfig:

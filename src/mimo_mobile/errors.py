@@ -8,6 +8,7 @@
     ├── QuantizationError            a recipe or a block format cannot be applied
     │   └── QualityGateError         a quantized file lost more than it may
     ├── OutputExistsError            an output is there already and --force was not given
+    ├── DiskFullError                an output would not fit on the disk
     ├── SessionError                 a model cannot be run
     │   ├── ModelLoadError           a file is no model, damaged, or too large
     │   ├── ContextFullError         prompt and answer do not fit the context
@@ -54,6 +55,10 @@ class QualityGateError(QuantizationError):
 
 class OutputExistsError(MimoMobileError):
     """An output is there already and overwriting was not asked for."""
+
+
+class DiskFullError(MimoMobileError):
+    """An output would not fit on the disk; nothing was written."""
 
 
 class SessionError(MimoMobileError):

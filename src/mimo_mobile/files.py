@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mimo_mobile.errors import OutputExistsError
+from mimo_mobile.errors import DiskFullError, OutputExistsError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 PARTIAL = ".partial"
@@ -48,6 +48,19 @@ def whole(final: Path, *, force: bool) -> Iterator[Path]:
     except BaseException:
         remove(temporary)
         raise
+
+
+def check_room(path: Path, needed: int) -> None:
+    """See that an output of ``needed`` bytes fits beside what is there.
+
+    Raises:
+        DiskFullError: It does not.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DiskFullError(
+            f"{path}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room or choose another --out"
+        )
 
 
 def remove_if_other_kind(final: Path, temporary: Path) -> None:

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -33,19 +33,39 @@ def progress_shown() -> Iterator[ProgressCallback]:
     if not sys.stderr.isatty():
         yield _PlainProgress()
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")
+    pace = _Pace()
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def show(step: Progress) -> None:
             task = next((task for task in bars.tasks if task.description == step.stage), None)
+            amount = pace.told(step)
             if task is None:  # one stage at a time: a new one takes the place of the last
                 for old in bars.task_ids:
                     bars.remove_task(old)
-                bars.add_task(step.stage, total=step.total, completed=step.done, amount=_amount(step))
+                bars.add_task(step.stage, total=step.total, completed=step.done, amount=amount)
             else:
-                bars.update(task.id, total=step.total, completed=step.done, amount=_amount(step))
+                bars.update(task.id, total=step.total, completed=step.done, amount=amount)
 
         yield show
+
+
+class _Pace:
+    """How fast a stage goes: measured from its first record."""
+
+    def __init__(self) -> None:
+        self._stage, self._began_s, self._first = "", 0.0, 0
+
+    def told(self, step: Progress) -> str:
+        """Done, of how much, with rate and time left."""
+        now = time.monotonic()
+        if step.stage != self._stage or step.done < self._first:
+            self._stage, self._began_s, self._first = step.stage, now, step.done
+        rate = (step.done - self._first) / max(now - self._began_s, 1e-9)
+        if rate <= 0:
+            return _amount(step)
+        each = f"{size(int(rate))}/s" if step.unit == "B" else f"{rate:,.0f} {step.unit}/s"
+        return f"{_amount(step)}, {each}, {(step.total - step.done) / rate:.0f} s left"
 
 
 class _PlainProgress:
@@ -54,13 +74,15 @@ class _PlainProgress:
     def __init__(self) -> None:
         self._stage = ""
         self._shown_s = 0.0
+        self._pace = _Pace()
 
     def __call__(self, step: Progress) -> None:
         now = time.monotonic()
+        amount = self._pace.told(step)
         if step.stage == self._stage and step.done < step.total and now - self._shown_s < PLAIN_INTERVAL_S:
             return
         if step.stage == self._stage or step.done < step.total:
-            print(f"{step.stage}: {_amount(step)}", file=sys.stderr, flush=True)
+            print(f"{step.stage}: {amount}", file=sys.stderr, flush=True)
         self._stage, self._shown_s = ("" if step.done >= step.total else step.stage), now
 
 

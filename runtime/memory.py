@@ -1,0 +1,83 @@
+"""What a model will take of this machine's memory, known before it is loaded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimo_mobile.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+WORTH_SAYING_BYTES = 1_000_000_000
+"""Smaller needs are logged for debugging only."""
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What one way of loading a model keeps in memory.
+
+    Attributes:
+        way: Its name, e.g. ``repacked``.
+        heap_bytes: Weights that are copied, KV cache and buffers: nothing that the system can take back.
+        mapped_bytes: Weights read from the file's own pages at every token; without room for them it crawls.
+    """
+
+    way: str
+    heap_bytes: int
+    mapped_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Both together."""
+        return self.heap_bytes + self.mapped_bytes
+
+    def __str__(self) -> str:
+        return f"{self.way} {_gb(self.heap_bytes)} + {_gb(self.mapped_bytes)} mapped"
+
+
+def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
+    """The first way that fits in the available memory; all of them are logged.
+
+    Raises:
+        ModelLoadError: None fits.
+    """
+    available = available_bytes()
+    level = logging.INFO if needs[0].total_bytes >= WORTH_SAYING_BYTES else logging.DEBUG
+    room = "unknown" if available is None else _gb(available)
+    logger.log(level, "%s: memory: %s; available %s", path.name, ", or ".join(map(str, needs)), room)
+    for need in needs:
+        if available is None or need.total_bytes <= available:
+            return need
+    least = min(needs, key=lambda need: need.total_bytes)
+    raise ModelLoadError(
+        f"{path}: needs {_gb(least.total_bytes)} of memory ({least}), {room} is available;"
+        " take a shorter --context-length or a smaller recipe, or close other programs"
+    )
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take: the system's, within its control group's limit; None if unknown."""
+    found = []
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, StopIteration):
+        return None
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        if limit != "max":  # pages of files count as used there, but are given back
+            used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+            found.append(int(limit) - used + int(statistics["inactive_file"]) + int(statistics["active_file"]))
+    except (OSError, ValueError, KeyError):
+        pass
+    return max(0, min(found))
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
