@@ -1,7 +1,7 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow check lint types docs nano verify-optimum clean
+.PHONY: help quantize test test-slow check lint types docs bench bench-7b nano verify-optimum clean
 
 VENV ?= .venv
 VERIFY_VENV ?= .venv-verify
@@ -14,7 +14,7 @@ OUT ?= out
 
 help:  ## what there is
 	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: MODEL=nano|folder|hub-id  RECIPE=q4_0,int4_b32,…  OUT=folder"
 
 quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with a first answer from each
@@ -37,6 +37,12 @@ types: $(VENV)/.installed-dev  ## mypy, strict
 docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs/cli.md
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
 
+bench: $(VENV)/.installed-bench  ## speed and memory beside llama.cpp and onnxruntime-genai: MiMo-nano, two layers of 7B shapes
+	@$(BIN)/python -m benchmarks.speed --out "$(OUT)/bench"
+
+bench-7b: $(VENV)/.installed-bench  ## the same with all 36 layers of random weights (45 GB of disk, hours on two cores)
+	@$(BIN)/python -m benchmarks.speed --layers 36 --no-nano --rounds 3 --out "$(OUT)/bench-7b"
+
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
 	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train
 
@@ -52,6 +58,10 @@ $(VENV)/.installed: pyproject.toml tools/setup.sh
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@bash tools/setup.sh "$(VENV)" dev
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@bash tools/setup.sh "$(VENV)" bench
 	@touch $@
 
 $(VERIFY_VENV)/.installed: tools/nano/requirements.txt

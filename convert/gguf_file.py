@@ -1,12 +1,13 @@
 """Checkpoint → GGUF: the trunk as architecture ``qwen2``, the MTP layers in a file of their own.
 
-Every tensor is read, encoded by two or more threads and written before the next one is touched: nothing but
-the largest tensor is in memory. Knows GGUF's names through the gguf package; knows nothing of block formats.
+While a tensor is written, the next one is read and encoded by two or more threads: no more than two encoded
+tensors are in memory. Knows GGUF's names through the gguf package; knows nothing of block formats.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,34 +105,61 @@ def _write_tensors(
 ) -> None:
     done, total = 0, sum(checkpoint.tensors[name].size for name in mapped)
     with ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
-        for name, target in mapped.items():
-            view = checkpoint.tensors[name]
-            writer.write_tensor_data(encode(view, formats[name], pool, swap_halves=target.swap_halves))
-            done += view.size
+        waiting: deque[tuple[str, Encoding]] = deque()
+
+        def write_first() -> None:
+            nonlocal done
+            name, encoding = waiting.popleft()
+            writer.write_tensor_data(encoding.result())
+            done += checkpoint.tensors[name].size
             progress(Progress(stage, done, total, name, unit="weights"))
 
+        for name, target in mapped.items():
+            # The next tensor is read and encoded while the one before is written.
+            encoding = Encoding(checkpoint.tensors[name], formats[name], pool, swap_halves=target.swap_halves)
+            waiting.append((name, encoding))
+            if len(waiting) > 1:
+                write_first()
+        while waiting:
+            write_first()
 
-def encode(
-    view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
-) -> NDArray[np.uint8]:
-    """A tensor's rows as bytes [rows, row_bytes], made by all threads of ``pool``."""
-    columns = view.shape[-1]
-    rows = view.size // columns
-    out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
-    step = max(1, TASK_WEIGHTS // columns)
 
-    def task(start: int) -> None:
-        if len(view.shape) == 1:
-            values = view.float32()[None]
-        else:
-            values = view.float32(start, start + step)
-        if swap_halves:
-            values = np.roll(values, columns // 2, axis=1)
-        row_format.encode(values, out[start : start + step])
+class Encoding:
+    """A tensor's rows becoming bytes [rows, row_bytes] in the threads of a pool."""
 
-    for _ in pool.map(task, range(0, rows, step)):
-        pass
-    return out
+    def __init__(
+        self, view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
+    ) -> None:
+        """Begin; rows are read by the thread that encodes them."""
+        columns = view.shape[-1]
+        rows = view.size // columns
+        self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
+        step = max(1, TASK_WEIGHTS // columns)
+
+        def task(start: int) -> None:
+            if len(view.shape) == 1:
+                values = view.float32()[None]
+            else:
+                values = view.float32(start, start + step)
+            if swap_halves:
+                values = np.roll(values, columns // 2, axis=1)
+            row_format.encode(values, self._out[start : start + step])
+
+        self._tasks = [pool.submit(task, start) for start in range(0, rows, step)]
+
+    def result(self) -> NDArray[np.uint8]:
+        """The bytes, when all are there.
+
+        Raises:
+            QuantizationError: The format does not fit the tensor.
+        """
+        try:
+            for task in self._tasks:
+                task.result()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        return self._out
 
 
 def _stored_bytes(view: TensorView, row_format: RowFormat) -> int:
