@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint, read_json
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
@@ -15,6 +15,9 @@ from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
+
+if TYPE_CHECKING:
+    from mimo_mobile.convert.onnx_file import Calibrate
 
 Target = Literal["gguf", "onnx"]
 Dtype = Literal["f32", "f16", "bf16"]
@@ -105,8 +108,9 @@ def write_onnx_model(
     metadata: Mapping[str, str],
     force: bool = False,
     progress: ProgressCallback = ignore,
+    calibrate: Calibrate | None = None,
 ) -> list[Path]:
-    """Write the ONNX folder ``out``.
+    """Write the ONNX folder ``out``; with ``calibrate`` a second graph has an int8 KV cache.
 
     Raises:
         OutputExistsError: It is there and ``force`` is false.
@@ -117,7 +121,10 @@ def write_onnx_model(
     from mimo_mobile.convert.onnx_graph import Compute
 
     compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype))
-    return [write_onnx(out, checkpoint, format_of, compute, metadata=metadata, force=force, progress=progress)]
+    written = write_onnx(
+        out, checkpoint, format_of, compute, metadata=metadata, calibrate=calibrate, force=force, progress=progress
+    )
+    return [written]
 
 
 def is_vector(name: str) -> bool:

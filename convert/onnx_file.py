@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
-from mimo_mobile.convert.checkpoint import Checkpoint, read_json
+from mimo_mobile.convert.checkpoint import Checkpoint, TensorView, read_json
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.vocabulary import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_vocabulary
@@ -29,6 +29,9 @@ from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 MODEL, MTP, DATA = "model.onnx", "mtp.onnx", "model.onnx.data"
+KV_INT8 = "model.kv-int8.onnx"
+"""The trunk with an int8 KV cache, on the same weights."""
+
 GENAI_CONFIG = "genai_config.json"
 
 COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
@@ -41,6 +44,12 @@ TASK_WEIGHTS = 1 << 22
 
 FormatOf = Callable[[str], PlainFormat | MatMulFormat]
 
+KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Of keys and of values `[K * D]`, layer by layer."""
+
+Calibrate = Callable[[Sequence[ir.Model], Path], KvScales]
+"""Runs the trunk's layers one after the other, their data in a folder, and says what an INT8 cache needs."""
+
 
 class LazyWeights:
     """A checkpoint's weights as onnx-ir tensors that are read, and quantized, when their bytes are asked for."""
@@ -48,6 +57,7 @@ class LazyWeights:
     def __init__(self, checkpoint: Checkpoint, format_of: FormatOf, compute: Compute, pool: ThreadPoolExecutor) -> None:
         """Give weights of ``checkpoint`` in the formats that ``format_of`` says, made by the threads of ``pool``."""
         self._checkpoint, self._format_of, self._compute, self._pool = checkpoint, format_of, compute, pool
+        self._kv_scales: KvScales = []
         # Integers and scales of a weight are asked for one after the other.
         self._quantized = lru_cache(maxsize=1)(self._quantize)
 
@@ -110,22 +120,44 @@ class LazyWeights:
 
     def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
         """Cosines and sines `[max_position_embeddings, D / 2]`."""
-        config, dtype = self._checkpoint.config, self._compute.kv
+        config, dtype = self._checkpoint.config, self._compute.attention
         shape = (config.max_position_embeddings, config.head_dim // 2)
         cos = _lazy("rope.cos", dtype, shape, lambda: np.cos(_angles(config)).astype(dtype.numpy()))
         return cos, _lazy("rope.sin", dtype, shape, lambda: np.sin(_angles(config)).astype(dtype.numpy()))
+
+    def set_kv_scales(self, scales: KvScales) -> None:
+        """Keep what a calibration found, for a trunk with an INT8 cache."""
+        self._kv_scales = scales
+
+    def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
+        key, value = self._kv_scales[layer]
+        prefix = f"model.layers.{layer}.self_attn"
+        return ir.tensor(key, name=f"{prefix}.k_scale"), ir.tensor(value, name=f"{prefix}.v_scale")
 
     def _quantize(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Integers and scales of stacked weights, by all threads."""
         row_format = self._format_of(names[0])
         assert not isinstance(row_format, PlainFormat)
-        tasks = []
-        for name in names:
-            view = self._checkpoint.tensors[name]
+        views = [self._checkpoint.tensors[name] for name in names]
+        rows, blocks = sum(view.shape[0] for view in views), views[0].shape[1] // row_format.block_size
+        values = np.empty((rows, blocks, row_format.block_size * row_format.bits // 8), np.uint8)
+        scales = np.empty((rows, blocks), np.float32)
+
+        def task(view: TensorView, start: int, stop: int, place: int) -> None:
+            part = slice(place + start, place + stop)
+            values[part], scales[part] = row_format.quantize(view.float32(start, stop))
+
+        waiting, place = [], 0
+        for view in views:
             step = max(1, TASK_WEIGHTS // view.shape[1])
-            tasks += [(view, start, start + step) for start in range(0, view.shape[0], step)]
-        parts = list(self._pool.map(lambda task: row_format.quantize(task[0].float32(task[1], task[2])), tasks))
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+            for start in range(0, view.shape[0], step):
+                stop = min(start + step, view.shape[0])
+                waiting.append(self._pool.submit(task, view, start, stop, place))
+            place += view.shape[0]
+        for each in waiting:
+            each.result()
+        return values, scales
 
 
 def write_onnx(
@@ -135,6 +167,7 @@ def write_onnx(
     compute: Compute,
     *,
     metadata: Mapping[str, str],
+    calibrate: Calibrate | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -146,7 +179,8 @@ def write_onnx(
         checkpoint: The source.
         format_of: Checkpoint's tensor name → format of matrices and embedding.
         compute: What activations and attention are computed with.
-        metadata: Goes into both models' metadata_props.
+        metadata: Goes into the models' metadata_props.
+        calibrate: Finds the scales for a second trunk with an int8 KV cache; None writes none.
         threads: Default: one per core.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -167,7 +201,12 @@ def write_onnx(
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
             graphs[name] = onnx_graph.mtp(config, weights, compute, layer)
         with (folder / DATA).open("wb") as data:
-            _write_data(data, folder, graphs, progress, out)
+            places = _write_data(data, folder, graphs, progress, out)
+        if calibrate is not None:
+            each = (onnx_graph.trunk_layer(config, weights, compute, i) for i in range(config.num_hidden_layers))
+            weights.set_kv_scales(calibrate([_placed(layer, places) for layer in each], folder))
+            int8 = Compute(compute.activations, ir.DataType.INT8)
+            graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)
         for name, model in graphs.items():
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
             ir.save(model, folder / name)
@@ -179,9 +218,12 @@ def write_onnx(
 
 def _write_data(
     data: BinaryIO, folder: Path, graphs: Mapping[str, ir.Model], progress: ProgressCallback, out: Path
-) -> None:
-    """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it."""
-    uses = list(_lazy_initializers(graphs))
+) -> dict[str, ir.ExternalTensor]:
+    """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it.
+
+    Returns the places by name.
+    """
+    uses = [value for model in graphs.values() for value in _lazy_initializers(model)]
     total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())
     files.check_room(out, total)
     places: dict[str, ir.ExternalTensor] = {}
@@ -200,13 +242,20 @@ def _write_data(
             done += length
             progress(Progress(f"write {out.name}", min(done, total), total, name))
         value.const_value = places[name]
+    return places
 
 
-def _lazy_initializers(graphs: Mapping[str, ir.Model]) -> Iterator[ir.Value]:
-    for model in graphs.values():
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.LazyTensor):
-                yield value
+def _placed(model: ir.Model, places: Mapping[str, ir.ExternalTensor]) -> ir.Model:
+    """The same model with its lazy tensors where they were written."""
+    for value in _lazy_initializers(model):
+        value.const_value = places[str(value.name)]
+    return model
+
+
+def _lazy_initializers(model: ir.Model) -> Iterator[ir.Value]:
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.LazyTensor):
+            yield value
 
 
 def genai_config(config: MimoConfig, eos_id: int, pad_id: int) -> dict[str, Any]:

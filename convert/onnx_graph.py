@@ -34,11 +34,16 @@ class Compute:
 
     Attributes:
         activations: FLOAT or FLOAT16.
-        kv: Of attention and its cache, FLOAT or FLOAT16.
+        kv: Of the KV cache: FLOAT, FLOAT16, or INT8 with a scale for each channel.
     """
 
     activations: ir.DataType
     kv: ir.DataType
+
+    @property
+    def attention(self) -> ir.DataType:
+        """What attention itself computes with."""
+        return self.activations if self.kv == ir.DataType.INT8 else self.kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,10 @@ class OnnxWeights(Protocol):
         """The embedding `[vocab, E]`; in blocks it is INT4."""
 
     def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """Cosines and sines `[max_position_embeddings, D / 2]`, in the dtype of attention."""
+        """Cosines and sines `[max_position_embeddings, D / 2]`."""
+
+    def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
 
 
 class _Block:
@@ -78,6 +86,7 @@ class _Block:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._rope: list[ir.Value] = []
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
@@ -99,6 +108,13 @@ class _Block:
 
     def cast(self, x: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
         return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
+
+    def rope(self) -> list[ir.Value]:
+        """Cosines and sines in the dtype of attention, once for all layers."""
+        if not self._rope:
+            tables = self.weights.rope()
+            self._rope = [self.cast(self.initializer(each), each.dtype, self.compute.attention) for each in tables]
+        return self._rope
 
     def model(self, name: str) -> ir.Model:
         graph = ir.Graph(
@@ -144,6 +160,20 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
     _hidden_output(block, "hidden_states_out", normed)
     block.outputs.sort(key=lambda value: str(value.name).startswith("present"))
     return block.model(f"mimo_mtp_{layer}")
+
+
+def trunk_layer(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int) -> ir.Model:
+    """One layer alone: input_ids for the first, x and skip `[B, T, E]` for others → x_out, skip_out, present KV."""
+    block = _Block(config, weights, compute)
+    shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
+    if layer == 0:
+        x, skip = embed(block, block.input("input_ids", ir.DataType.INT64, shape[:2])), None
+    else:
+        x, skip = (block.input(name, compute.activations, shape) for name in ("x", "skip"))
+    x, skip = decoder_layer(block, f"model.layers.{layer}.", layer, x, skip, _lengths(block))
+    for name, value in (("x_out", x), ("skip_out", skip)):
+        block.output(name, value, compute.activations, shape)
+    return block.model(f"mimo_layer_{layer}")
 
 
 def embed(block: _Block, ids: ir.Value) -> ir.Value:
@@ -204,23 +234,25 @@ def attention(block: _Block, prefix: str, index: int, x: ir.Value, lengths: tupl
     weight = block.weights.matrix(*(f"{prefix}{name}_proj.weight" for name in "qkv"))
     bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
     qkv = block.tape.op("Add", [linear(block, x, weight), bias])
-    qkv = block.cast(qkv, compute.activations, compute.kv)
-    cos, sin = (block.initializer(each) for each in block.weights.rope())
-    attributes = {
+    qkv = block.cast(qkv, compute.activations, compute.attention)
+    attributes: dict[str, int | float | str] = {
         "num_heads": config.num_attention_heads,
         "kv_num_heads": config.num_key_value_heads,
         "scale": config.head_dim**-0.5,
         "do_rotary": 1,
         "rotary_interleaved": 0,
     }
+    inputs = [qkv, None, None, *past, *lengths, *block.rope()]
+    if compute.kv == ir.DataType.INT8:
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        inputs += [None, None, None, *(block.initializer(each) for each in block.weights.kv_scales(index))]
     mixed, key, value = block.tape.op_multi_out(
-        "GroupQueryAttention", [qkv, None, None, *past, *lengths, cos, sin], attributes,
-        num_outputs=3, domain=MICROSOFT,
-    )  # fmt: skip
+        "GroupQueryAttention", inputs, attributes, num_outputs=3, domain=MICROSOFT
+    )
     cache = ["batch_size", config.num_key_value_heads, "total_sequence_length", config.head_dim]
     block.output(f"present.{index}.key", key, compute.kv, cache)
     block.output(f"present.{index}.value", value, compute.kv, cache)
-    mixed = block.cast(mixed, compute.kv, compute.activations)
+    mixed = block.cast(mixed, compute.attention, compute.activations)
     return linear(block, mixed, block.weights.matrix(prefix + "o_proj.weight"))
 
 

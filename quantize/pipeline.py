@@ -20,8 +20,10 @@ from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Entry, Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize.calibrate import TEXT, KvCalibration
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
+from mimo_mobile.runtime.tokenizer import TextTokenizer
 
 
 def quantize_checkpoint(
@@ -160,4 +162,7 @@ def write_model(
         return write_gguf_model(
             checkpoint, out, row_format, recipe.name.upper(), metadata, force=True, progress=progress
         )
-    return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, force=True, progress=progress)
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
+    calibrate = KvCalibration(ids, progress)
+    return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, True, progress, calibrate)

@@ -28,6 +28,7 @@ class BenchResult:
         decode_tps_slowest: Of the slowest run, to show how noisy the machine is.
         decode_tps_fastest: Of the fastest run.
         time_to_first_token_s: From an empty cache.
+        kv_bytes_per_token: Memory of one token in the KV cache.
         peak_rss_bytes: Of this process.
     """
 
@@ -40,6 +41,7 @@ class BenchResult:
     decode_tps_slowest: float
     decode_tps_fastest: float
     time_to_first_token_s: float
+    kv_bytes_per_token: int
     peak_rss_bytes: int
 
 
@@ -78,5 +80,6 @@ def bench(session: Session, *, prompt_tokens: int = 128, generate_tokens: int = 
         decode_tps_slowest=generate_tokens / max(decodes),
         decode_tps_fastest=generate_tokens / min(decodes),
         time_to_first_token_s=median(prefills),
+        kv_bytes_per_token=backend.kv_bytes_per_token,
         peak_rss_bytes=peak_rss_bytes(),
     )

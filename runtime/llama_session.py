@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime import memory
 from mimo_mobile.runtime.gguf_header import GgufHeader
 from mimo_mobile.runtime.memory import MemoryNeed
-from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
+from mimo_mobile.runtime.session import Cancelled, KvDtype, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
@@ -31,9 +31,8 @@ OUTPUT_ROWS = 64
 """Most rows of logits at once: room for 512 of them would take 311 MB."""
 
 _WAIT_POLICY = "OMP_WAIT_POLICY"
-_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-
-KvDtype = Literal["f32", "f16", "q8_0"]
+_KV_TYPES = {"f32": ("F32", 4.0), "f16": ("F16", 2.0), "int8": ("Q8_0", 34 / 32)}
+"""ggml's type and bytes a value."""
 
 _LIMITS = {
     "block_count": (1, 512),
@@ -85,12 +84,14 @@ def load_gguf(
         synthetic = header.value(SYNTHETIC) is True
         context_length = choose_context_length(path, context_length, trained)
         kv_dtype = kv_dtype or "f16"
-        needs = _needs(header, context_length, kv_dtype)
+        per_token = _kv_bytes_per_token(header, kv_dtype)
+        needs = _needs(header, context_length * per_token)
     ways = [repack] if repack is not None else [True, False]
     chosen = memory.choose(path, [needs[way] for way in ways])
     backend = LlamaBackend(
         path, context_length, threads or physical_cores(), kv_dtype, log, repack=chosen is needs[True]
     )
+    backend.kv_bytes_per_token = per_token
     return Session(backend, tokenizer, template if isinstance(template, str) else None, synthetic=synthetic)
 
 
@@ -112,17 +113,20 @@ def _check(header: GgufHeader) -> int:
     return int(header.value(f"{ARCHITECTURE}.context_length"))
 
 
-def _needs(header: GgufHeader, context_length: int, kv_dtype: KvDtype) -> dict[bool, MemoryNeed]:
+def _kv_bytes_per_token(header: GgufHeader, kv_dtype: KvDtype) -> int:
+    keys = "block_count", "embedding_length", "attention.head_count", "attention.head_count_kv"
+    layers, width, heads, kv_heads = (int(header.value(f"{ARCHITECTURE}.{key}")) for key in keys)
+    head_dim = int(header.value(f"{ARCHITECTURE}.attention.key_length") or width // heads)
+    return int(2 * layers * kv_heads * head_dim * _KV_TYPES[kv_dtype][1])
+
+
+def _needs(header: GgufHeader, kv_bytes: int) -> dict[bool, MemoryNeed]:
     """Repacked or not → memory."""
-    value = {key: int(header.value(f"{ARCHITECTURE}.{key}")) for key in _LIMITS}
-    head_dim = header.value(f"{ARCHITECTURE}.attention.key_length")
-    head_dim = head_dim or value["embedding_length"] // value["attention.head_count"]
-    row = value["attention.head_count_kv"] * int(head_dim)
-    kv = 2 * value["block_count"] * context_length * row * _KV_BYTES[kv_dtype]
+    value = {key: int(header.value(f"{ARCHITECTURE}.{key}")) for key in ("feed_forward_length", "embedding_length")}
     # The widest activations of a batch: gate, up and product, beside the residual stream.
     batch = BATCH_TOKENS * 4 * (3 * value["feed_forward_length"] + 4 * value["embedding_length"])
     weights, embedding = header.path.stat().st_size, header.tensor_bytes("token_embd.weight")
-    rest = int(kv) + batch
+    rest = kv_bytes + batch
     return {
         True: MemoryNeed("repacked", weights - embedding + rest, embedding),
         False: MemoryNeed("not repacked", rest, weights),
@@ -160,6 +164,7 @@ class LlamaBackend:
         self._api: Any = llama_cpp
         self._flag = ctypes.create_string_buffer(2)
         self.context_length = context_length
+        self.kv_bytes_per_token = 0
         self._context: Any = None
         log.clear()
         model_params = llama_cpp.llama_model_default_params()
@@ -172,7 +177,7 @@ class LlamaBackend:
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
         params.n_outputs_max = min(OUTPUT_ROWS, params.n_batch)
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_dtype.upper()}")
+        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{_KV_TYPES[kv_dtype][0]}")
         if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         # Asked before every operation: strlen of "" or "\x01" is false or true without taking Python's lock.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mimo_mobile import manifest
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
@@ -12,7 +12,7 @@ from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime.session import Session
+    from mimo_mobile.runtime.session import KvDtype, Session
 
 
 def load(
@@ -21,7 +21,7 @@ def load(
     recipe: str | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    kv_dtype: Literal["f32", "f16", "q8_0"] | None = None,
+    kv_dtype: KvDtype | None = None,
     repack: bool | None = None,
     cache: bool = True,
     spin: bool = True,
@@ -33,7 +33,7 @@ def load(
         recipe: Which entry of a quantized folder; default: its first.
         context_length: Tokens of prompt and generation; default: the model's, at most 4096.
         threads: Default: physical cores.
-        kv_dtype: Of llama.cpp's KV cache, default f16; ONNX graphs have theirs built in.
+        kv_dtype: Of the KV cache: ``f16``, ``int8``, or ``f32`` for comparisons; default: f16, or the graph's.
         repack: Let llama.cpp copy weights into this CPU's order; default: when the memory suffices.
         cache: Keep ONNX Runtime's prepacked weights on disk (``$MIMO_CACHE``, else the user's cache folder).
         spin: Let idle threads wait actively; False saves power.
@@ -66,11 +66,12 @@ def load(
     if (path / "model.onnx").is_file():
         from mimo_mobile.runtime.ort_session import load_onnx
 
-        if kv_dtype is not None:
-            raise BackendUnavailableError("kv_dtype is chosen when an ONNX model is converted; leave it out here")
         if repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
-        return _announced(path, load_onnx(path, context_length=context_length, threads=threads, cache=cache, spin=spin))
+        return _announced(
+            path,
+            load_onnx(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype, cache=cache, spin=spin),
+        )
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
 

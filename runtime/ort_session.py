@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import MimoMobileError, ModelLoadError, SessionError, require
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, SessionError, require
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime import memory, prepacked
 from mimo_mobile.runtime.memory import MemoryNeed
-from mimo_mobile.runtime.session import Cancelled, Session, choose_context_length
+from mimo_mobile.runtime.session import Cancelled, KvDtype, Session, choose_context_length
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
@@ -26,6 +26,7 @@ from mimo_mobile.runtime.tokenizer import TextTokenizer
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MODEL = "model.onnx"
+KV_INT8 = "model.kv-int8.onnx"
 BATCH_TOKENS = 128
 """Prompt tokens per run."""
 
@@ -37,7 +38,8 @@ PREPACKED_SIZE = 1.2
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+_KV_TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)", "int8": "tensor(int8)"}
 
 
 def load_onnx(
@@ -45,6 +47,7 @@ def load_onnx(
     *,
     context_length: int | None = None,
     threads: int | None = None,
+    kv_dtype: KvDtype | None = None,
     cache: bool = True,
     spin: bool = True,
 ) -> Session:
@@ -54,14 +57,19 @@ def load_onnx(
         folder: Holds model.onnx, its data, tokenizer.json, config.json and the chat template.
         context_length: Default: the model's, at most 4096.
         threads: Default: physical cores.
+        kv_dtype: ``int8`` takes the graph with an int8 cache; else it must be what model.onnx has built in.
         cache: Keep this CPU's arrangement of the weights on disk and map it, instead of making it at every load.
         spin: Let idle threads wait actively: faster, and more power.
 
     Raises:
         ModelLoadError: A file is missing, damaged, no decoder with MiMo's inputs, or too large for the memory.
+        BackendUnavailableError: The folder has no graph with a cache of ``kv_dtype``.
         MissingDependencyError: onnxruntime is not installed.
     """
     ort = _runtime()
+    model = folder / (KV_INT8 if kv_dtype == "int8" else MODEL)
+    if kv_dtype == "int8" and not model.is_file():
+        raise BackendUnavailableError(f"{folder}: no {KV_INT8}; quantize again for an int8 KV cache, or leave it out")
     tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -71,8 +79,8 @@ def load_onnx(
             f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again"
         ) from error
     context_length = choose_context_length(folder, context_length, trained)
-    session = _open(ort, folder, threads or physical_cores(), cache, spin)
-    backend = OrtBackend(ort, session, folder, context_length)
+    session = _open(ort, model, threads or physical_cores(), cache, spin)
+    backend = OrtBackend(ort, session, model, context_length, kv_dtype)
     file = folder / "chat_template.jinja"
     template = file.read_text(encoding="utf-8") if file.is_file() else None
     return Session(backend, tokenizer, template, synthetic=synthetic)
@@ -84,7 +92,7 @@ def _runtime() -> Any:
     return ort
 
 
-def _open(ort: Any, folder: Path, threads: int, cache: bool, spin: bool) -> Any:
+def _open(ort: Any, model: Path, threads: int, cache: bool, spin: bool) -> Any:
     """The InferenceSession, from prepacked weights when there is a cache."""
 
     def options() -> Any:
@@ -98,12 +106,12 @@ def _open(ort: Any, folder: Path, threads: int, cache: bool, spin: bool) -> Any:
     def start(model: Path) -> Any:
         return ort.InferenceSession(str(model), options(), providers=["CPUExecutionProvider"])
 
-    model, data = folder / MODEL, folder / prepacked.DATA
+    data = model.with_name(prepacked.DATA)
     weights = int(PREPACKED_SIZE * data.stat().st_size) if data.is_file() else 0
     try:
         ready = prepacked.entry(ort, model) if cache and weights else None
         way = MemoryNeed("prepacked cache", 0, weights) if ready else MemoryNeed("prepacking", weights, 0)
-        memory.choose(folder, [way])
+        memory.choose(model.parent, [way])
         if cache and weights and (found := prepacked.prepare(ort, model, options())):
             try:
                 return start(found / prepacked.MODEL)
@@ -120,11 +128,14 @@ def _open(ort: Any, folder: Path, threads: int, cache: bool, spin: bool) -> Any:
 class OrtBackend:
     """One InferenceSession and one KV cache on the CPU."""
 
-    def __init__(self, ort: Any, session: Any, folder: Path, context_length: int) -> None:
-        """Make room for ``context_length`` tokens beside the session of ``folder``/model.onnx.
+    def __init__(
+        self, ort: Any, session: Any, model: Path, context_length: int, kv_dtype: KvDtype | None = None
+    ) -> None:
+        """Make room for ``context_length`` tokens beside the session of ``model``.
 
         Raises:
             ModelLoadError: It is no decoder with MiMo's inputs, or the KV cache does not fit in memory.
+            BackendUnavailableError: Its cache is not of ``kv_dtype``.
         """
         self._ort = ort
         self._session = session
@@ -135,7 +146,7 @@ class OrtBackend:
         others = [name for name in inputs if name not in self._past]
         if not self._past or sorted(others) != ["attention_mask", "input_ids"] or "logits" not in outputs:
             raise ModelLoadError(
-                f"{folder / MODEL}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; input_ids,"
+                f"{model}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; input_ids,"
                 " attention_mask and a KV cache expected: convert the checkpoint with `mimo convert --to onnx`"
             )
         self._vocab_size = int(outputs["logits"].shape[-1])
@@ -145,9 +156,14 @@ class OrtBackend:
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
         self._last_rows = self._empty_rows(LAST_TOKENS)
         self._run_options = ort.RunOptions()
+        kind = inputs[self._past[0]].type
+        if kv_dtype is not None and kind != _KV_TYPES[kv_dtype]:
+            built = next((name for name, each in _KV_TYPES.items() if each == kind), kind)
+            raise BackendUnavailableError(f"{model}: its KV cache is {built}, {kv_dtype} was asked for; leave it out")
         shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in self._past}
         kv = sum(math.prod(shape) * np.dtype(_DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
-        memory.choose(folder, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
+        self.kv_bytes_per_token = kv // context_length
+        memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
         self._kv = {
             name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
             for name, shape in shapes.items()

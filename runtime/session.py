@@ -32,6 +32,9 @@ from mimo_mobile.runtime.generation import (
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
+KvDtype = Literal["f32", "f16", "int8"]
+"""Of the KV cache; int8 has scales: by channel in ONNX graphs, by 32 values in llama.cpp (its q8_0)."""
+
 DEFAULT_CONTEXT = 4096
 """Tokens; a KV cache for all that MiMo-7B was trained for would take 4.8 GB."""
 
@@ -42,6 +45,10 @@ class Backend(Protocol):
     @property
     def context_length(self) -> int:
         """Tokens that the KV cache holds."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory of one token in the KV cache."""
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``, forgetting later entries; the logits [V] of the last, until the next call.

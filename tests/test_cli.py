@@ -110,7 +110,7 @@ def test_inspect_verifies_a_quantized_folder(tiny: Source, tmp_path: Path) -> No
         (["run", "{gguf}", "hello", "--context-length", "4"], 1, "the context holds 4"),
         (["run", "{gguf}", "hello", "--recipe", "q4_0"], 1, "there is no recipe to choose"),
         (["run", "{mtp}", "hello"], 1, "holds an MTP layer only"),
-        (["run", "{onnx}", "hello", "--kv-dtype", "q8_0"], 1, "kv_dtype is chosen when"),
+        (["run", "{onnx}", "hello", "--kv-dtype", "f16"], 1, "its KV cache is f32, f16 was asked for"),
         (["bench", "{gguf}", "--prompt-tokens", "9999"], 1, "9999 + 64 tokens asked for"),
         (["inspect", "{empty}"], 1, "a checkpoint folder, .gguf file, ONNX folder or quantized folder expected"),
         (["inspect", "{empty}", "--verify"], 1, "no manifest.json"),

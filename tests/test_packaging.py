@@ -49,7 +49,8 @@ def test_a_wheel_holds_code_and_nano_and_nothing_else(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
     expected = {f"mimo_mobile/{path.name}" for path in (ROOT / "src/mimo_mobile").glob("*.py")} | {
-        "mimo_mobile/py.typed"
+        "mimo_mobile/py.typed",
+        "mimo_mobile/quantize/calibration.txt",
     }
     expected |= {f"mimo_mobile/{stage}/{path.name}" for stage in STAGES for path in (ROOT / stage).glob("*.py")}
     expected |= {f"mimo_mobile/nano/{path.name}" for path in (ROOT / "src/mimo_mobile/nano").iterdir()}

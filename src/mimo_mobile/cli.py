@@ -89,7 +89,7 @@ def _load_options(command: Command) -> Command:
             "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
         ),
         click.option("--threads", type=int, help="[default: physical cores]"),
-        click.option("--kv-dtype", type=click.Choice(["f32", "f16", "q8_0"]), help="KV cache, llama.cpp only."),
+        click.option("--kv-dtype", type=click.Choice(["f32", "f16", "int8"]), help="KV cache [default: f16]."),
         click.option(
             "--repack/--no-repack",
             default=None,

@@ -1,0 +1,100 @@
+"""Scales for an int8 KV cache, found by running a model's own layers over short texts, one layer in memory at a time.
+
+The graphs are ``convert.onnx_graph``'s. Knows what the texts are and how keys turn; knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import QuantizationError, require
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from mimo_mobile.convert.onnx_file import KvScales
+
+LARGEST = 127
+"""The integer that the largest key or value seen becomes; beyond it the kernel saturates."""
+
+LEAST_SCALE = 1e-6
+"""For a channel that was always 0."""
+
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
+TEXT = Path(__file__).with_name("calibration.txt")
+"""What MiMo is made for: sums, algebra, code and a proof with thinking, in its chat template. Written for this."""
+
+
+class KvCalibration:
+    """Runs a trunk's layers over token ids; what it returns are the scales of an int8 KV cache."""
+
+    def __init__(self, ids: Sequence[int], progress: ProgressCallback = ignore) -> None:
+        """Calibrate on ``ids``, which may be several texts in a row."""
+        self._ids, self._progress = ids, progress
+        require("onnxruntime", "onnx")
+
+    def __call__(self, layers: Sequence[ir.Model], folder: Path) -> KvScales:
+        """Scales of keys and values `[K * D]` float32, layer by layer.
+
+        Args:
+            layers: Graphs of ``onnx_graph.trunk_layer``.
+            folder: Where their data are.
+
+        Raises:
+            QuantizationError: A layer cannot be run, or makes NaN or infinity.
+        """
+        ids = np.array([self._ids], np.int64)
+        feeds: dict[str, NDArray[Any]] = {"input_ids": ids}
+        scales: KvScales = []
+        for index, layer in enumerate(layers):
+            feeds["attention_mask"] = np.ones_like(ids)
+            try:
+                outputs = _run(layer, folder, feeds)
+            except Exception as error:  # ONNX Runtime's exceptions share no public base
+                raise QuantizationError(f"calibration: layer {index} cannot be run: {error}") from error
+            if not np.isfinite(outputs["x_out"]).all():
+                raise QuantizationError(f"calibration: layer {index} makes NaN or infinity; a damaged checkpoint")
+            key, value = outputs[f"present.{index}.key"][0], outputs[f"present.{index}.value"][0]
+            scales.append((_steps(_turned(key)), _steps(np.abs(value.astype(np.float32)))))
+            feeds = {"x": outputs["x_out"], "skip": outputs["skip_out"]}
+            self._progress(Progress("calibrate int8 KV cache", index + 1, len(layers), f"layer {index}", "layers"))
+        return scales
+
+
+def _run(layer: ir.Model, folder: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """All outputs of a layer, with an empty past."""
+    import onnx_ir as ir
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry(_FOLDER, str(folder))
+    model = ir.to_proto(layer).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    for each in session.get_inputs():
+        if each.name.startswith("past_key_values."):
+            feeds[each.name] = np.zeros((1, each.shape[1], 0, each.shape[3]), kinds[each.type])
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _turned(key: NDArray[Any]) -> NDArray[np.float32]:
+    """The largest that keys `[K, T, D]` can be at any position: rotary embedding turns channels d and d + D / 2."""
+    half = key.shape[-1] // 2
+    length: NDArray[np.float32] = np.hypot(key[..., :half].astype(np.float32), key[..., half:].astype(np.float32))
+    return np.concatenate([length, length], axis=-1)
+
+
+def _steps(magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales `[K * D]` of `[K, T, D]`."""
+    largest = magnitudes.max(axis=1).reshape(-1) / LARGEST
+    scales: NDArray[np.float32] = np.maximum(largest, LEAST_SCALE).astype(np.float32)
+    return scales
