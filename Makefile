@@ -1,10 +1,12 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow check lint types docs bench bench-7b nano verify-optimum clean
+.PHONY: help quantize test test-slow check lint types docs bench bench-7b bench-convert bench-growth nano \
+	verify-optimum clean
 
 VENV ?= .venv
 VERIFY_VENV ?= .venv-verify
+PEERS_VENV ?= .venv-peers
 BIN := $(VENV)/bin
 
 # What `make quantize` works on: `nano` (embedded), a folder, or a Hugging Face id.
@@ -39,9 +41,22 @@ docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs
 
 bench: $(VENV)/.installed-bench  ## speed and memory beside llama.cpp and onnxruntime-genai: MiMo-nano, two layers of 7B shapes
 	@$(BIN)/python -m benchmarks.speed --out "$(OUT)/bench"
+	@$(BIN)/python -m benchmarks.loading "$(OUT)"/bench/models/mimo-7b-shapes-2-layers/*-{q4_0.gguf,int4_b32-onnx}
 
-bench-7b: $(VENV)/.installed-bench  ## the same with all 36 layers of random weights (45 GB of disk, hours on two cores)
+bench-7b: $(VENV)/.installed-bench  ## the same with all 36 layers of random weights (45 GB of disk, two hours on two cores)
 	@$(BIN)/python -m benchmarks.speed --layers 36 --no-nano --rounds 3 --out "$(OUT)/bench-7b"
+	@$(BIN)/python -m benchmarks.loading "$(OUT)"/bench-7b/models/mimo-7b-shapes-36-layers/*-{q4_0.gguf,int4_b32-onnx}
+
+bench-convert: $(VENV)/.installed-bench $(PEERS_VENV)/.installed  ## quantizing beside the peers' converters, all 36 layers (40 GB of disk, an hour)
+	@[ -d "$(OUT)/bench-7b/mimo-7b-shapes-36-layers" ] || $(BIN)/mimo synth "$(OUT)/bench-7b/mimo-7b-shapes-36-layers"
+	@$(BIN)/python -m benchmarks.conversion "$(OUT)/bench-7b/mimo-7b-shapes-36-layers" --peers "$(PEERS_VENV)" --work "$(OUT)"
+	@$(BIN)/python -m benchmarks.conversion "$(OUT)/bench-7b/mimo-7b-shapes-36-layers" --peers "$(PEERS_VENV)" --work "$(OUT)" \
+		--recipe q4_k_m --rounds 1
+	@for layers in 2 4; do $(BIN)/mimo synth "$(OUT)/bench/layers-$$layers" --layers $$layers --force && \
+		$(BIN)/python -m benchmarks.conversion "$(OUT)/bench/layers-$$layers" --peers "$(PEERS_VENV)" --recipe int4_b32; done
+
+bench-growth: $(VENV)/.installed-bench  ## time and memory against layers and context (40 GB of disk, half an hour)
+	@$(BIN)/python -m benchmarks.growth --json "$(OUT)/growth.json"
 
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
 	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train
@@ -62,6 +77,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@bash tools/setup.sh "$(VENV)" bench
+	@touch $@
+
+$(PEERS_VENV)/.installed: benchmarks/peers/requirements.txt
+	@bash tools/setup.sh "$(PEERS_VENV)" peers
 	@touch $@
 
 $(VERIFY_VENV)/.installed: tools/nano/requirements.txt

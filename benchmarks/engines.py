@@ -1,11 +1,12 @@
 """Our sessions and the peers' own loops behind one interface, so that all are timed in the same way.
 
-An engine keeps a KV cache. ``fill`` brings it to a depth, ``prefill`` and ``decode`` go on from there and forget
-again what they added: a depth is computed once for all repetitions.
+An engine keeps a KV cache. ``fill`` brings it to a depth, from the depth before if the ids begin alike; ``prefill``
+and ``decode`` go on from there and forget again what they added: a depth is computed once for all repetitions.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mimo_mobile.runtime import GenerationConfig, Session, load
+from mimo_mobile.runtime.ort_session import KV_INT8
+from mimo_mobile.runtime.session import KvDtype
 from mimo_mobile.runtime.threads import physical_cores
 
 
@@ -38,10 +41,12 @@ class Engine(Protocol):
 class Ours:
     """``mimo_mobile.load`` and its ``Session.generate``: what users call, text and statistics included."""
 
-    def __init__(self, model: Path, context_length: int, **options: Any) -> None:
-        """Load ``model``; options are those of ``load``."""
+    def __init__(self, model: Path, context_length: int, kv_dtype: KvDtype = "f16", **options: Any) -> None:
+        """Load ``model``; further options are those of ``load``."""
         self.name = "mimo-mobile"
-        self._session: Session = load(model, context_length=context_length, **options)
+        self._session: Session = load(model, context_length=context_length, kv_dtype=kv_dtype, **options)
+        with self._session.exclusive() as backend:
+            self.kv_bytes_per_token = backend.kv_bytes_per_token
         self._ids: list[int] = []
 
     def fill(self, ids: Sequence[int]) -> None:
@@ -52,7 +57,8 @@ class Ours:
     def prefill(self, ids: Sequence[int]) -> float:
         """Seconds to read ``ids`` after what is filled, up to the logits of the last."""
         last = list(self._session.generate([*self._ids, *ids], GenerationConfig(temperature=0, max_tokens=1)))[-1]
-        assert last.stats is not None and last.stats.cached_tokens >= len(self._ids) - 1
+        assert last.stats is not None and last.stats.cached_tokens < len(self._ids) + len(ids) - 1
+        self.fill(self._ids)  # else a second call would find the new ids in the cache
         return last.stats.time_to_first_token_s
 
     def decode(self, count: int) -> float:
@@ -71,7 +77,7 @@ class Ours:
 class LlamaLoop:
     """llama.cpp's C API in the barest loop: llama_decode, then the largest logit."""
 
-    def __init__(self, model: Path, context_length: int, kv: str = "f16") -> None:
+    def __init__(self, model: Path, context_length: int, kv_dtype: KvDtype = "f16") -> None:
         """Load ``model`` with llama.cpp's defaults but for the sizes that ours has, too."""
         import llama_cpp
 
@@ -80,7 +86,7 @@ class LlamaLoop:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context_length, 512, 512
         params.n_threads = params.n_threads_batch = physical_cores()
-        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv.upper()}")
+        params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0 if kv_dtype == "int8" else llama_cpp.GGML_TYPE_F16
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
@@ -88,8 +94,8 @@ class LlamaLoop:
 
     def fill(self, ids: Sequence[int]) -> None:
         """Make ``ids`` the content of the KV cache."""
-        self._api.llama_memory_clear(self._memory, True)
-        self._read(ids)
+        self._rewind()
+        self._read(ids[self._depth :])
         self._depth = len(ids)
 
     def prefill(self, ids: Sequence[int]) -> float:
@@ -131,14 +137,16 @@ class LlamaLoop:
 class Genai:
     """onnxruntime-genai's Generator, greedy, on the same ONNX folder."""
 
-    def __init__(self, folder: Path, context_length: int) -> None:
+    def __init__(self, folder: Path, context_length: int, kv_dtype: KvDtype = "f16") -> None:
         """Load ``folder`` with as many threads as ours has."""
         import onnxruntime_genai as og
 
         self.name, self._og, self._depth = "onnxruntime-genai", og, 0
+        decoder: dict[str, Any] = {"session_options": {"intra_op_num_threads": physical_cores()}}
+        if kv_dtype == "int8":
+            decoder["filename"] = KV_INT8
         config = og.Config(str(folder))
-        threads = {"model": {"decoder": {"session_options": {"intra_op_num_threads": physical_cores()}}}}
-        config.overlay(str(threads).replace("'", '"'))
+        config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self._model = og.Model(config)
         params = og.GeneratorParams(self._model)
         params.set_search_options(do_sample=False, max_length=context_length)
@@ -146,10 +154,10 @@ class Genai:
 
     def fill(self, ids: Sequence[int]) -> None:
         """Make ``ids`` the content of the KV cache."""
-        self._generator.rewind_to(0)
-        self._depth = len(ids)
-        for start in range(0, len(ids), 512):
+        self._generator.rewind_to(self._depth)
+        for start in range(self._depth, len(ids), 512):
             self._generator.append_tokens(np.array([ids[start : start + 512]], np.int32))
+        self._depth = len(ids)
 
     def prefill(self, ids: Sequence[int]) -> float:
         """Seconds to read ``ids`` after what is filled, up to the logits of the last."""

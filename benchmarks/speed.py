@@ -20,19 +20,21 @@ from statistics import median
 
 import click
 import numpy as np
+import onnx
 
 from benchmarks.engines import Engine, Genai, LlamaLoop, Ours
 from benchmarks.process import memory_of
 from mimo_mobile import terminal
-from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.synthetic import write_synthetic
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.runtime.gguf_header import GgufHeader
+from mimo_mobile.runtime.session import KvDtype
 
 PREFILL_TOKENS, DECODE_TOKENS = 128, 12
 PROBE_BYTES = 1 << 30
-
-Open = Callable[[int], Engine]
+NANO_DEPTH = 1024
+"""MiMo-nano was trained for 2048 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Row:
     """One engine on one model at one depth; see the columns of the table."""
 
     model: str
-    kv: str
+    kv_dtype: str
     kv_bytes_per_token: int
     engine: str
     depth: int
@@ -66,73 +68,75 @@ def read_bandwidth() -> float:
     return best
 
 
-def compare(
-    model: str, kv: str, per_token: int, weight_bytes: int, opens: Sequence[Open], depths: Sequence[int], rounds: int,
-    bandwidth: float,
-) -> list[Row]:  # fmt: skip
-    """Rows of two engines on one model: ours first, then the peer."""
-    engines, loads, heaps = [], [], []
-    for each in opens:
+def compare(model: Path, kv_dtype: KvDtype, depths: Sequence[int], rounds: int) -> list[Row]:
+    """Rows of our session and its peer on one model, ours first at every depth."""
+    peer: Callable[[Path, int, KvDtype], Engine] = LlamaLoop if model.suffix == ".gguf" else Genai
+    bandwidth = read_bandwidth()
+    engines: list[Engine] = []
+    loads, heaps = [], []
+    for open_engine in (Ours, peer):
         before, started = memory_of()["RssAnon"], time.perf_counter()
-        engines.append(each(max(depths) + 2 * PREFILL_TOKENS))
+        engines.append(open_engine(model, max(depths) + 2 * PREFILL_TOKENS, kv_dtype))
         loads.append(time.perf_counter() - started)
         heaps.append(memory_of()["RssAnon"] - before)
     random = np.random.Generator(np.random.PCG64(0))
-    rows = []
+    context, new = (random.integers(0, 1000, count).tolist() for count in (max(1, *depths), PREFILL_TOKENS))
+    assert isinstance(engines[0], Ours)
+    per_token = engines[0].kv_bytes_per_token
+    measured = []
     for depth in depths:
         for engine in engines:
-            engine.fill(random.integers(0, 1000, max(1, depth)).tolist())
-        new = random.integers(0, 1000, PREFILL_TOKENS).tolist()
-        times = [[(engine.prefill(new), engine.decode(DECODE_TOKENS)) for engine in engines] for _ in range(rounds + 1)]
-        times = times[1:]
-        for index, engine in enumerate(engines):
-            prefill = median(PREFILL_TOKENS / pair[index][0] for pair in times)
-            decode = median(1 / pair[index][1] for pair in times)
-            rows.append(
-                Row(
-                    model, kv, per_token, engine.name, depth, prefill, decode,
-                    median(pair[1][0] / pair[index][0] for pair in times),
-                    median(pair[1][1] / pair[index][1] for pair in times),
-                    (weight_bytes + per_token * depth) * decode / bandwidth, loads[index], heaps[index],
-                )
-            )  # fmt: skip
+            engine.fill(context[: max(1, depth)])
+        pairs = [[(engine.prefill(new), engine.decode(DECODE_TOKENS)) for engine in engines] for _ in range(rounds + 1)]
+        measured.append((depth, pairs[1:]))  # the first warms up
     for engine in engines:
         engine.close()
+    bandwidth = max(bandwidth, read_bandwidth())
+    rows = []
+    for depth, pairs in measured:
+        for index, engine in enumerate(engines):
+            decode_tps = median(1 / pair[index][1] for pair in pairs)
+            rows.append(
+                Row(
+                    model=model.name,
+                    kv_dtype=kv_dtype,
+                    kv_bytes_per_token=per_token,
+                    engine=engine.name,
+                    depth=depth,
+                    prefill_tps=median(PREFILL_TOKENS / pair[index][0] for pair in pairs),
+                    decode_tps=decode_tps,
+                    prefill_over_peer=median(pair[1][0] / pair[index][0] for pair in pairs),
+                    decode_over_peer=median(pair[1][1] / pair[index][1] for pair in pairs),
+                    of_bandwidth=(weight_bytes(model) + per_token * depth) * decode_tps / bandwidth,
+                    load_s=loads[index],
+                    heap_bytes=heaps[index],
+                )
+            )
     return rows
 
 
+def weight_bytes(model: Path) -> int:
+    """What a decode step reads of a model: all of the trunk but the embedding, of which it reads one row."""
+    if model.suffix == ".gguf":
+        with GgufHeader(model) as header:
+            return model.stat().st_size - header.tensor_bytes("token_embd.weight")
+    tensors = onnx.load(str(model / "model.onnx"), load_external_data=False).graph.initializer
+    read = (each for each in tensors if not each.name.startswith(("model.embed_tokens", "rope.")))
+    return sum(int(place.value) for each in read for place in each.external_data if place.key == "length")
+
+
 def measure(
-    source: Source, work: Path, recipes: Sequence[str], depths: Sequence[int], rounds: int, bandwidth: float
+    source: Source, work: Path, recipes: Sequence[str], kv_dtypes: Sequence[KvDtype], depths: Sequence[int], rounds: int
 ) -> list[Row]:
     """Rows of a checkpoint in every recipe, against each recipe's peer."""
     out = work / "models" / source.name
     made = quantize_checkpoint(source, out, recipes, problems=0)
-    config = Checkpoint.open(source.path).config
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    embedding = config.vocab_size * config.hidden_size
     rows = []
-    for name in recipes:
-        entry = made.entry(name)
-        assert entry is not None
-        path = out / entry.path
-        stored = [part.size_bytes for part in entry.parts if part.path.endswith((".gguf", ".data"))]
-        # Of the embedding one row is read, and the MTP layer not at all.
-        weights = int(max(stored) - embedding * (0.5625 if entry.format == "gguf" else 0.5 + 4 / 32))
-        if entry.format == "gguf":
-            for kv, per_value in (("f16", 2.0), ("q8_0", 34 / 32)):
-                if config.head_dim % 32 and kv != "f16":
-                    continue
-                opens: list[Open] = [
-                    lambda length, path=path, kv=kv: Ours(path, length, kv_dtype=kv),  # type: ignore[misc]
-                    lambda length, path=path, kv=kv: LlamaLoop(path, length, kv),  # type: ignore[misc]
-                ]
-                rows += compare(path.name, kv, int(values * per_value), weights, opens, depths, rounds, bandwidth)
-        else:
-            opens = [
-                lambda length, path=path: Ours(path, length),  # type: ignore[misc]
-                lambda length, path=path: Genai(path, length),  # type: ignore[misc]
-            ]
-            rows += compare(path.name, "f16", 2 * values, weights, opens, depths, rounds, bandwidth)
+    for entry in (each for each in made.entries if each.recipe in recipes):
+        for kv_dtype in kv_dtypes:
+            found = compare(out / entry.path, kv_dtype, depths, rounds)
+            show(found)
+            rows += found
     return rows
 
 
@@ -145,8 +149,8 @@ def plot(rows: Sequence[Row], file: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for axis, field, title in zip(axes, ("decode_tps", "prefill_tps"), ("decode", "prefill"), strict=True):
-        for key in dict.fromkeys((row.model, row.kv, row.engine) for row in rows):
-            points = [row for row in rows if (row.model, row.kv, row.engine) == key]
+        for key in dict.fromkeys((row.model, row.kv_dtype, row.engine) for row in rows):
+            points = [row for row in rows if (row.model, row.kv_dtype, row.engine) == key]
             style = "-o" if points[0].engine == "mimo-mobile" else "--x"
             axis.plot(
                 [row.depth for row in points], [getattr(row, field) for row in points], style, label=", ".join(key)
@@ -173,18 +177,18 @@ COLUMNS = (
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table for each model and kind of KV cache; × is over the peer, the second engine of the table."""
-    for model, kv in dict.fromkeys((row.model, row.kv) for row in rows):
-        chosen = [row for row in rows if (row.model, row.kv) == (model, kv)]
-        cells = [
-            (
-                row.engine, str(row.depth), f"{row.prefill_tps:.1f}", f"{row.decode_tps:.1f}",
-                f"{row.prefill_over_peer:.2f}", f"{row.decode_over_peer:.2f}", f"{row.of_bandwidth:.0%}",
-                f"{row.load_s:.1f} s", terminal.size(row.heap_bytes),
-            )
-            for row in chosen
-        ]  # fmt: skip
-        terminal.table(f"{model}, KV {kv}: {terminal.size(chosen[0].kv_bytes_per_token)} a token", COLUMNS, cells)
+    """Print the table of one model and KV cache; × is over the peer."""
+    cells = [
+        (
+            row.engine, str(row.depth), f"{row.prefill_tps:.1f}", f"{row.decode_tps:.1f}",
+            f"{row.prefill_over_peer:.2f}", f"{row.decode_over_peer:.2f}", f"{row.of_bandwidth:.0%}",
+            f"{row.load_s:.1f} s", terminal.size(row.heap_bytes),
+        )
+        for row in rows
+    ]  # fmt: skip
+    first = rows[0]
+    title = f"{first.model}, KV {first.kv_dtype}: {terminal.size(first.kv_bytes_per_token)} a token"
+    terminal.table(title, COLUMNS, cells)
 
 
 @click.command()
@@ -192,26 +196,25 @@ def show(rows: Sequence[Row]) -> None:
 @click.option("--nano/--no-nano", default=True, show_default=True, help="MiMo-nano, too.")
 @click.option("--depths", default="0,1024,4096,8192", show_default=True, help="Tokens in the KV cache.")
 @click.option("--recipes", default="q4_0,int4_b32,int4_b128", show_default=True)
+@click.option("--kv", default="f16,int8", show_default=True, help="Types of the KV cache.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True)
-def main(layers: int, nano: bool, depths: str, recipes: str, rounds: int, out: Path) -> None:
+def main(layers: int, nano: bool, depths: str, recipes: str, kv: str, rounds: int, out: Path) -> None:
     """Print tables, and write bench.json and bench.png to OUT, where the models are kept, too."""
     out.mkdir(parents=True, exist_ok=True)
-    steps, names = [int(depth) for depth in depths.split(",")], recipes.split(",")
-    bandwidth, ran_on = read_bandwidth(), machine()
-    click.echo(json.dumps(ran_on) + f"\nread bandwidth {bandwidth / 1e9:.1f} GB/s")
-    sources = [(resolve("nano"), [depth for depth in steps if depth <= 1024])] if nano else []
+    steps, names, kv_dtypes = [int(depth) for depth in depths.split(",")], recipes.split(","), kv.split(",")
+    ran_on = machine()
+    click.echo(json.dumps(ran_on))
+    sources = [(resolve("nano"), [depth for depth in steps if depth <= NANO_DEPTH])] if nano else []
     random = out / f"mimo-7b-shapes-{layers}-layers"
     if not random.exists():
         write_synthetic(random, layers=layers)
     sources.append((Source(random, random.name), steps))
     rows: list[Row] = []
     for source, at in sources:
-        found = measure(source, out, names, at, rounds, bandwidth)
-        show(found)
-        rows += found
-    record = {"machine": ran_on, "read_bandwidth": bandwidth, "rows": [asdict(row) for row in rows]}
-    (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        rows += measure(source, out, names, kv_dtypes, at, rounds)  # type: ignore[arg-type]
+        record = {"machine": ran_on, "rows": [asdict(row) for row in rows]}
+        (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plot([row for row in rows if row.model.startswith(random.name)], out / "bench.png")
     click.echo(f"{out / 'bench.json'}, {out / 'bench.png'}")
 

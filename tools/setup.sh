@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2; with "verify" as $2 it
-# installs PyTorch and optimum instead, which cannot live beside us.
+# installs PyTorch and optimum instead, with "peers" what we are compared with: neither can live beside us.
 set -euo pipefail
 venv=$1 extras=$2
 
@@ -48,6 +48,17 @@ if [ "$extras" = verify ]; then
     echo "Installing PyTorch and optimum-onnx into $venv: about 2 GB, some minutes, once" >&2
     quietly "installing PyTorch" "$venv/install.log" \
         "$venv/bin/python" -m pip install --disable-pip-version-check -r tools/nano/requirements.txt
+    exit
+fi
+
+if [ "$extras" = peers ]; then
+    echo "Installing PyTorch, transformers and onnxruntime-genai into $venv: about 4 GB, some minutes, once" >&2
+    quietly "installing the peers" "$venv/install.log" \
+        "$venv/bin/python" -m pip install --disable-pip-version-check -r benchmarks/peers/requirements.txt
+    # llama.cpp's converter comes with llama-cpp-python's sources only.
+    quietly "downloading llama.cpp's sources" "$venv/download.log" "$venv/bin/python" -m pip download \
+        --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d "$venv" 'llama-cpp-python>=0.3.36,<0.4'
+    tar -xzf "$venv"/llama_cpp_python-*.tar.gz -C "$venv"
     exit
 fi
 
