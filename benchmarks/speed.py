@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ import numpy as np
 import onnx
 
 from benchmarks.engines import Engine, Genai, LlamaLoop, Ours
-from benchmarks.process import memory_of
 from mimo_mobile import terminal
 from mimo_mobile.convert.synthetic import write_synthetic
 from mimo_mobile.hub import Source, resolve
@@ -51,67 +51,63 @@ class Row:
     prefill_over_peer: float
     decode_over_peer: float
     of_bandwidth: float
-    load_s: float
-    heap_bytes: int
+    bandwidth: float
 
 
-def read_bandwidth() -> float:
-    """Bytes per second that all cores together read from memory: the best of several passes over 1 GiB."""
-    data = np.ones(PROBE_BYTES // 8, np.int64)
-    workers = os.cpu_count() or 1
-    parts, best = np.array_split(data, workers), 0.0
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in range(9):
-            started = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            best = max(best, data.nbytes / (time.perf_counter() - started))
-    return best
+class Probe:
+    """Reads memory as a decode step would, to know what this machine gives at the moment: it varies by the minute."""
+
+    def __init__(self) -> None:
+        """Take 1 GiB."""
+        self._workers = os.cpu_count() or 1
+        self._parts = np.array_split(np.ones(PROBE_BYTES // 8, np.int64), self._workers)
+
+    def bandwidth(self) -> float:
+        """Bytes per second that all cores together read: the better of two passes."""
+        times = []
+        with ThreadPoolExecutor(self._workers) as pool:
+            for _ in range(2):
+                started = time.perf_counter()
+                list(pool.map(np.sum, self._parts))
+                times.append(time.perf_counter() - started)
+        return PROBE_BYTES / min(times)
 
 
-def compare(model: Path, kv_dtype: KvDtype, depths: Sequence[int], rounds: int) -> list[Row]:
+def compare(model: Path, kv_dtype: KvDtype, depths: Sequence[int], rounds: int, probe: Probe) -> list[Row]:
     """Rows of our session and its peer on one model, ours first at every depth."""
     peer: Callable[[Path, int, KvDtype], Engine] = LlamaLoop if model.suffix == ".gguf" else Genai
-    bandwidth = read_bandwidth()
-    engines: list[Engine] = []
-    loads, heaps = [], []
-    for open_engine in (Ours, peer):
-        before, started = memory_of()["RssAnon"], time.perf_counter()
-        engines.append(open_engine(model, max(depths) + 2 * PREFILL_TOKENS, kv_dtype))
-        loads.append(time.perf_counter() - started)
-        heaps.append(memory_of()["RssAnon"] - before)
     random = np.random.Generator(np.random.PCG64(0))
     context, new = (random.integers(0, 1000, count).tolist() for count in (max(1, *depths), PREFILL_TOKENS))
-    assert isinstance(engines[0], Ours)
-    per_token = engines[0].kv_bytes_per_token
-    measured = []
+    ours = Ours(model, max(depths) + 2 * PREFILL_TOKENS, kv_dtype)
+    engines: list[Engine] = [ours, peer(model, max(depths) + 2 * PREFILL_TOKENS, kv_dtype)]
+    rows = []
     for depth in depths:
         for engine in engines:
             engine.fill(context[: max(1, depth)])
-        pairs = [[(engine.prefill(new), engine.decode(DECODE_TOKENS)) for engine in engines] for _ in range(rounds + 1)]
-        measured.append((depth, pairs[1:]))  # the first warms up
-    for engine in engines:
-        engine.close()
-    bandwidth = max(bandwidth, read_bandwidth())
-    rows = []
-    for depth, pairs in measured:
+        # [(bandwidth, ((prefill, decode) of ours, of the peer)), …]; the first warms up.
+        measured = [
+            (probe.bandwidth(), [(engine.prefill(new), engine.decode(DECODE_TOKENS)) for engine in engines])
+            for _ in range(rounds + 1)
+        ][1:]
+        step_bytes = weight_bytes(model) + ours.kv_bytes_per_token * depth
         for index, engine in enumerate(engines):
-            decode_tps = median(1 / pair[index][1] for pair in pairs)
             rows.append(
                 Row(
                     model=model.name,
                     kv_dtype=kv_dtype,
-                    kv_bytes_per_token=per_token,
+                    kv_bytes_per_token=ours.kv_bytes_per_token,
                     engine=engine.name,
                     depth=depth,
-                    prefill_tps=median(PREFILL_TOKENS / pair[index][0] for pair in pairs),
-                    decode_tps=decode_tps,
-                    prefill_over_peer=median(pair[1][0] / pair[index][0] for pair in pairs),
-                    decode_over_peer=median(pair[1][1] / pair[index][1] for pair in pairs),
-                    of_bandwidth=(weight_bytes(model) + per_token * depth) * decode_tps / bandwidth,
-                    load_s=loads[index],
-                    heap_bytes=heaps[index],
+                    prefill_tps=median(PREFILL_TOKENS / times[index][0] for _, times in measured),
+                    decode_tps=median(1 / times[index][1] for _, times in measured),
+                    prefill_over_peer=median(times[1][0] / times[index][0] for _, times in measured),
+                    decode_over_peer=median(times[1][1] / times[index][1] for _, times in measured),
+                    of_bandwidth=median(step_bytes / times[index][1] / bandwidth for bandwidth, times in measured),
+                    bandwidth=median(bandwidth for bandwidth, _ in measured),
                 )
             )
+    for engine in engines:
+        engine.close()
     return rows
 
 
@@ -131,10 +127,12 @@ def measure(
     """Rows of a checkpoint in every recipe, against each recipe's peer."""
     out = work / "models" / source.name
     made = quantize_checkpoint(source, out, recipes, problems=0)
-    rows = []
+    probe, rows = Probe(), []
     for entry in (each for each in made.entries if each.recipe in recipes):
         for kv_dtype in kv_dtypes:
-            found = compare(out / entry.path, kv_dtype, depths, rounds)
+            with tempfile.TemporaryDirectory(dir=work) as cache:
+                os.environ["MIMO_CACHE"] = cache
+                found = compare(out / entry.path, kv_dtype, depths, rounds, probe)
             show(found)
             rows += found
     return rows
@@ -172,7 +170,7 @@ def machine() -> dict[str, str]:
 
 
 COLUMNS = (
-    "engine", "depth", "prefill/s", "decode/s", "× its prefill", "× its decode", "of bandwidth", "load", "heap",
+    "engine", "depth", "prefill/s", "decode/s", "× its prefill", "× its decode", "of bandwidth", "which is",
 )  # fmt: skip
 
 
@@ -182,7 +180,7 @@ def show(rows: Sequence[Row]) -> None:
         (
             row.engine, str(row.depth), f"{row.prefill_tps:.1f}", f"{row.decode_tps:.1f}",
             f"{row.prefill_over_peer:.2f}", f"{row.decode_over_peer:.2f}", f"{row.of_bandwidth:.0%}",
-            f"{row.load_s:.1f} s", terminal.size(row.heap_bytes),
+            f"{row.bandwidth / 1e9:.0f} GB/s",
         )
         for row in rows
     ]  # fmt: skip

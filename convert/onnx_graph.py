@@ -106,6 +106,12 @@ class _Block:
     def integers(self, name: str, values: Sequence[int] | int, dtype: type[np.signedinteger] = np.int64) -> ir.Value:
         return self.initializer(ir.tensor(np.array(values, dtype), name=name))
 
+    def default(self, name: str, values: Sequence[int]) -> ir.Value:
+        """An input that may be left out: an initializer that callers can override."""
+        value = self.integers(name, values)
+        self.inputs.append(value)
+        return value
+
     def cast(self, x: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
         return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
 
@@ -265,8 +271,14 @@ def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
 
 
 def logits(block: _Block, x: ir.Value) -> None:
-    """The output ``logits`` `[B, T, V]`."""
-    shape: list[int | str] = ["batch_size", "sequence_length", block.config.vocab_size]
+    """The output ``logits`` `[B, T, V]`; of the rows from ``logits_start`` on, when that is given.
+
+    The head is 9 % of MiMo-7B's work, and of a prompt only the last row is wanted.
+    """
+    shape: list[int | str] = ["batch_size", "logits_length", block.config.vocab_size]
+    start = block.default("logits_start", [0])
+    end, axis = block.integers("last_row", [np.iinfo(np.int64).max]), block.integers("rows_axis", [1])
+    x = block.tape.op("Slice", [x, start, end, axis])
     value = linear(block, x, block.weights.matrix("lm_head.weight"))
     block.output("logits", value, block.compute.activations, shape)
 

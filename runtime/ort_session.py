@@ -30,8 +30,8 @@ KV_INT8 = "model.kv-int8.onnx"
 BATCH_TOKENS = 128
 """Prompt tokens per run."""
 
-LAST_TOKENS = 8
-"""So many ids, or fewer, are one run with logits for all; a longer prompt's are computed for its last token only."""
+LOGITS_START = "logits_start"
+"""The first row that has logits: of a prompt's rows only the last pays lm_head."""
 
 PREPACKED_SIZE = 1.2
 """Prepacked weights over the data file: 544 MB of 451 were measured for blocks of 32."""
@@ -144,17 +144,20 @@ class OrtBackend:
         outputs = {each.name: each for each in self._session.get_outputs()}
         self._past = [name for name in inputs if name.startswith("past_key_values.")]
         others = [name for name in inputs if name not in self._past]
-        if not self._past or sorted(others) != ["attention_mask", "input_ids"] or "logits" not in outputs:
+        others += [each.name for each in self._session.get_overridable_initializers()]
+        expected = ["attention_mask", "input_ids", LOGITS_START]
+        if not self._past or sorted(others) != expected or "logits" not in outputs:
             raise ModelLoadError(
-                f"{model}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; input_ids,"
-                " attention_mask and a KV cache expected: convert the checkpoint with `mimo convert --to onnx`"
+                f"{model}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; {', '.join(expected)}"
+                " and a KV cache expected: convert or quantize the checkpoint again"
             )
         self._vocab_size = int(outputs["logits"].shape[-1])
         self._logits_dtype = _DTYPES[outputs["logits"].type]
         # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
         self._mask = np.zeros((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
-        self._last_rows = self._empty_rows(LAST_TOKENS)
+        self._first_row = np.zeros(1, np.int64)
+        self._last_row = self._empty_rows(1)
         self._run_options = ort.RunOptions()
         kind = inputs[self._past[0]].type
         if kv_dtype is not None and kind != _KV_TYPES[kv_dtype]:
@@ -168,26 +171,28 @@ class OrtBackend:
             name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
             for name, shape in shapes.items()
         }
-        # One for prompts, whose rows pay no lm_head, and one that gives logits.
-        self._silent, self._telling = self._new_binding(), self._new_binding()
+        self._binding = self._session.io_binding()
+        self._bind(self._binding.bind_input, "attention_mask", self._mask)
+        self._bind(self._binding.bind_input, LOGITS_START, self._first_row)
+        for name, cache in self._kv.items():
+            self._binding.bind_ortvalue_input(name, cache)
+            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
 
     def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
-        # The last token of a prompt has a run of its own: a step costs less than lm_head for the rows before it.
-        prompt = len(ids) - 1 if len(ids) > LAST_TOKENS else 0
         try:
-            for start in range(0, prompt, BATCH_TOKENS):
+            for start in range(0, len(ids), BATCH_TOKENS):
                 self._start(cancel)
-                self._run(ids[start : min(start + BATCH_TOKENS, prompt)], position + start)
-            self._start(cancel)
-            logits = self._run(ids[prompt:], position + prompt, self._last_rows)
+                chunk = ids[start : start + BATCH_TOKENS]
+                wanted = 1 if start + len(chunk) == len(ids) else 0
+                self._run(chunk, position + start, self._last_row[:wanted])
         except SessionError:
             if cancel.is_set():
                 raise Cancelled from None
             raise
         if cancel.is_set():
             raise Cancelled
-        last: NDArray[np.float32] = logits[-1].astype(np.float32, copy=False)
+        last: NDArray[np.float32] = self._last_row[0].astype(np.float32, copy=False)
         return last
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -195,7 +200,7 @@ class OrtBackend:
         rows = self._empty_rows(len(ids))
         for start in range(0, len(ids), BATCH_TOKENS):
             self._start(threading.Event())
-            self._run(ids[start : start + BATCH_TOKENS], start, rows[start:])
+            self._run(ids[start : start + BATCH_TOKENS], start, rows[start : start + BATCH_TOKENS])
         return rows.astype(np.float32, copy=False)
 
     def cancel(self) -> None:
@@ -204,17 +209,8 @@ class OrtBackend:
 
     def close(self) -> None:
         """Free the model and its cache."""
-        self._silent = self._telling = self._session = None
+        self._binding = self._session = None
         self._kv = {}
-
-    def _new_binding(self) -> Any:
-        """A binding of the mask, and of the KV cache as past and as present."""
-        binding = self._session.io_binding()
-        self._bind(binding.bind_input, "attention_mask", self._mask)
-        for name, cache in self._kv.items():
-            binding.bind_ortvalue_input(name, cache)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
-        return binding
 
     def _empty_rows(self, count: int) -> NDArray[Any]:
         return np.empty((count, self._vocab_size), self._logits_dtype)
@@ -225,27 +221,20 @@ class OrtBackend:
         # A new object each time: the flag of one that was cancelled stays set.
         self._run_options = self._ort.RunOptions()
 
-    def _run(self, ids: Sequence[int], position: int, rows: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Put ids at a position; the KV cache is extended in place. Logits go to the first of ``rows`` [≥ T, V].
-
-        Without ``rows`` nothing is computed that only logits need.
-        """
+    def _run(self, ids: Sequence[int], position: int, rows: NDArray[Any]) -> None:
+        """Put ids at a position; the KV cache is extended in place. Logits of the last go to ``rows`` [0…T, V]."""
         count = len(ids)
         self._ids[0, :count] = ids
         self._mask[0, : position + count] = 1
         self._mask[0, position + count :] = 0
-        logits = np.empty((0, self._vocab_size), self._logits_dtype) if rows is None else rows[:count]
-        binding = self._silent if rows is None else self._telling
+        self._first_row[0] = count - len(rows)
+        binding = self._binding
         self._bind(binding.bind_input, "input_ids", self._ids[:, :count])
-        if rows is None:
-            self._run_options.only_execute_path_to_fetches = True
-        else:
-            self._bind(binding.bind_output, "logits", logits[None])
+        self._bind(binding.bind_output, "logits", rows[None])
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # its exceptions share no public base
             raise SessionError(f"ONNX Runtime failed: {_line(error)}") from error
-        return logits
 
     @staticmethod
     def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:

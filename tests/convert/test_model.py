@@ -68,6 +68,21 @@ def run_trunk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return logits[0], hidden[0]
 
 
+def test_logits_start_leaves_out_rows_and_changes_none(nano_onnx: Path) -> None:
+    session = onnxruntime.InferenceSession(str(nano_onnx / "model.onnx"), providers=["CPUExecutionProvider"])
+    ids = np.arange(5, 45)[None]
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    for each in session.get_inputs():
+        if each.name.startswith("past"):
+            feed[each.name] = np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32)
+    whole = session.run(["logits"], feed)[0]
+    assert whole.shape[1] == 40
+    for start in (0, 38, 39, 40):
+        rows = session.run(["logits"], feed | {"logits_start": np.array([start])})[0]
+        assert rows.shape == (1, 40 - start, whole.shape[2])
+        np.testing.assert_allclose(rows, whole[:, start:], atol=2e-5)
+
+
 def test_genai_runs_the_folder_unchanged_with_our_tokens(nano_onnx: Path) -> None:
     # In a process of its own: genai and onnxruntime each bring their copy of the runtime.
     prompt = [5, 700, 31, 99, 250, 12, 8, 44]
