@@ -69,7 +69,7 @@ def run_trunk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_logits_start_leaves_out_rows_and_changes_none(nano_onnx: Path) -> None:
-    session = onnxruntime.InferenceSession(str(nano_onnx / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(nano_onnx / "model.onnx"), providers=["CPUExecutionProvider"])
     ids = np.arange(5, 45)[None]
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for each in session.get_inputs():
