@@ -74,7 +74,7 @@ ONNX: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tokenizer": (drop_chat_files, "tokenizer.json: cannot be read"),
     "no config": (lambda f: (f / "config.json").unlink(), "max_position_embeddings expected"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "max_position_embeddings expected"),
-    "the MTP graph": (lambda f: (f / "mtp.onnx").replace(f / "model.onnx"), "attention_mask, input_ids, logits_start and a"),
+    "the MTP graph": (lambda f: (f / "mtp.onnx").replace(f / "model.onnx"), "input_ids, logits_start and a KV cache"),
 }  # fmt: skip
 
 
