@@ -11,19 +11,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
-from mimo_mobile.convert.checkpoint import Checkpoint, TensorView, read_json
-from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
-from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.convert.checkpoint import Checkpoint, read_json
+from mimo_mobile.convert.draft_vocabulary import draft_ids
+from mimo_mobile.convert.onnx_graph import Compute
+from mimo_mobile.convert.onnx_weights import FormatOf, KvScales, LazyWeights
 from mimo_mobile.convert.vocabulary import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_vocabulary
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -39,125 +37,8 @@ COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json
 ALIGNMENT_BYTES = 4096
 """Of every tensor in the data file: a page, so that it can be mapped as it lies."""
 
-TASK_WEIGHTS = 1 << 22
-"""Weights that one thread quantizes at a time."""
-
-FormatOf = Callable[[str], PlainFormat | MatMulFormat]
-
-KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Of keys and of values `[K * D]`, layer by layer."""
-
 Calibrate = Callable[[Sequence[ir.Model], Path], KvScales]
 """Runs the trunk's layers one after the other, their data in a folder, and says what an INT8 cache needs."""
-
-
-class LazyWeights:
-    """A checkpoint's weights as onnx-ir tensors that are read, and quantized, when their bytes are asked for."""
-
-    def __init__(self, checkpoint: Checkpoint, format_of: FormatOf, compute: Compute, pool: ThreadPoolExecutor) -> None:
-        """Give weights of ``checkpoint`` in the formats that ``format_of`` says, made by the threads of ``pool``."""
-        self._checkpoint, self._format_of, self._compute, self._pool = checkpoint, format_of, compute, pool
-        self._kv_scales: KvScales = []
-        # Integers and scales of a weight are asked for one after the other.
-        self._quantized = lru_cache(maxsize=1)(self._quantize)
-
-    def vector(self, *names: str) -> ir.TensorProtocol:
-        """Norm weights or biases one after the other, in the dtype of activations."""
-
-        def read() -> NDArray[Any]:
-            joined = np.concatenate([self._checkpoint.tensors[name].float32() for name in names])
-            return joined.astype(self._compute.activations.numpy())
-
-        size = sum(self._checkpoint.tensors[name].size for name in names)
-        return _lazy(_joint(names), self._compute.activations, (size,), read)
-
-    def matrix(self, *names: str) -> Matrix:
-        """Weights of linear layers that read the same input, stacked along the outputs."""
-        views = [self._checkpoint.tensors[name] for name in names]
-        rows, columns = sum(view.shape[0] for view in views), views[0].shape[1]
-        row_format = self._format_of(names[0])
-        if isinstance(row_format, PlainFormat):
-            dtype = _dtype(row_format)
-
-            def read() -> NDArray[Any]:
-                stacked = np.concatenate([view.float32() for view in views])
-                return np.ascontiguousarray(row_format.cast(stacked).T)
-
-            return Matrix(_lazy(_joint(names), dtype, (columns, rows), read), columns, rows)
-        block_size, bits = row_format.block_size, row_format.bits
-        blocks = columns // block_size
-        scale_type = self._compute.activations
-        shape = (rows, blocks, block_size * bits // 8)
-        values = _lazy(_joint(names), ir.DataType.UINT8, shape, lambda: self._quantized(names)[0])
-        scales = _lazy(
-            _joint(names) + ".scales", scale_type, (rows, blocks),
-            lambda: self._quantized(names)[1].astype(scale_type.numpy()),
-        )  # fmt: skip
-        return Matrix(values, columns, rows, scales, bits, block_size)
-
-    def embedding(self, name: str) -> Matrix:
-        """The embedding, plain, or INT4 in blocks with scales."""
-        view, row_format = self._checkpoint.tensors[name], self._format_of(name)
-        rows, columns = view.shape
-        if isinstance(row_format, PlainFormat):
-            tensor = _lazy(name, _dtype(row_format), view.shape, lambda: row_format.cast(view.float32()))
-            return Matrix(tensor, columns, rows)
-        block_size, scale_type = row_format.block_size, self._compute.activations
-
-        def signed() -> NDArray[np.uint8]:
-            packed = self._quantized((name,))[0].reshape(rows, -1)
-            return packed ^ np.uint8(0x88)  # from 0…15 around 8 to two's complement, both integers of a byte
-
-        values = ir.LazyTensor(
-            lambda: ir.PackedTensor(signed(), ir.DataType.INT4, shape=ir.Shape(view.shape), name=name),
-            ir.DataType.INT4, ir.Shape(view.shape), name=name,
-        )  # fmt: skip
-        scales = _lazy(
-            name + ".scales", scale_type, (rows, columns // block_size),
-            lambda: self._quantized((name,))[1].astype(scale_type.numpy()),
-        )  # fmt: skip
-        return Matrix(values, columns, rows, scales, row_format.bits, block_size)
-
-    def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """Cosines and sines `[max_position_embeddings, D / 2]`."""
-        config, dtype = self._checkpoint.config, self._compute.attention
-        shape = (config.max_position_embeddings, config.head_dim // 2)
-        cos = _lazy("rope.cos", dtype, shape, lambda: np.cos(_angles(config)).astype(dtype.numpy()))
-        return cos, _lazy("rope.sin", dtype, shape, lambda: np.sin(_angles(config)).astype(dtype.numpy()))
-
-    def set_kv_scales(self, scales: KvScales) -> None:
-        """Keep what a calibration found, for a trunk with an INT8 cache."""
-        self._kv_scales = scales
-
-    def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
-        key, value = self._kv_scales[layer]
-        prefix = f"model.layers.{layer}.self_attn"
-        return ir.tensor(key, name=f"{prefix}.k_scale"), ir.tensor(value, name=f"{prefix}.v_scale")
-
-    def _quantize(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Integers and scales of stacked weights, by all threads."""
-        row_format = self._format_of(names[0])
-        assert not isinstance(row_format, PlainFormat)
-        views = [self._checkpoint.tensors[name] for name in names]
-        rows, blocks = sum(view.shape[0] for view in views), views[0].shape[1] // row_format.block_size
-        values = np.empty((rows, blocks, row_format.block_size * row_format.bits // 8), np.uint8)
-        scales = np.empty((rows, blocks), np.float32)
-
-        def task(view: TensorView, start: int, stop: int, place: int) -> None:
-            part = slice(place + start, place + stop)
-            values[part], scales[part] = row_format.quantize(view.float32(start, stop))
-
-        waiting, place = [], 0
-        for view in views:
-            step = max(1, TASK_WEIGHTS // view.shape[1])
-            for start in range(0, view.shape[0], step):
-                stop = min(start + step, view.shape[0])
-                waiting.append(self._pool.submit(task, view, start, stop, place))
-            place += view.shape[0]
-        for each in waiting:
-            each.result()
-        return values, scales
 
 
 def write_onnx(
@@ -195,7 +76,7 @@ def write_onnx(
     vocabulary = read_vocabulary(checkpoint.path, config.vocab_size)
     with files.whole(out, force=force) as folder, ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
         folder.mkdir()
-        weights = LazyWeights(checkpoint, format_of, compute, pool)
+        weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, vocabulary), pool)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
         for layer in range(config.num_nextn_predict_layers):
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
@@ -312,25 +193,3 @@ def _write_companions(folder: Path, checkpoint: Checkpoint, chat_template: str |
         (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
-
-
-def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]) -> ir.LazyTensor:
-    return ir.LazyTensor(lambda: ir.tensor(read(), dtype=dtype, name=name), dtype, ir.Shape(shape), name=name)
-
-
-def _dtype(row_format: PlainFormat) -> ir.DataType:
-    return ir.DataType.from_numpy(row_format.dtype)
-
-
-def _joint(names: tuple[str, ...]) -> str:
-    """One name for stacked tensors: ``….q_proj+k_proj+v_proj.weight``."""
-    if len(names) == 1:
-        return names[0]
-    start, last = names[0].rsplit(".", 2)[0], names[0].rsplit(".", 1)[1]
-    return f"{start}.{'+'.join(name.rsplit('.', 2)[1] for name in names)}.{last}"
-
-
-def _angles(config: MimoConfig) -> NDArray[np.float64]:
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-np.arange(half) / half)
-    return np.outer(np.arange(config.max_position_embeddings), frequencies)

@@ -70,6 +70,9 @@ class OnnxWeights(Protocol):
     def embedding(self, name: str) -> Matrix:
         """The embedding `[vocab, E]`; in blocks it is INT4."""
 
+    def draft_head(self) -> tuple[Matrix, ir.TensorProtocol]:
+        """The rows of lm_head that drafts are chosen from, and their token ids `[R]`."""
+
     def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
         """Cosines and sines `[max_position_embeddings, D / 2]`."""
 
@@ -131,7 +134,7 @@ class _Block:
 
 
 def trunk(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Model:
-    """The trunk: input_ids → logits `[B, T, V]`, hidden_states `[B, T, E]` before the final norm, present KV."""
+    """The trunk: input_ids → logits `[B, T, V]`, hidden_states `[B, T, E]` as its MTP layer wants them, present KV."""
     block = _Block(config, weights, compute)
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
     lengths = _lengths(block)
@@ -139,17 +142,18 @@ def trunk(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Mode
     for layer in range(config.num_hidden_layers):
         x, skip = decoder_layer(block, f"model.layers.{layer}.", layer, x, skip, lengths)
     normed, hidden = norm(block, "model.norm.weight", x, skip)
-    logits(block, normed)
-    _hidden_output(block, "hidden_states", hidden)
+    logits(block, normed, weights.matrix("lm_head.weight"))
+    _hidden_output(block, "hidden_states", hidden if config.mtp_hidden_state == "pre_norm" else normed)
     block.outputs.sort(key=lambda value: str(value.name).startswith("present"))
     return block.model("mimo_trunk")
 
 
 def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int = 0) -> ir.Model:
-    """An MTP layer: hidden_states of t and input_ids of t + 1 → logits of t + 2 `[B, T, V]`, present KV.
+    """An MTP layer: hidden_states of t and input_ids of t + 1 → logits of t + 2 `[B, T, R]`, present KV.
 
-    Rows stand at the position of their hidden state. Source: modeling_mimo.py, MiMoMTPLayers; the hidden state's
-    half comes first in input_proj.
+    Logits are those of the R tokens that the output draft_ids names. hidden_states_out `[B, T, E]` can take the hidden
+    state's place for one more draft. Rows stand at the position of their hidden state; its half comes first in
+    input_proj. Source: modeling_mimo.py, MiMoMTPLayers.
     """
     block, prefix = _Block(config, weights, compute), f"model.mtp_layers.{layer}."
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
@@ -162,8 +166,11 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
     x = linear(block, joined, weights.matrix(prefix + "input_proj.weight"))
     x, skip = decoder_layer(block, prefix, 0, x, None, lengths)
     normed, _ = norm(block, prefix + "final_layernorm.weight", x, skip)
-    logits(block, normed)
+    head, tokens = weights.draft_head()
+    logits(block, normed, head)
     _hidden_output(block, "hidden_states_out", normed)
+    named = block.tape.op("Identity", [block.initializer(tokens)])
+    block.output("draft_ids", named, ir.DataType.INT64, [head.out_features])
     block.outputs.sort(key=lambda value: str(value.name).startswith("present"))
     return block.model(f"mimo_mtp_{layer}")
 
@@ -270,16 +277,16 @@ def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
     return linear(block, block.tape.op("Mul", [silu, up]), block.weights.matrix(prefix + "down_proj.weight"))
 
 
-def logits(block: _Block, x: ir.Value) -> None:
+def logits(block: _Block, x: ir.Value, head: Matrix) -> None:
     """The output ``logits`` `[B, T, V]`; of the rows from ``logits_start`` on, when that is given.
 
     The head is 9 % of MiMo-7B's work, and of a prompt only the last row is wanted.
     """
-    shape: list[int | str] = ["batch_size", "logits_length", block.config.vocab_size]
+    shape: list[int | str] = ["batch_size", "logits_length", head.out_features]
     start = block.default("logits_start", [0])
     end, axis = block.integers("last_row", [np.iinfo(np.int64).max]), block.integers("rows_axis", [1])
     x = block.tape.op("Slice", [x, start, end, axis])
-    value = linear(block, x, block.weights.matrix("lm_head.weight"))
+    value = linear(block, x, head)
     block.output("logits", value, block.compute.activations, shape)
 
 

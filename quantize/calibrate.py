@@ -18,7 +18,7 @@ from mimo_mobile.progress import Progress, ProgressCallback, ignore
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from mimo_mobile.convert.onnx_file import KvScales
+    from mimo_mobile.convert.onnx_weights import KvScales
 
 LARGEST = 127
 """The integer that the largest key or value seen becomes; beyond it the kernel saturates."""

@@ -40,9 +40,18 @@ THINK_CLOSE = "</think>"
 """Plain text in MiMo's vocabulary, of several tokens each, not special tokens."""
 
 
+PRE_NORM, POST_NORM = "pre_norm", "post_norm"
+"""Values of ``mtp_hidden_state``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MimoConfig:
-    """The fields of config.json that decide the computation; names as in config.json."""
+    """The fields of config.json that decide the computation; names as in config.json.
+
+    Attributes:
+        mtp_hidden_state: Which hidden state of the trunk the MTP layer reads: before model.norm, as Xiaomi's vLLM
+            does, or after it, as FastMTP's heads want. No field of Xiaomi's; may be added to config.json.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -57,6 +66,7 @@ class MimoConfig:
     num_nextn_predict_layers: int = 0
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    mtp_hidden_state: str = PRE_NORM
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> MimoConfig:
@@ -79,7 +89,7 @@ class MimoConfig:
         values: dict[str, Any] = {}
         for field in fields(cls):
             if field.name in config:
-                values[field.name] = _number(field.name, config[field.name], field.type)
+                values[field.name] = _checked(field.name, config[field.name], field.type)
         heads = values.get("num_attention_heads")
         if "head_dim" not in values and heads and "hidden_size" in values:
             values["head_dim"] = values["hidden_size"] // heads
@@ -150,7 +160,11 @@ class MimoConfig:
         return {prefix + name: shape for name, shape in shapes.items()}
 
 
-def _number(name: str, value: Any, annotation: Any) -> float | int | None:
+def _checked(name: str, value: Any, annotation: Any) -> float | int | str | None:
+    if annotation == "str":
+        if value not in (PRE_NORM, POST_NORM):
+            raise CheckpointError(f"config.json: {name} {value!r} found, {PRE_NORM} or {POST_NORM} expected")
+        return str(value)
     if value is None and "None" in str(annotation):
         return None
     kinds = (int, float) if annotation == "float" else (int,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import onnxruntime as ort
 import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError, OutputExistsError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MIMO_7B
@@ -52,10 +55,54 @@ def test_the_mtp_graph_computes_the_references_logits(tiny_onnx: Path, tiny_chec
         "attention_mask": np.ones((1, len(IDS)), int),
     }
     feed |= {"past_key_values.0.key": empty, "past_key_values.0.value": empty}
-    logits = session.run(["logits"], feed)[0][0]
-    assert np.abs(logits - reference.mtp(weights, config, IDS, 7)).max() < 1e-3
+    logits, drafts = session.run(["logits", "draft_ids"], feed)
+    assert len(drafts) > 300  # all tokens in use, of so small a vocabulary
+    expected = reference.mtp(weights, config, IDS, 7)[:, drafts]
+    assert np.abs(logits[0] - expected).max() < 1e-3
     # The other candidate is another function: the two conventions cannot be mixed up unseen.
-    assert np.abs(logits - reference.mtp(weights, config, IDS, 7, hidden_state="post_norm")).max() > 0.1
+    assert np.abs(logits[0] - reference.mtp(weights, config, IDS, 7, hidden_state="post_norm")[:, drafts]).max() > 0.1
+
+
+def test_a_post_norm_head_reads_the_normed_state_and_its_own_draft_list(tiny: Source, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.path, tmp_path / "post"))
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"mtp_hidden_state": "post_norm"}))
+    (folder / "draft_vocabulary.json").write_text("[9, 3, 200]")
+    (out,) = convert_checkpoint(Source(folder, "post"), tmp_path / "out", to="onnx")
+    checkpoint = Checkpoint.open(folder)
+    weights, config = reference.load_weights(checkpoint), checkpoint.config
+    _, hidden = run_trunk(out)
+    assert np.abs(hidden - reference.trunk(weights, config, IDS).normed).max() < 1e-3
+    session = ort.InferenceSession(out / "mtp.onnx", providers=["CPUExecutionProvider"])
+    empty = np.zeros((1, 2, 0, 64), np.float32)
+    feed = {
+        "hidden_states": hidden[None],
+        "input_ids": np.array([[*IDS[1:], 7]]),
+        "attention_mask": np.ones((1, len(IDS)), int),
+        "past_key_values.0.key": empty,
+        "past_key_values.0.value": empty,
+    }
+    logits, drafts = session.run(["logits", "draft_ids"], feed)
+    assert drafts.tolist() == [3, 9, 200]
+    expected = reference.mtp(weights, config, IDS, 7, hidden_state="post_norm")[:, drafts]
+    assert np.abs(logits[0] - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '["a"]', "[1, 100000]", "[true]", "nonsense"])
+def test_a_bad_draft_list_is_an_error(tiny: Source, tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(tiny.path, tmp_path / "bad"))
+    (folder / "draft_vocabulary.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"draft_vocabulary\.json: .*token ids"):
+        convert_checkpoint(Source(folder, "bad"), tmp_path / "out", to="onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_a_large_vocabulary_the_most_frequent_tokens_and_all_added_ones_are_drafted(tmp_path: Path) -> None:
+    kinds = ("normal",) * 151643 + ("control",) * 14 + ("user_defined",) * 8 + ("unused",) * 15
+    vocabulary = Vocabulary(("",) * 151680, kinds, (), 151645, 151643, None)
+    drafts = draft_ids(tmp_path, vocabulary)
+    assert len(drafts) == 32768 + 22
+    assert drafts[:3].tolist() == [0, 1, 2] and drafts[32767] == 32767 and drafts[-1] == 151664
 
 
 def run_trunk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -163,9 +210,10 @@ def test_embedding_and_head_are_stored_once_and_aligned(tiny_onnx: Path, tiny_ch
                 places.setdefault(tensor.name, set()).add((int(entries["offset"]), int(entries["length"])))
     assert all(len(each) == 1 for each in places.values())
     size = (tiny_onnx / "model.onnx.data").stat().st_size
-    rope = 512 * 32 * 2
-    padding = 4096 * len(places)
-    assert 4 * (tiny_checkpoint.num_parameters + rope) <= size <= 4 * (tiny_checkpoint.num_parameters + rope) + padding
+    head = onnx.load(str(tiny_onnx / "mtp.onnx"), load_external_data=False).graph.initializer
+    drafts = next(each.dims for each in head if each.name == "lm_head.draft.weight")
+    stored = 4 * (tiny_checkpoint.num_parameters + 512 * 32 * 2 + drafts[0] * drafts[1])
+    assert stored <= size <= stored + 4096 * len(places)
 
 
 def test_a_graph_at_mimo_7bs_shapes_is_built_without_its_weights() -> None:
@@ -196,6 +244,12 @@ def test_a_graph_at_mimo_7bs_shapes_is_built_without_its_weights() -> None:
 
         def rope(self) -> tuple[ir.LazyTensor, ir.LazyTensor]:
             return self.lazy("cos", 32768, 64), self.lazy("sin", 32768, 64)
+
+        def draft_head(self) -> tuple[onnx_graph.Matrix, ir.LazyTensor]:
+            return onnx_graph.Matrix(self.lazy("head", 4096, 16384), 4096, 16384), self.lazy("drafts", 16384)
+
+        def kv_scales(self, layer: int) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+            return self.lazy(f"{layer}.k", 1024), self.lazy(f"{layer}.v", 1024)
 
     compute = onnx_graph.Compute(ir.DataType.FLOAT, ir.DataType.FLOAT16)
     model = onnx_graph.trunk(MIMO_7B, Shapes(), compute)

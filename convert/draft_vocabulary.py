@@ -1,0 +1,43 @@
+"""Which tokens the MTP layer may draft: scoring all of a large vocabulary would cost more than the layer itself.
+
+What is left out is never drafted, and still generated: every draft is verified by the trunk. FastMTP does the same.
+Source: https://arxiv.org/abs/2509.18362, section 3.3.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.convert.vocabulary import Vocabulary
+from mimo_mobile.errors import CheckpointError
+
+LEARNT_TOKENS = 1 << 15
+"""Of the learnt tokens those with the lowest ids: a tokenizer's training merges the most frequent pairs first."""
+
+FILE = "draft_vocabulary.json"
+"""Beside config.json, a JSON list of token ids takes the place of this choice."""
+
+
+def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Token ids `[R]` in rising order: the checkpoint's own list, else the most frequent ones and all added tokens.
+
+    Raises:
+        CheckpointError: The list is no JSON list of ids in use.
+    """
+    used = [number for number, kind in enumerate(vocabulary.kinds) if kind != "unused"]
+    path = folder / FILE
+    if not path.is_file():
+        learnt = [number for number in used if vocabulary.kinds[number] == "normal"]
+        added = [number for number in used if vocabulary.kinds[number] != "normal"]
+        return np.array(sorted([*learnt[:LEARNT_TOKENS], *added]), np.int64)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no JSON ({error}); a list of token ids expected") from error
+    if not isinstance(found, list) or not found or not set(map(type, found)) == {int} or not set(found) <= set(used):
+        raise CheckpointError(f"{path}: a list of token ids among {len(used)} in use expected")
+    return np.array(sorted(set(found)), np.int64)
