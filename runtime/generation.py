@@ -75,6 +75,8 @@ class GenerationStats:
         prompt_tokens: Of the whole prompt.
         cached_tokens: Those of it that were in the KV cache from the turn before.
         generated_tokens: Thinking, answer and forced tokens.
+        drafted_tokens: Drafts that were verified.
+        accepted_tokens: Those of them that were right.
         prefill_tps: Prompt tokens computed per second.
         decode_tps: Tokens after the first per second.
         time_to_first_token_s: From the call to the first token.
@@ -84,6 +86,8 @@ class GenerationStats:
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     prefill_tps: float
     decode_tps: float
     time_to_first_token_s: float
@@ -117,6 +121,7 @@ class Generation:
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
         self._forced: deque[int] = deque()
+        self._uniforms: deque[float] = deque()
         self._closed = False
         self.count = 0
 
@@ -133,16 +138,30 @@ class Generation:
             self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
         if self._forced:
             return self._forced.popleft()
+        token = self._sample(logits[: self._tokenizer.size], 0)  # what is beyond is padding
+        self._uniforms.popleft()
+        return None if token in self._tokenizer.stop_ids else token
+
+    def guess(self, logits: NDArray[np.float32], ahead: int = 0) -> int:
+        """What the next token but ``ahead`` would be if these were its logits: by the random number it will have.
+
+        Token and guess come of one random number, so that they agree as often as their distributions overlap, about,
+        while the tokens themselves are those of a generation that guesses nothing.
+        """
+        return self._sample(logits, ahead)
+
+    def _sample(self, logits: NDArray[np.float32], ahead: int) -> int:
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
         config = self._config
-        token = sample(
-            logits[: self._tokenizer.size],  # what is beyond is padding
-            self._random.random(),
+        return sample(
+            logits,
+            self._uniforms[ahead],
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             min_p=config.min_p,
         )
-        return None if token in self._tokenizer.stop_ids else token
 
     def emit(self, token: int) -> Iterator[GeneratedToken]:
         """The records of one token: one, or two when it ends the thinking and begins the answer."""

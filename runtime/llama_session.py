@@ -21,7 +21,9 @@ from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime import memory
 from mimo_mobile.runtime.gguf_header import GgufHeader
 from mimo_mobile.runtime.memory import MemoryNeed
+from mimo_mobile.runtime.mtp import MtpHead
 from mimo_mobile.runtime.session import Cancelled, KvDtype, Session, choose_context_length
+from mimo_mobile.runtime.speculation import Speculate, costs_file
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
@@ -55,7 +57,9 @@ def load_gguf(
     threads: int | None = None,
     kv_dtype: KvDtype | None = None,
     repack: bool | None = None,
+    cache: bool = True,
     spin: bool = True,
+    speculate: Speculate = "auto",
 ) -> Session:
     """A session on a GGUF file.
 
@@ -66,7 +70,9 @@ def load_gguf(
         kv_dtype: Of the KV cache; default f16. f32 switches flash attention off too, for comparisons.
         repack: Copy weights into the order that this CPU's kernels read fastest; False reads them from the mapped
             file. Default: copy when the memory suffices.
+        cache: Remember on disk what runs cost on this machine.
         spin: Let idle threads wait actively: faster, and more power. The first load decides for the process.
+        speculate: What drafts.
 
     Raises:
         ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
@@ -88,11 +94,17 @@ def load_gguf(
         needs = _needs(header, context_length * per_token)
     ways = [repack] if repack is not None else [True, False]
     chosen = memory.choose(path, [needs[way] for way in ways])
-    backend = LlamaBackend(
-        path, context_length, threads or physical_cores(), kv_dtype, log, repack=chosen is needs[True]
-    )
+    repack, threads = chosen is needs[True], threads or physical_cores()
+    backend = LlamaBackend(path, context_length, threads, kv_dtype, log, repack=repack)
     backend.kv_bytes_per_token = per_token
-    return Session(backend, tokenizer, template if isinstance(template, str) else None, synthetic=synthetic)
+    return Session(
+        backend,
+        tokenizer,
+        template if isinstance(template, str) else None,
+        synthetic=synthetic,
+        speculate=speculate,
+        costs_file=costs_file(path, threads, kv_dtype, repack, spin) if cache else None,
+    )
 
 
 def _check(header: GgufHeader) -> int:
@@ -165,6 +177,7 @@ class LlamaBackend:
         self._flag = ctypes.create_string_buffer(2)
         self.context_length = context_length
         self.kv_bytes_per_token = 0
+        self.mtp: MtpHead | None = None
         self._context: Any = None
         log.clear()
         model_params = llama_cpp.llama_model_default_params()
@@ -199,19 +212,21 @@ class LlamaBackend:
         for index in range(self._batch_tokens):
             self._batch.seq_id[index][0] = 0
 
-    def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
         self._flag.value = b"\x01" if cancel.is_set() else b""
         self._forget(position)
         for start in range(0, len(ids), self._batch_tokens):
             chunk = ids[start : start + self._batch_tokens]
             last = start + len(chunk) == len(ids)
-            status = self._run(chunk, position + start, 1 if last else 0)
+            status = self._run(chunk, position + start, rows if last else 0, padding if last else 0)
             if cancel.is_set() or status == _ABORTED:
                 self._forget(position)
                 raise Cancelled
             self._check_status(status)
-        return self._row(-1)
+        return self._logits(rows)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
@@ -221,8 +236,7 @@ class LlamaBackend:
         for start in range(0, len(ids), self._output_rows):
             chunk = ids[start : start + self._output_rows]
             self._check_status(self._run(chunk, start, len(chunk)))
-            for index in range(len(chunk)):
-                rows[start + index] = self._row(index)
+            rows[start : start + len(chunk)] = self._logits(len(chunk))
         return rows
 
     def cancel(self) -> None:
@@ -241,19 +255,20 @@ class LlamaBackend:
     def _forget(self, position: int) -> None:
         self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
 
-    def _run(self, ids: Sequence[int], position: int, wanted: int) -> int:
-        """Decode ids at a position; logits are computed for the last ``wanted`` of them."""
+    def _run(self, ids: Sequence[int], position: int, wanted: int, padding: int = 0) -> int:
+        """Decode ids at a position, and padding after them; logits are computed for the last ``wanted`` ids."""
         count, view = len(ids), self._fields
-        self._batch.n_tokens = count
+        self._batch.n_tokens = count + padding
         view["token"][:count] = ids
-        view["pos"][:count] = np.arange(position, position + count)
-        view["logits"][: count - wanted] = 0
+        view["token"][count : count + padding] = ids[-1]
+        view["pos"][: count + padding] = np.arange(position, position + count + padding)
+        view["logits"][: count + padding] = 0
         view["logits"][count - wanted : count] = 1
         return int(self._api.llama_decode(self._context, self._batch))
 
-    def _row(self, index: int) -> NDArray[np.float32]:
-        pointer = self._api.llama_get_logits_ith(self._context, index)
-        return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
+    def _logits(self, rows: int) -> NDArray[np.float32]:
+        """Those that the last run was asked for."""
+        return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape=(rows, self._vocab_size))
 
     def _check_status(self, status: int) -> None:
         if status != 0:

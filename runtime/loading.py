@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimo_mobile import manifest
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.session import KvDtype, Session
+    from mimo_mobile.runtime.speculation import Speculate
 
 
 def load(
@@ -25,6 +26,7 @@ def load(
     repack: bool | None = None,
     cache: bool = True,
     spin: bool = True,
+    speculate: Speculate = "auto",
 ) -> Session:
     """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
 
@@ -35,8 +37,11 @@ def load(
         threads: Default: physical cores.
         kv_dtype: Of the KV cache: ``f16``, ``int8``, or ``f32`` for comparisons; default: f16, or the graph's.
         repack: Let llama.cpp copy weights into this CPU's order; default: when the memory suffices.
-        cache: Keep ONNX Runtime's prepacked weights on disk (``$MIMO_CACHE``, else the user's cache folder).
+        cache: Keep ONNX Runtime's prepacked weights and what was measured of this machine on disk (``$MIMO_CACHE``,
+            else the user's cache folder).
         spin: Let idle threads wait actively; False saves power.
+        speculate: What drafts tokens for the model to verify several at once: ``mtp``, its own layer, or ``ngram``,
+            what stood in the text before; ``auto`` takes what pays at the moment. The text is the same with all.
 
     Raises:
         ModelLoadError: Nothing that can be run is there, or it does not fit in memory.
@@ -47,6 +52,14 @@ def load(
     for name, value in (("context_length", context_length), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value} is out of range")
+    options: dict[str, Any] = {
+        "context_length": context_length,
+        "threads": threads,
+        "kv_dtype": kv_dtype,
+        "cache": cache,
+        "spin": spin,
+        "speculate": speculate,
+    }
     path = Path(path)
     if (path / manifest.NAME).is_file():
         path = _entry(path, recipe)
@@ -55,12 +68,7 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from mimo_mobile.runtime.llama_session import load_gguf
 
-        return _announced(
-            path,
-            load_gguf(
-                path, context_length=context_length, threads=threads, kv_dtype=kv_dtype, repack=repack, spin=spin
-            ),
-        )
+        return _announced(path, load_gguf(path, repack=repack, **options))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
     if (path / "model.onnx").is_file():
@@ -68,10 +76,7 @@ def load(
 
         if repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
-        return _announced(
-            path,
-            load_onnx(path, context_length=context_length, threads=threads, kv_dtype=kv_dtype, cache=cache, spin=spin),
-        )
+        return _announced(path, load_onnx(path, **options))
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
 

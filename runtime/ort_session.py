@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
 from collections.abc import Sequence
@@ -18,7 +17,10 @@ from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLo
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime import memory, prepacked
 from mimo_mobile.runtime.memory import MemoryNeed
+from mimo_mobile.runtime.mtp import MtpHead
+from mimo_mobile.runtime.ort_graph import BATCH_TOKENS, CachedGraph, first_line
 from mimo_mobile.runtime.session import Cancelled, KvDtype, Session, choose_context_length
+from mimo_mobile.runtime.speculation import Speculate, costs_file
 from mimo_mobile.runtime.threads import physical_cores
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
@@ -27,18 +29,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 MODEL = "model.onnx"
 KV_INT8 = "model.kv-int8.onnx"
-BATCH_TOKENS = 128
-"""Prompt tokens per run."""
+MTP = "mtp.onnx"
 
-LOGITS_START = "logits_start"
-"""The first row that has logits: of a prompt's rows only the last pays lm_head."""
+MOST_ROWS = 16
+"""Rows of logits at once in decoding: a token, its drafts and padding."""
 
 PREPACKED_SIZE = 1.2
 """Prepacked weights over the data file: 544 MB of 451 were measured for blocks of 32."""
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _KV_TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)", "int8": "tensor(int8)"}
 
 
@@ -50,6 +50,7 @@ def load_onnx(
     kv_dtype: KvDtype | None = None,
     cache: bool = True,
     spin: bool = True,
+    speculate: Speculate = "auto",
 ) -> Session:
     """A session on a folder that ``mimo convert`` or ``mimo quantize`` wrote.
 
@@ -60,6 +61,7 @@ def load_onnx(
         kv_dtype: ``int8`` takes the graph with an int8 cache; else it must be what model.onnx has built in.
         cache: Keep this CPU's arrangement of the weights on disk and map it, instead of making it at every load.
         spin: Let idle threads wait actively: faster, and more power.
+        speculate: What drafts; ``mtp`` and ``auto`` load the MTP layer when it is there.
 
     Raises:
         ModelLoadError: A file is missing, damaged, no decoder with MiMo's inputs, or too large for the memory.
@@ -78,12 +80,22 @@ def load_onnx(
         raise ModelLoadError(
             f"{folder / 'config.json'}: max_position_embeddings expected ({error}); convert again"
         ) from error
-    context_length = choose_context_length(folder, context_length, trained)
-    session = _open(ort, model, threads or physical_cores(), cache, spin)
-    backend = OrtBackend(ort, session, model, context_length, kv_dtype)
+    context_length, threads = choose_context_length(folder, context_length, trained), threads or physical_cores()
+    graph = CachedGraph(ort, _open(ort, model, threads, cache, spin), model, context_length)
+    if kv_dtype is not None and graph.kv_type != _KV_TYPES[kv_dtype]:
+        built = next((name for name, each in _KV_TYPES.items() if each == graph.kv_type), graph.kv_type)
+        raise BackendUnavailableError(f"{model}: its KV cache is {built}, {kv_dtype} was asked for; leave it out")
+    head = None
+    if speculate == "mtp" and not (folder / MTP).is_file():
+        raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
+    if speculate in ("auto", "mtp") and (folder / MTP).is_file():
+        layer = _open(ort, folder / MTP, threads, cache, spin)
+        head = MtpHead(OrtMtp(CachedGraph(ort, layer, folder / MTP, context_length, ["hidden_states"])))
+    backend = OrtBackend(graph, head)
     file = folder / "chat_template.jinja"
     template = file.read_text(encoding="utf-8") if file.is_file() else None
-    return Session(backend, tokenizer, template, synthetic=synthetic)
+    costs = costs_file(model, threads, spin, head is not None) if cache else None
+    return Session(backend, tokenizer, template, synthetic=synthetic, speculate=speculate, costs_file=costs)
 
 
 def _runtime() -> Any:
@@ -101,14 +113,15 @@ def _open(ort: Any, model: Path, threads: int, cache: bool, spin: bool) -> Any:
         made.inter_op_num_threads = 1
         made.log_severity_level = 4
         made.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        # Trunk and MTP layer have threads of their own, which would take the cores from each other between two runs.
+        made.add_session_config_entry("session.force_spinning_stop", "1")
         return made
 
     def start(model: Path) -> Any:
         return ort.InferenceSession(str(model), options(), providers=["CPUExecutionProvider"])
 
-    data = model.with_name(prepacked.DATA)
-    weights = int(PREPACKED_SIZE * data.stat().st_size) if data.is_file() else 0
     try:
+        weights = int(PREPACKED_SIZE * prepacked.weight_bytes(model))
         ready = prepacked.entry(ort, model) if cache and weights else None
         way = MemoryNeed("prepacked cache", 0, weights) if ready else MemoryNeed("prepacking", weights, 0)
         memory.choose(model.parent, [way])
@@ -116,130 +129,98 @@ def _open(ort: Any, model: Path, threads: int, cache: bool, spin: bool) -> Any:
             try:
                 return start(found / prepacked.MODEL)
             except Exception as error:  # whatever is wrong with it, the model itself is there
-                logger.warning("%s: cannot be loaded, made anew next time: %s", found, _line(error))
+                logger.warning("%s: cannot be loaded, made anew next time: %s", found, first_line(error))
                 prepacked.discard(ort, model)
         return start(model)
     except MimoMobileError:
         raise
     except Exception as error:  # its exceptions share no public base
-        raise ModelLoadError(f"{model}: ONNX Runtime cannot load it: {_line(error)}") from error
+        raise ModelLoadError(f"{model}: ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
 class OrtBackend:
-    """One InferenceSession and one KV cache on the CPU."""
+    """The trunk, and the MTP layer beside it when drafts are wanted."""
 
-    def __init__(
-        self, ort: Any, session: Any, model: Path, context_length: int, kv_dtype: KvDtype | None = None
-    ) -> None:
-        """Make room for ``context_length`` tokens beside the session of ``model``.
+    def __init__(self, graph: CachedGraph, mtp: MtpHead | None = None) -> None:
+        """Drive ``graph``; ``mtp`` is shown all hidden states."""
+        self._graph, self.mtp = graph, mtp
+        self.context_length, self.kv_bytes_per_token = graph.context_length, graph.kv_bytes_per_token
+        self._rows = graph.empty_logits(MOST_ROWS)
+        self._hidden = np.empty((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
 
-        Raises:
-            ModelLoadError: It is no decoder with MiMo's inputs, or the KV cache does not fit in memory.
-            BackendUnavailableError: Its cache is not of ``kv_dtype``.
-        """
-        self._ort = ort
-        self._session = session
-        self.context_length = context_length
-        inputs = {each.name: each for each in self._session.get_inputs()}
-        outputs = {each.name: each for each in self._session.get_outputs()}
-        self._past = [name for name in inputs if name.startswith("past_key_values.")]
-        others = [name for name in inputs if name not in self._past]
-        others += [each.name for each in self._session.get_overridable_initializers()]
-        expected = ["attention_mask", "input_ids", LOGITS_START]
-        if not self._past or sorted(others) != expected or "logits" not in outputs:
-            raise ModelLoadError(
-                f"{model}: inputs {', '.join(others)} and {len(self._past)} of a KV cache found; {', '.join(expected)}"
-                " and a KV cache expected: convert or quantize the checkpoint again"
-            )
-        self._vocab_size = int(outputs["logits"].shape[-1])
-        self._logits_dtype = _DTYPES[outputs["logits"].type]
-        # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
-        self._mask = np.zeros((1, context_length), np.int64)
-        self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
-        self._first_row = np.zeros(1, np.int64)
-        self._last_row = self._empty_rows(1)
-        self._run_options = ort.RunOptions()
-        kind = inputs[self._past[0]].type
-        if kv_dtype is not None and kind != _KV_TYPES[kv_dtype]:
-            built = next((name for name, each in _KV_TYPES.items() if each == kind), kind)
-            raise BackendUnavailableError(f"{model}: its KV cache is {built}, {kv_dtype} was asked for; leave it out")
-        shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in self._past}
-        kv = sum(math.prod(shape) * np.dtype(_DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
-        self.kv_bytes_per_token = kv // context_length
-        memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
-        self._kv = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
-            for name, shape in shapes.items()
-        }
-        self._binding = self._session.io_binding()
-        self._bind(self._binding.bind_input, "attention_mask", self._mask)
-        self._bind(self._binding.bind_input, LOGITS_START, self._first_row)
-        for name, cache in self._kv.items():
-            self._binding.bind_ortvalue_input(name, cache)
-            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
-
-    def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [V] of the last, a view that the next call overwrites."""
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
         try:
             for start in range(0, len(ids), BATCH_TOKENS):
-                self._start(cancel)
+                if cancel.is_set():
+                    raise Cancelled
+                self._graph.renew()
                 chunk = ids[start : start + BATCH_TOKENS]
-                wanted = 1 if start + len(chunk) == len(ids) else 0
-                self._run(chunk, position + start, self._last_row[:wanted])
+                last = start + len(chunk) == len(ids)
+                self._run(chunk, position + start, rows if last else 0, padding if last else 0)
         except SessionError:
             if cancel.is_set():
                 raise Cancelled from None
             raise
         if cancel.is_set():
             raise Cancelled
-        last: NDArray[np.float32] = self._last_row[0].astype(np.float32, copy=False)
-        return last
+        return self._rows[:rows].astype(np.float32, copy=False)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
-        rows = self._empty_rows(len(ids))
+        rows = self._graph.empty_logits(len(ids))
+        self._graph.renew()
         for start in range(0, len(ids), BATCH_TOKENS):
-            self._start(threading.Event())
-            self._run(ids[start : start + BATCH_TOKENS], start, rows[start : start + BATCH_TOKENS])
+            self._graph.run(ids[start : start + BATCH_TOKENS], start, rows[start : start + BATCH_TOKENS])
         return rows.astype(np.float32, copy=False)
 
     def cancel(self) -> None:
         """End the run that is under way."""
-        self._run_options.terminate = True
+        self._graph.run_options.terminate = True
 
     def close(self) -> None:
         """Free the model and its cache."""
-        self._binding = self._session = None
-        self._kv = {}
+        self._graph.close()
+        if self.mtp is not None:
+            self.mtp.close()
 
-    def _empty_rows(self, count: int) -> NDArray[Any]:
-        return np.empty((count, self._vocab_size), self._logits_dtype)
-
-    def _start(self, cancel: threading.Event) -> None:
-        if cancel.is_set():
-            raise Cancelled
-        # A new object each time: the flag of one that was cancelled stays set.
-        self._run_options = self._ort.RunOptions()
-
-    def _run(self, ids: Sequence[int], position: int, rows: NDArray[Any]) -> None:
-        """Put ids at a position; the KV cache is extended in place. Logits of the last go to ``rows`` [0…T, V]."""
-        count = len(ids)
-        self._ids[0, :count] = ids
-        self._mask[0, : position + count] = 1
-        self._mask[0, position + count :] = 0
-        self._first_row[0] = count - len(rows)
-        binding = self._binding
-        self._bind(binding.bind_input, "input_ids", self._ids[:, :count])
-        self._bind(binding.bind_output, "logits", rows[None])
-        try:
-            self._session.run_with_iobinding(binding, self._run_options)
-        except Exception as error:  # its exceptions share no public base
-            raise SessionError(f"ONNX Runtime failed: {_line(error)}") from error
-
-    @staticmethod
-    def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
-        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    def _run(self, ids: Sequence[int], position: int, rows: int, padding: int) -> None:
+        padded = [*ids, *[ids[-1]] * padding] if padding else ids
+        if self.mtp is not None:
+            self._graph.bind_output("hidden_states", self._hidden[None, : len(padded)])
+        self._graph.run(padded, position, self._rows[: rows + padding])
+        if self.mtp is not None:
+            self.mtp.observe(position, ids, self._hidden[: len(ids)])
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+class OrtMtp:
+    """The MTP layer's graph."""
+
+    def __init__(self, graph: CachedGraph) -> None:
+        """Drive ``graph``, whose first run tells which tokens it scores."""
+        self._graph = graph
+        self._logits = graph.empty_logits(1)
+        self._hidden = np.zeros((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
+        self._out = np.empty_like(self._hidden)
+        self.draft_ids: NDArray[np.int64] = np.empty(graph.logits_size, np.int64)
+        graph.bind_output("draft_ids", self.draft_ids)
+        self.read(self._hidden[:1], [0], 0)
+
+    def read(
+        self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``; (last logits [R], state [E])."""
+        count = 0
+        for start in range(0, len(ids), BATCH_TOKENS):
+            count = len(ids[start : start + BATCH_TOKENS])
+            self._hidden[:count] = hidden[start : start + count]
+            self._graph.bind_input("hidden_states", self._hidden[None, :count])
+            self._graph.bind_output("hidden_states_out", self._out[None, :count])
+            self._graph.run(ids[start : start + count], position + start, self._logits)
+        return self._logits[0].astype(np.float32, copy=False), self._out[count - 1].astype(np.float32)
+
+    def close(self) -> None:
+        """Free the layer and its cache."""
+        self._graph.close()

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def entry(ort: Any, model: Path) -> Path | None:
     return folder if (folder / MODEL).is_file() and (folder / DATA).is_file() else None
 
 
+def weight_bytes(model: Path) -> int:
+    """Bytes of the data file that a model's graph uses; the whole file's when the package onnx is not there."""
+    data = model.with_name(DATA)
+    if not data.is_file():
+        return 0
+    if find_spec("onnx") is None:
+        return data.stat().st_size
+    import onnx
+
+    tensors = onnx.load(str(model), load_external_data=False).graph.initializer
+    return sum(int(each.value) for tensor in tensors for each in tensor.external_data if each.key == "length")
+
+
 def prepare(ort: Any, model: Path, options: Any) -> Path | None:
     """The folder of a model's entry, made when it is not there; None when that is not worth it or not possible.
 
@@ -64,8 +78,8 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
         model: The .onnx file, with its data beside it.
         options: ``SessionOptions`` to make it with; written to.
     """
-    data = model.with_name(DATA)
-    if not data.is_file() or data.stat().st_size < LEAST_BYTES:
+    size = weight_bytes(model)
+    if size < LEAST_BYTES:
         return None
     if found := entry(ort, model):
         return found
@@ -76,7 +90,7 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
             for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime or of the model
                 if old.is_dir():
                     files.remove(old)
-            needed, free = int(GROWTH * data.stat().st_size), shutil.disk_usage(folder.parent).free
+            needed, free = int(GROWTH * size), shutil.disk_usage(folder.parent).free
             if free < needed:
                 logger.warning(
                     "%s: %.1f GB free, %.1f GB needed to keep prepacked weights; loading will take memory instead"
@@ -111,13 +125,13 @@ def _folder(ort: Any, model: Path) -> Path:
     long as what is saved.
     """
     state = model.with_name(DATA).stat()
-    parts = ort.__version__, _cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
+    parts = ort.__version__, cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
     place = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     return cache_folder() / "prepacked" / f"{model.parent.name}-{place}" / key
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """What the choice of kernels depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

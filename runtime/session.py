@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import ContextFullError, ModelLoadError, SessionError
+from mimo_mobile.runtime import speculation
 from mimo_mobile.runtime.chat import Message, render
 from mimo_mobile.runtime.generation import (
     FinishReason,
@@ -29,7 +30,9 @@ from mimo_mobile.runtime.generation import (
     GenerationConfig,
     GenerationStats,
 )
+from mimo_mobile.runtime.mtp import MtpHead
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
+from mimo_mobile.runtime.speculation import Draft, Speculate, Speculator
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
 KvDtype = Literal["f32", "f16", "int8"]
@@ -50,8 +53,16 @@ class Backend(Protocol):
     def kv_bytes_per_token(self) -> int:
         """Memory of one token in the KV cache."""
 
-    def decode(self, ids: Sequence[int], position: int, cancel: threading.Event) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``, forgetting later entries; the logits [V] of the last, until the next call.
+    @property
+    def mtp(self) -> MtpHead | None:
+        """What drafts; it is shown all that ``decode`` computes."""
+
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``, forgetting later entries; the logits [rows, V] of the last, until the next call.
+
+        ``padding`` more rows are computed and forgotten, where that is cheaper.
 
         Raises:
             Cancelled: ``cancel`` was set meanwhile; the cache holds what is before ``position``.
@@ -88,11 +99,29 @@ class Session:
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: TextTokenizer, chat_template: str | None, *, synthetic: bool = False
+        self,
+        backend: Backend,
+        tokenizer: TextTokenizer,
+        chat_template: str | None,
+        *,
+        synthetic: bool = False,
+        speculate: Speculate = "off",
+        costs_file: Path | None = None,
     ) -> None:
-        """Join a backend with its tokenizer; ``runtime.load`` does it."""
+        """Join a backend with its tokenizer; ``runtime.load`` does it.
+
+        Args:
+            backend: The loaded model.
+            tokenizer: Its tokenizer.
+            chat_template: Jinja2, or None.
+            synthetic: The weights are random.
+            speculate: What drafts.
+            costs_file: Where it is remembered what runs cost on this machine.
+        """
         self.tokenizer = tokenizer
         self.synthetic = synthetic
+        self._speculate, self._costs_file = speculate, costs_file
+        self._speculator: Speculator | None = None
         self._backend: Backend | None = backend
         self._chat_template = chat_template
         self._cached: list[int] = []
@@ -186,30 +215,47 @@ class Session:
         self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter
     ) -> Generator[GeneratedToken, None, None]:
         with self._locked() as backend:
+            speculator = self._speculating(backend, ids)
             started = time.perf_counter()
             generation = Generation(self.tokenizer, config, splitter)
             cached = self._common_prefix(ids)
-            pending, position = ids[cached:], cached
-            first_s = 0.0
-            reason: FinishReason = "length"
+            if backend.mtp is not None:
+                cached = backend.mtp.resume(cached)
+            pending, position, draft = ids[cached:], cached, Draft()
+            first_s, drafted, accepted = 0.0, 0, 0
+            reason: FinishReason | None = None
             try:
-                while True:
+                while reason is None:
                     self._cached = self._cached[:position]
-                    logits = backend.decode(pending, position, self._cancelled)
+                    rows = len(draft.ids) + 1
+                    logits = backend.decode([*pending, *draft.ids], position, self._cancelled, rows, draft.padding)
                     self._cached += pending
                     position += len(pending)
-                    token = generation.next(logits)
-                    first_s = first_s or time.perf_counter() - started
-                    if token is None:
-                        reason = "stop"
-                        break
-                    yield from generation.emit(token)
-                    if generation.stopped:
-                        reason = "stop"
-                        break
-                    if generation.count >= config.max_tokens or position + 1 >= backend.context_length:
-                        break
-                    pending = [token]
+                    right = 0
+                    for index in range(rows):
+                        token = generation.next(logits[index])
+                        first_s = first_s or time.perf_counter() - started
+                        if token is None:
+                            reason = "stop"
+                            break
+                        yield from generation.emit(token)
+                        if generation.stopped:
+                            reason = "stop"
+                        elif generation.count >= config.max_tokens or position + 1 >= backend.context_length:
+                            reason = "length"
+                        pending = [token]
+                        if speculator is not None:
+                            speculator.follow(token)
+                        if reason is not None or index == len(draft.ids) or token != draft.ids[index]:
+                            break
+                        self._cached.append(token)
+                        position += 1
+                        right += 1
+                    drafted, accepted = drafted + len(draft.ids), accepted + right
+                    if speculator is not None and reason is None:
+                        speculator.learn(draft, right)
+                        room = min(config.max_tokens - generation.count, backend.context_length - position - 1) - 1
+                        draft = speculator.propose(generation, position, pending[0], room)
             except Cancelled:
                 reason = "cancelled"
             ended_s = time.perf_counter() - started
@@ -217,12 +263,25 @@ class Session:
                 prompt_tokens=len(ids),
                 cached_tokens=cached,
                 generated_tokens=generation.count,
+                drafted_tokens=drafted,
+                accepted_tokens=accepted,
                 prefill_tps=(len(ids) - cached) / first_s if first_s else 0.0,
                 decode_tps=(generation.count - 1) / (ended_s - first_s) if generation.count > 1 else 0.0,
                 time_to_first_token_s=first_s,
                 peak_rss_bytes=peak_rss_bytes(),
             )
             yield from generation.end(reason, stats)
+
+    def _speculating(self, backend: Backend, ids: Sequence[int]) -> Speculator | None:
+        """What drafts in a generation after ``ids``; what runs cost is measured when it is not known."""
+        if self._speculate == "off":
+            return None
+        if self._speculator is None:
+            self._cached = []
+            costs = speculation.remembered(backend, self._costs_file)
+            self._speculator = Speculator(self._speculate, costs, backend.mtp)
+        self._speculator.begin(ids)
+        return self._speculator
 
     def _common_prefix(self, ids: Sequence[int]) -> int:
         """How many of ``ids`` are in the cache; at least one is left to compute."""

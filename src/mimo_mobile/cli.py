@@ -96,6 +96,13 @@ def _load_options(command: Command) -> Command:
             help="Copy weights into the CPU's order [default: if they fit]; llama.cpp.",
         ),
         click.option("--cache/--no-cache", default=True, help="Keep prepacked weights on disk [default]; ONNX."),
+        click.option(
+            "--speculate",
+            type=click.Choice(["auto", "mtp", "ngram", "off"]),
+            default="auto",
+            show_default=True,
+            help="What drafts tokens; the text stays the same.",
+        ),
         click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
     )
     return _decorated(command, options)
@@ -106,7 +113,7 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
-    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin"
+    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate"
     return load(model, **{key: options.pop(key) for key in keys})
 
 

@@ -1,0 +1,110 @@
+"""The MTP layer beside a trunk: which rows it has read, which hidden states wait for it, what it drafts.
+
+Row p of the layer reads the trunk's hidden state at position p and the token at p + 1, and gives logits of the token
+at p + 2. Rows are read when their token is certain, so the layer's KV cache never has to forget one. Knows no backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+WAITING_ROWS = 128
+"""So many rows are read in one run while nothing is drafted: by the row this costs a fraction of a draft."""
+
+
+class MtpLayer(Protocol):
+    """The layer on one backend, with a KV cache of its own."""
+
+    @property
+    def draft_ids(self) -> NDArray[np.int64]:
+        """The tokens [R] that it scores."""
+
+    def read(
+        self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``, forgetting later ones.
+
+        Returns the last row's logits [R], and the state [E] that can take a hidden state's place for one more draft.
+
+        Raises:
+            SessionError: The backend failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory."""
+
+
+class MtpHead:
+    """What a session drafts with."""
+
+    def __init__(self, layer: MtpLayer) -> None:
+        """Begin with an empty cache."""
+        self._layer = layer
+        self._first = 0  # position of the first row that waits; those before it are in the layer's cache
+        self._hidden: list[NDArray[np.float32]] = []
+        self._ids: list[int] = []
+        self._state: NDArray[np.float32] | None = None
+
+    @property
+    def draft_ids(self) -> NDArray[np.int64]:
+        """The tokens [R] that are scored."""
+        return self._layer.draft_ids
+
+    def resume(self, count: int) -> int:
+        """Keep the first ``count`` tokens; returns how many the trunk may keep so that no hidden state is missed."""
+        if count > self._first:
+            self._cut(count)
+            return count
+        if count == 0:
+            self._first, self._hidden, self._ids = 0, [], []
+            return 0
+        # The last kept token's row was read with a token that may not follow now; it must be made again.
+        self._first, self._hidden, self._ids = count - 1, [], []
+        return count - 1
+
+    def observe(self, position: int, ids: Sequence[int], hidden: NDArray[np.float32]) -> None:
+        """Keep a copy of what the trunk computed for ``ids`` at ``position``: hidden states [T, E].
+
+        All before ``position`` is certain by now.
+        """
+        self._cut(position)
+        if not self._first <= position <= self._first + len(self._ids):
+            # Begun anew, or rows between are missing: attention does without them.
+            self._first, self._hidden, self._ids = position, [], []
+        if len(self._ids) >= WAITING_ROWS:
+            self._read(ids[0])
+        self._hidden.append(hidden.astype(np.float32))
+        self._ids.extend(ids)
+
+    def draft(self, position: int, token: int) -> NDArray[np.float32]:
+        """Logits [R] of the token after ``token``, which is the one at ``position``."""
+        self._cut(position)
+        return self._read(token)
+
+    def draft_more(self, position: int, token: int) -> NDArray[np.float32]:
+        """One more draft after ``token`` at ``position``, itself a draft: the layer reads its own state again."""
+        assert self._state is not None
+        logits, self._state = self._layer.read(self._state[None], [token], position - 1)
+        return logits
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._layer.close()
+
+    def _read(self, token: int) -> NDArray[np.float32]:
+        hidden = np.concatenate(self._hidden)
+        logits, self._state = self._layer.read(hidden, [*self._ids[1:], token], self._first)
+        self._first += len(self._ids)
+        self._hidden, self._ids = [], []
+        return logits
+
+    def _cut(self, position: int) -> None:
+        """Drop rows that wait at ``position`` and later."""
+        keep = max(0, position - self._first)
+        if keep < len(self._ids):
+            self._ids = self._ids[:keep]
+            self._hidden = [np.concatenate(self._hidden)[:keep]] if keep else []

@@ -1,0 +1,243 @@
+"""What is drafted, and how much of it: by what runs of several rows cost here and by how many drafts were right lately.
+
+Two drafters: the checkpoint's own MTP layer, and what followed when the same tokens stood here before (prompt lookup,
+https://github.com/apoorvumang/prompt-lookup-decoding). Whether a draft is right the trunk decides, elsewhere: nothing
+here can change a token. Knows token ids and seconds; no logits, no backend's ways.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mimo_mobile import files
+from mimo_mobile.runtime import prepacked
+from mimo_mobile.runtime.mtp import MtpHead
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime.generation import Generation
+    from mimo_mobile.runtime.session import Backend
+
+logger = logging.getLogger(__name__)
+
+Speculate = Literal["auto", "mtp", "ngram", "off"]
+"""``auto`` drafts with whatever pays at the moment; ``mtp`` and ``ngram`` always with that one."""
+
+MOST_ROWS = 8
+"""In one run: the last token and its drafts."""
+
+MTP_DRAFTS = 1
+"""MiMo's layer was trained to draft one token; of a second 11 to 18 % are reported right."""
+
+NGRAM = 3
+"""Tokens that must have stood before in the same order."""
+
+MARGIN = 1.02
+"""By so much drafting must look faster than going without."""
+
+SHADOW_TOKENS = 32
+"""While the MTP layer does not pay, it drafts once in so many tokens to see whether it would be right again."""
+
+REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What runs take on this machine.
+
+    Attributes:
+        rows_s: Seconds of a run of 1, 2, … rows.
+        draft_s: Seconds of a draft by the MTP layer; 0 without one.
+    """
+
+    rows_s: tuple[float, ...]
+    draft_s: float
+
+    def cheapest(self, rows: int) -> tuple[int, float]:
+        """(rows of padding, seconds): more rows can be cheaper, as kernels take some numbers better than others."""
+        seconds, count = min((self.rows_s[count - 1], count) for count in range(rows, len(self.rows_s) + 1))
+        return count - rows, seconds
+
+
+def measure(backend: Backend) -> Costs:
+    """The costs of a backend, whose KV cache is lost by it."""
+    never = threading.Event()
+
+    def seconds(rows: int) -> float:
+        times = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            backend.decode([0] * rows, 0, never, rows)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    backend.decode([0], 0, never)  # warms up
+    most = min(MOST_ROWS, backend.context_length)
+    rows_s, drafts = tuple(seconds(rows) for rows in range(1, most + 1)), [0.0]
+    if backend.mtp is not None:
+        drafts = []
+        for _ in range(REPEATS):
+            backend.decode([0], 0, never)
+            started = time.perf_counter()
+            backend.mtp.draft(1, 0)
+            drafts.append(time.perf_counter() - started)
+        backend.mtp.resume(0)
+    return Costs(rows_s, min(drafts))
+
+
+def costs_file(model: Path, *options: object) -> Path:
+    """Where the costs of a model file, loaded with ``options`` on this machine, are remembered."""
+    state = model.stat()
+    parts = str(model.resolve()), state.st_size, state.st_mtime_ns, prepacked.cpu(), options
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return prepacked.cache_folder() / "costs" / f"{model.stem}-{key}.json"
+
+
+def remembered(backend: Backend, file: Path | None) -> Costs:
+    """The costs in a file; measured, at the cost of the KV cache, and written there when it has none."""
+    if file is not None and file.is_file():
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return Costs(tuple(map(float, found["rows_s"][:MOST_ROWS])), float(found["draft_s"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s: unreadable, measured anew: %s", file, error)
+    costs = measure(backend)
+    if file is not None:
+        try:
+            files.write_text(file, json.dumps(asdict(costs)) + "\n")
+        except OSError as error:
+            logger.warning("%s: cannot be kept: %s", file, error)
+    return costs
+
+
+class Rate:
+    """How often a drafter was right lately."""
+
+    def __init__(self, prior: float) -> None:
+        """Expect ``prior`` at first."""
+        self.value = prior
+
+    def learn(self, right: bool, weight: float = 1 / 8) -> None:
+        """Take in one more draft."""
+        self.value += weight * (right - self.value)
+
+    def expected(self, drafts: int) -> float:
+        """Tokens that come of a run with so many drafts."""
+        return sum(self.value**count for count in range(drafts + 1))
+
+
+class Lookup:
+    """Where runs of ``NGRAM`` tokens stood last."""
+
+    def __init__(self) -> None:
+        """Begin without a text."""
+        self._tokens: list[int] = []
+        self._places: dict[tuple[int, ...], int] = {}
+
+    def reset(self, tokens: Sequence[int]) -> None:
+        """Begin a text."""
+        self._tokens, self._places = [], {}
+        for token in tokens:
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        """Go on by a token; the run that it ends can be found from the next one on."""
+        if len(self._tokens) >= NGRAM:
+            self._places[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
+        self._tokens.append(token)
+
+    def following(self, count: int) -> list[int]:
+        """At most ``count`` tokens that followed the last ones when they stood here before."""
+        place = self._places.get(tuple(self._tokens[-NGRAM:])) if len(self._tokens) >= NGRAM else None
+        return [] if place is None else self._tokens[place : place + count]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens to verify in one run, and what to add to it."""
+
+    ids: tuple[int, ...] = ()
+    padding: int = 0
+    drafter: Literal["mtp", "ngram", "none"] = "none"
+
+
+class Speculator:
+    """Drafts for one session; what it learns it keeps from generation to generation.
+
+    Attributes:
+        rates: By drafter, how often its next token was right lately.
+        costs: What runs take.
+    """
+
+    def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None) -> None:
+        """Draft as ``mode`` says, with ``head`` if there is one."""
+        self._mode, self.costs, self._head = mode, costs, head
+        self.rates = {"mtp": Rate(0.8), "ngram": Rate(0.5)}
+        self._lookup = Lookup()
+        self._silent = 0  # tokens since the MTP layer drafted last
+        self._shadows: dict[str, int] = {}
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """A generation begins after ``ids``."""
+        self._lookup.reset(ids)
+        self._shadows = {}
+
+    def follow(self, token: int) -> None:
+        """The text went on by ``token``."""
+        for name, guess in self._shadows.items():
+            self.rates[name].learn(guess == token, 1 / 4)
+        self._shadows = {}
+        self._lookup.append(token)
+
+    def learn(self, draft: Draft, accepted: int) -> None:
+        """Of a draft so many tokens were right."""
+        for index in range(min(accepted + 1, len(draft.ids))):
+            self.rates[draft.drafter].learn(index < accepted)
+
+    def propose(self, generation: Generation, position: int, token: int, room: int) -> Draft:
+        """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
+        most = max(0, min(room, len(self.costs.rows_s) - 1))
+        found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
+        drafts = min(most, MTP_DRAFTS) if self._head is not None and self._mode in ("auto", "mtp") else 0
+        name, count = self._best(len(found), drafts)
+        self._silent += 1
+        if name == "mtp":
+            return self._padded(self._drafted(generation, position, token, count), "mtp", room)
+        if found and name != "ngram":
+            self._shadows["ngram"] = found[0]
+        if drafts and self._silent >= SHADOW_TOKENS:
+            self._shadows["mtp"] = self._drafted(generation, position, token, 1)[0]
+        return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
+
+    def _best(self, found: int, drafts: int) -> tuple[Literal["mtp", "ngram", "none"], int]:
+        """The drafter and the number of its tokens that give most tokens a second."""
+        if self._mode != "auto":
+            return ("mtp", drafts) if drafts else ("ngram", found) if found else ("none", 0)
+        best: tuple[float, Literal["mtp", "ngram", "none"], int] = (MARGIN / self.costs.rows_s[0], "none", 0)
+        for count in range(1, found + 1):
+            speed = self.rates["ngram"].expected(count) / self.costs.cheapest(count + 1)[1]
+            best = max(best, (speed, "ngram", count))
+        for count in range(1, drafts + 1):
+            seconds = self.costs.cheapest(count + 1)[1] + count * self.costs.draft_s
+            best = max(best, (self.rates["mtp"].expected(count) / seconds, "mtp", count))
+        return best[1], best[2]
+
+    def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[int, ...]:
+        assert self._head is not None
+        self._silent = 0
+        logits, ids = self._head.draft(position, token), list[int]()
+        for ahead in range(count):
+            if ahead:
+                logits = self._head.draft_more(position + ahead, ids[-1])
+            ids.append(int(self._head.draft_ids[generation.guess(logits, ahead)]))
+        return tuple(ids)
+
+    def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram"], room: int) -> Draft:
+        return Draft(ids, min(self.costs.cheapest(len(ids) + 1)[0], room - len(ids)), drafter)

@@ -1,0 +1,139 @@
+"""The MTP layer beside a trunk: it reads each row once, with its true hidden state and its true next token."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.errors import BackendUnavailableError
+from mimo_mobile.runtime import load
+from mimo_mobile.runtime.mtp import WAITING_ROWS, MtpHead
+from tests import reference
+
+IDS = [3, 50, 99, 200, 17, 41, 8, 301]
+NEVER = threading.Event()
+
+
+class Notes:
+    """A layer that writes down its rows: position → (hidden state, next token)."""
+
+    draft_ids = np.arange(5)
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[float, int]] = {}
+        self.runs = 0
+
+    def read(
+        self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        assert len(hidden) == len(ids) and position <= len(self.rows), "a gap in the cache"
+        self.rows = {at: row for at, row in self.rows.items() if at < position}
+        self.rows |= {position + at: (float(hidden[at, 0]), token) for at, token in enumerate(ids)}
+        self.runs += 1
+        return np.zeros(5, np.float32), hidden[-1] + 0.5
+
+    def close(self) -> None:
+        pass
+
+
+def states(tokens: Sequence[int], start: int) -> NDArray[np.float32]:
+    """Hidden states that say which token and position they are of."""
+    return np.array([[1000 * (start + at) + token] for at, token in enumerate(tokens)], np.float32)
+
+
+def expected(tokens: Sequence[int], following: int) -> dict[int, tuple[float, int]]:
+    after = [*tokens[1:], following]
+    return {at: (1000.0 * at + token, after[at]) for at, token in enumerate(tokens)}
+
+
+def test_a_prompt_is_read_in_few_runs_with_the_tokens_that_follow() -> None:
+    layer, tokens = Notes(), [at % 7 for at in range(300)]
+    head = MtpHead(layer)
+    for start in range(0, 300, 100):
+        head.observe(start, tokens[start : start + 100], states(tokens[start : start + 100], start))
+    head.draft(300, 4)
+    assert layer.rows == expected(tokens, 4) and layer.runs == 2
+
+
+def test_rejected_drafts_leave_no_trace() -> None:
+    layer = Notes()
+    head = MtpHead(layer)
+    head.observe(0, [1, 2, 3], states([1, 2, 3], 0))
+    head.draft(3, 4)
+    head.observe(3, [4, 9, 9], states([4, 9, 9], 3))  # 4 is certain; of two drafts none is right
+    head.draft(4, 5)
+    assert layer.rows == expected([1, 2, 3, 4], 5)
+    head.observe(4, [5, 6, 9], states([5, 6, 9], 4))  # the first is right
+    head.draft(6, 7)
+    assert layer.rows == expected([1, 2, 3, 4, 5, 6], 7)
+
+
+def test_a_second_draft_reads_the_layers_own_state_and_is_forgotten() -> None:
+    layer = Notes()
+    head = MtpHead(layer)
+    head.observe(0, [1, 2], states([1, 2], 0))
+    head.draft(2, 3)
+    head.draft_more(3, 8)
+    assert layer.rows[2] == (1002.5, 8)
+    head.observe(2, [3], states([3], 2))
+    head.draft(3, 4)
+    assert layer.rows == expected([1, 2, 3], 4)
+
+
+def test_rows_wait_while_nothing_is_drafted_and_are_read_together() -> None:
+    layer, tokens = Notes(), list(range(1, WAITING_ROWS + 12))
+    head = MtpHead(layer)
+    for at, token in enumerate(tokens):
+        head.observe(at, [token], states([token], at))
+    assert layer.runs == 1
+    head.draft(len(tokens), 4)
+    assert layer.rows == expected(tokens, 4) and layer.runs == 2
+
+
+@pytest.mark.parametrize("kept", range(7))
+def test_another_turn_makes_the_rows_anew_that_were_read_with_another_token(kept: int) -> None:
+    layer, tokens = Notes(), [1, 2, 3, 4, 5, 6]
+    head = MtpHead(layer)
+    head.observe(0, tokens[:4], states(tokens[:4], 0))
+    head.draft(4, 5)
+    head.observe(4, tokens[4:], states(tokens[4:], 4))
+    new = [*tokens[:kept], 8, 9]
+    start = head.resume(kept)
+    assert kept - 1 <= start <= kept
+    head.observe(start, new[start:], states(new[start:], start))
+    head.draft(len(new), 7)
+    assert layer.rows == expected(new, 7)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_drafts_are_the_references_at_every_step(tiny_onnx: Path, tiny_checkpoint: Checkpoint, steps: int) -> None:
+    weights, config = reference.load_weights(tiny_checkpoint), tiny_checkpoint.config
+    with load(tiny_onnx, speculate="mtp") as session, session.exclusive() as backend:
+        head = backend.mtp
+        assert head is not None
+        assert head.resume(0) == 0
+        tokens = list(IDS)
+        backend.decode(tokens, 0, NEVER)
+        for token in (5, 77, 300, 12)[:steps]:
+            logits = head.draft(len(tokens), token)
+            wanted = reference.mtp(weights, config, tokens, token)[-1, head.draft_ids]
+            assert np.abs(logits - wanted).max() < 1e-3
+            backend.decode([token, 9], len(tokens), NEVER, rows=2)  # 9 will not stay
+            tokens.append(token)
+
+
+def test_mtp_is_refused_where_there_is_none(tiny_onnx: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "x"))
+    (folder / "mtp.onnx").unlink()
+    with pytest.raises(BackendUnavailableError, match="no MTP layer"):
+        load(folder, speculate="mtp")
+    with load(folder) as session, session.exclusive() as backend:
+        assert backend.mtp is None

@@ -1,0 +1,253 @@
+"""Speculation changes speed and no token: greedy and sampled, with every drafter, up to every border."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimo_mobile.hub import resolve
+from mimo_mobile.quantize.evaluate import problems_of_kinds, read_problems
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Session, load
+from mimo_mobile.runtime.generation import Generation
+from mimo_mobile.runtime.reasoning import ThinkingSplitter
+from mimo_mobile.runtime.sampling import distribution
+from mimo_mobile.runtime.speculation import Costs, Draft, Lookup, Rate, Speculator
+from mimo_mobile.runtime.tokenizer import TextTokenizer
+
+GREEDY = GenerationConfig(temperature=0, max_tokens=200)
+QUESTIONS = [each.question for each in problems_of_kinds(read_problems(resolve("nano").path), 210)]
+
+DRAFTING = [("onnx", "mtp"), ("onnx", "ngram"), ("onnx", "auto"), ("gguf", "ngram"), ("gguf", "auto")]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("speculation")
+    quantize_checkpoint(resolve("nano"), out, ["int4_b32", "q8_0"], problems=0)
+    return {"onnx": out / "mimo-nano-int4_b32-onnx", "gguf": out / "mimo-nano-q8_0.gguf"}
+
+
+def session_of(models: dict[str, Path], backend: str, mode: str, **options: object) -> Session:
+    return load(models[backend], speculate=mode, cache=False, **options)  # type: ignore[arg-type]
+
+
+def ids_of(tokens: Iterator[GeneratedToken]) -> list[int]:
+    return [token.token_id for token in tokens if token.token_id is not None]
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING)
+def test_greedy_answers_to_many_questions_are_those_without(models: dict[str, Path], backend: str, mode: str) -> None:
+    assert len(QUESTIONS) >= 200
+    with session_of(models, backend, "off") as plain, session_of(models, backend, mode) as drafting:
+        drafted = accepted = 0
+        for question in QUESTIONS:
+            tokens = list(drafting.generate([Message("user", question)], GREEDY))
+            assert ids_of(iter(tokens)) == ids_of(plain.generate([Message("user", question)], GREEDY)), question
+            assert tokens[-1].stats is not None
+            drafted += tokens[-1].stats.drafted_tokens
+            accepted += tokens[-1].stats.accepted_tokens
+    assert mode == "auto" or drafted > 300
+    if mode == "mtp":
+        assert accepted > 0.85 * drafted
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
+def test_the_same_seed_gives_the_same_sampled_text(models: dict[str, Path], backend: str, mode: str) -> None:
+    config = GenerationConfig(temperature=1.4, top_p=0.97, top_k=60, min_p=0.01, max_tokens=60)
+    with session_of(models, backend, "off") as plain, session_of(models, backend, mode) as drafting:
+        for seed, question in enumerate(QUESTIONS[:30]):
+            seeded = replace(config, seed=seed)
+            expected = ids_of(plain.generate([Message("user", question)], seeded))
+            assert ids_of(drafting.generate([Message("user", question)], seeded)) == expected
+
+
+@pytest.mark.slow
+def test_sampled_tokens_are_distributed_as_the_models_say(models: dict[str, Path]) -> None:
+    """Chi-square over pairs of tokens, of which the second is the verified draft or what came in its place."""
+    draws = 20_000
+    config = GenerationConfig(temperature=2.0, top_p=0.9, top_k=12, min_p=0.02, max_tokens=3)
+    filters = {"temperature": 2.0, "top_p": 0.9, "top_k": 12, "min_p": 0.02}
+    with session_of(models, "onnx", "mtp") as session:
+        ids = session.encode_prompt([Message("user", QUESTIONS[0])], config)
+        found, accepted, drafted = Counter[tuple[int, ...]](), 0, 0
+        for seed in range(draws):
+            tokens = list(session.generate(ids, replace(config, seed=seed)))
+            stats = tokens[-1].stats
+            assert stats is not None
+            accepted, drafted = accepted + stats.accepted_tokens, drafted + stats.drafted_tokens
+            made = ids_of(iter(tokens))
+            found[tuple(made[:2]) if len(made) > 1 else (made[0] if made else -1, -1)] += 1
+        size, stops = session.tokenizer.size, session.tokenizer.stop_ids
+        first = distribution(session.logits(ids)[-1, :size], **filters)  # type: ignore[arg-type]
+        expected: dict[tuple[int, int], float] = {}
+        for token in np.flatnonzero(first):
+            if int(token) in stops:
+                expected[-1, -1] = expected.get((-1, -1), 0.0) + first[token]
+                continue
+            second = distribution(session.logits([*ids, int(token)])[-1, :size], **filters)  # type: ignore[arg-type]
+            for after in np.flatnonzero(second):
+                pair = (int(token), -1 if int(after) in stops else int(after))
+                expected[pair] = expected.get(pair, 0.0) + first[token] * second[after]
+    assert drafted > draws / 2 and 0.1 * drafted < accepted < 0.99 * drafted
+    assert set(found) <= set(expected)
+    # Rare pairs together in one class, as the test wants at least five in each.
+    frequent = [pair for pair, share in expected.items() if share * draws >= 5]
+    classes = [(found[pair], expected[pair] * draws) for pair in frequent]
+    classes.append((draws - sum(count for count, _ in classes), draws - sum(count for _, count in classes)))
+    chi_square = sum((seen - wanted) ** 2 / wanted for seen, wanted in classes if wanted > 1e-6)
+    degrees = len(frequent)
+    assert degrees > 20
+    assert chi_square < degrees + 4 * (2 * degrees) ** 0.5  # four standard deviations
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
+@pytest.mark.parametrize("room", [1, 2, 3, 5, 30])
+def test_the_context_may_end_anywhere(models: dict[str, Path], backend: str, mode: str, room: int) -> None:
+    with session_of(models, backend, "off") as plain:
+        ids = plain.encode_prompt([Message("user", QUESTIONS[3])], GREEDY)
+    options = {"context_length": len(ids) + room}
+    ends = []
+    for each in "off", mode:
+        with session_of(models, backend, each, **options) as session:
+            tokens = list(session.generate(ids, GREEDY))
+            ends.append((ids_of(iter(tokens)), tokens[-1].finish_reason))
+    assert ends[0] == ends[1] and ends[0][1] == "length"
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
+def test_limits_and_stop_strings_cut_at_the_same_token(models: dict[str, Path], backend: str, mode: str) -> None:
+    configs = [replace(GREEDY, max_tokens=count) for count in (1, 2, 3, 4, 17)]
+    configs += [replace(GREEDY, stop=(stop,)) for stop in ("+", "=1", "\n", "</think>")]
+    configs += [replace(GREEDY, thinking_budget=budget) for budget in (0, 1, 6, 11)] + [replace(GREEDY, thinking=False)]
+    with session_of(models, backend, "off") as plain, session_of(models, backend, mode) as drafting:
+        for config in configs:
+            expected, found = (
+                [replace(token, stats=None) for token in each.generate([Message("user", QUESTIONS[5])], config)]
+                for each in (plain, drafting)
+            )
+            assert found == expected
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
+def test_after_cancelling_and_closing_in_the_middle_the_next_answer_is_right(
+    models: dict[str, Path], backend: str, mode: str
+) -> None:
+    messages = [Message("user", QUESTIONS[7])]
+    with session_of(models, backend, "off") as plain, session_of(models, backend, mode) as drafting:
+        expected = ids_of(plain.generate(messages, GREEDY))
+        for count in range(1, 12):
+            tokens = drafting.generate(messages, GREEDY)
+            begun = [token for token in (next(tokens).token_id for _ in range(count)) if token is not None]
+            if count % 2:
+                tokens.close()
+            else:
+                drafting.cancel()
+                rest = list(tokens)
+                assert rest[-1].finish_reason == "cancelled"
+            assert begun == expected[: len(begun)]
+            assert ids_of(drafting.generate(messages, GREEDY)) == expected
+
+
+def test_turns_that_share_a_beginning_draft_as_well_as_fresh_ones(models: dict[str, Path]) -> None:
+    with session_of(models, "onnx", "off") as plain, session_of(models, "onnx", "mtp") as drafting:
+        messages = []
+        for question in QUESTIONS[:6]:
+            messages.append(Message("user", question))
+            expected = ids_of(plain.generate(messages, GREEDY))
+            tokens = list(drafting.generate(messages, GREEDY))
+            assert ids_of(iter(tokens)) == expected
+            messages.append(Message("assistant", "".join(t.text for t in tokens if t.channel == "answer")))
+        assert tokens[-1].stats is not None and tokens[-1].stats.cached_tokens > 20
+
+
+def test_what_runs_cost_is_measured_once_and_remembered(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
+    for _ in range(2):
+        with load(models["onnx"]) as session:
+            list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
+    (file,) = tmp_path.glob("costs/*.json")
+    costs = json.loads(file.read_text())
+    assert len(costs["rows_s"]) == 8 and all(each > 0 for each in [*costs["rows_s"], costs["draft_s"]])
+    file.write_text("nonsense")
+    with load(models["onnx"]) as session:
+        list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
+    assert json.loads(file.read_text())["rows_s"]
+
+
+def test_lookup_finds_what_followed_last() -> None:
+    lookup = Lookup()
+    lookup.reset([1, 2, 3, 4, 9, 1, 2, 3, 5, 9, 1, 2])
+    assert lookup.following(4) == []
+    lookup.append(3)
+    assert lookup.following(4) == [5, 9, 1, 2] and lookup.following(1) == [5]
+    lookup.append(7)
+    assert lookup.following(4) == []
+
+
+def test_padding_is_added_where_more_rows_are_cheaper() -> None:
+    costs = Costs((1.0, 1.8, 1.9, 1.5, 2.0), 0.1)
+    assert costs.cheapest(1) == (0, 1.0)
+    assert costs.cheapest(2) == (2, 1.5)
+    assert costs.cheapest(5) == (0, 2.0)
+
+
+class OneGuess:
+    """An MTP head that always drafts token 0."""
+
+    draft_ids = np.arange(1)
+
+    def draft(self, position: int, token: int) -> np.ndarray:
+        return np.zeros(1, np.float32)
+
+
+def tokens_per_second(acceptance: float, costs: Costs, count: int = 4000) -> float:
+    """Of a simulated generation in ``auto``, whose drafts are right so often, over going without."""
+    tokenizer = TextTokenizer.from_file(resolve("nano").path / "tokenizer.json")
+    generation = Generation(tokenizer, GREEDY, ThinkingSplitter())
+    speculator = Speculator("auto", costs, OneGuess())  # type: ignore[arg-type]
+    speculator.begin([])
+    random, made, seconds, draft = np.random.Generator(np.random.PCG64(1)), 0, 0.0, Draft()
+    unique = 10
+    while made < count:
+        seconds += costs.rows_s[len(draft.ids) + draft.padding]
+        right = 0
+        for _ in range(len(draft.ids) + 1):
+            unique += 1
+            token = 0 if random.random() < acceptance else unique
+            speculator.follow(token)
+            made += 1
+            if right == len(draft.ids) or token != draft.ids[right]:
+                break
+            right += 1
+        speculator.learn(draft, right)
+        silent = speculator._silent
+        draft = speculator.propose(generation, 0, token, 100)
+        if draft.drafter == "mtp" or speculator._silent <= silent:
+            seconds += costs.draft_s
+    return made * costs.rows_s[0] / seconds
+
+
+@pytest.mark.parametrize("second_row", [1.1, 1.3, 1.7])
+@pytest.mark.parametrize("acceptance", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_auto_is_never_much_slower_and_uses_what_pays(acceptance: float, second_row: float) -> None:
+    costs = Costs(tuple([1.0] + [second_row + 0.1 * more for more in range(7)]), 0.1)
+    found = tokens_per_second(acceptance, costs)
+    always = (1 + acceptance) / (second_row + 0.1)
+    assert found > 0.97 and found > 0.95 * always
+
+
+def test_a_rate_follows_what_happens() -> None:
+    rate = Rate(0.8)
+    for _ in range(12):
+        rate.learn(False)
+    assert rate.value < 0.2
+    assert rate.expected(0) == 1 and rate.expected(1) == 1 + rate.value
