@@ -44,6 +44,7 @@ class Ours:
     def __init__(self, model: Path, context_length: int, kv_dtype: KvDtype = "f16", **options: Any) -> None:
         """Load ``model``; further options are those of ``load``."""
         self.name = "mimo-mobile"
+        options = {"speculate": "off"} | options  # as the peers
         self._session: Session = load(model, context_length=context_length, kv_dtype=kv_dtype, **options)
         with self._session.exclusive() as backend:
             self.kv_bytes_per_token = backend.kv_bytes_per_token

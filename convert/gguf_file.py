@@ -1,4 +1,4 @@
-"""Checkpoint → GGUF: the trunk as architecture ``qwen2``, the MTP layers in a file of their own.
+"""Checkpoint → GGUF: the trunk as architecture ``qwen2``, and files with MTP layers in a form that llama.cpp runs.
 
 While a tensor is written, the next one is read and encoded by two or more threads: no more than two encoded
 tensors are in memory. Knows GGUF's names through the gguf package; knows nothing of block formats.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
 from mimo_mobile.convert.formats import RowFormat
-from mimo_mobile.convert.tensors import Mapped, Part, map_tensors
+from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
 from mimo_mobile.errors import require
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 TRUNK_ARCHITECTURE = "qwen2"
 """MiMo's trunk is Qwen2's, tensor by tensor: every llama.cpp app runs it."""
 
-MTP_ARCHITECTURE = "mimo-mtp"
-"""No llama.cpp graph of this name: the MTP file is an addition to a trunk, not a model."""
+MTP_ARCHITECTURE = "step35"
+"""llama.cpp's qwen2 has no MTP layers. Step-3.5's graph has all of MiMo's nodes, and the others only when their tensors
+are there: dense layers with biases, no norm of queries and keys, MTP layers on the hidden state before the last norm.
+
+Source: https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/models/step35.cpp
+"""
 
 TASK_WEIGHTS = 1 << 22
 """Weights that one thread encodes at a time."""
@@ -41,7 +45,7 @@ TASK_WEIGHTS = 1 << 22
 def write_gguf(
     out: Path,
     checkpoint: Checkpoint,
-    part: Part,
+    layout: Layout,
     format_of: Callable[[str], RowFormat],
     *,
     file_type: str,
@@ -50,12 +54,12 @@ def write_gguf(
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> Path:
-    """Write one part of a checkpoint as a GGUF file.
+    """Write a checkpoint, or a part of it, as a GGUF file.
 
     Args:
         out: The file.
         checkpoint: The source.
-        part: ``trunk`` or ``mtp``.
+        layout: ``trunk`` for every llama.cpp app, ``mtp`` to draft for a trunk file, ``whole`` with both.
         format_of: Checkpoint's tensor name → format.
         file_type: Of gguf.LlamaFileType, without ``MOSTLY_``.
         metadata: ``name``; where known ``license``, ``repository``, ``revision``, ``synthetic``.
@@ -70,19 +74,19 @@ def write_gguf(
         MissingDependencyError: gguf is not installed.
     """
     gguf = require("gguf", "gguf")
-    mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, part)
+    mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, layout)
     formats = {name: format_of(name) for name in mapped}
     with files.whole(out, force=force) as temporary:
         files.check_room(out, sum(_stored_bytes(checkpoint.tensors[name], formats[name]) for name in mapped))
-        architecture = TRUNK_ARCHITECTURE if part == "trunk" else MTP_ARCHITECTURE
+        architecture = TRUNK_ARCHITECTURE if layout == "trunk" else MTP_ARCHITECTURE
         writer: GGUFWriter = gguf.GGUFWriter(temporary, architecture)
         try:
-            _add_origin(writer, metadata, part)
+            _add_origin(writer, metadata, layout)
             _add_hyperparameters(writer, checkpoint.config)
+            _add_layers(writer, checkpoint.config, layout)
             writer.add_file_type(_file_type(gguf, file_type))
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            if part == "trunk":
-                _add_vocabulary(gguf, writer, read_vocabulary(checkpoint.path, checkpoint.config.vocab_size))
+            _add_vocabulary(gguf, writer, read_vocabulary(checkpoint.path, checkpoint.config.vocab_size))
             for name, target in mapped.items():
                 _add_tensor_info(gguf, writer, checkpoint.tensors[name], target, formats[name])
             writer.write_header_to_file()
@@ -176,14 +180,14 @@ def _file_type(gguf: Any, name: str) -> int:
     return int(gguf.LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"])
 
 
-def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], part: Part) -> None:
+def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], layout: Layout) -> None:
     name = metadata["name"]
     writer.add_name(name)
     if "synthetic" in metadata:
         writer.add_bool(SYNTHETIC, True)
         writer.add_description("Random weights in MiMo-7B's shapes, for measurements only")
-    elif part == "mtp":
-        writer.add_description(f"MTP layer of {name}, an addition to its trunk; not a model that can be loaded alone")
+    elif layout == "mtp":
+        writer.add_description(f"MTP layer of {name}, which drafts for its trunk; not a model that can be used alone")
     if "license" in metadata:
         writer.add_license(metadata["license"])
     if "repository" in metadata:
@@ -195,17 +199,33 @@ def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], part: Part) -> 
 def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_sampling_temp(SAMPLING_TEMPERATURE)
     writer.add_sampling_top_p(SAMPLING_TOP_P)
+
+
+def _add_layers(writer: GGUFWriter, config: MimoConfig, layout: Layout) -> None:
+    """The trunk's layers, and with the MTP layers what Step-3.5 says beyond Qwen2."""
+    trunk, mtp = config.num_hidden_layers, config.num_nextn_predict_layers
+    if layout == "trunk":
+        writer.add_block_count(trunk)
+        writer.add_rope_dimension_count(config.head_dim)
+        return
+    writer.add_block_count(trunk + mtp)
+    writer.add_nextn_predict_layers(mtp)
+    writer.add_rope_dimension_count(2 * config.head_dim)  # of which layers with full attention use half
+    # llama.cpp wants at least one layer with a sliding window; one of the whole context is full attention.
+    writer.add_sliding_window(config.max_position_embeddings)
+    writer.add_sliding_window_pattern([layer == 0 or layer >= trunk for layer in range(trunk + mtp)])
+    writer.add_rope_dimension_count_swa(config.head_dim)
+    writer.add_rope_freq_base_swa(config.rope_theta)
+    writer.add_expert_feed_forward_length(0)
 
 
 def _add_vocabulary(gguf: Any, writer: GGUFWriter, vocabulary: Vocabulary) -> None:

@@ -11,6 +11,7 @@ from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint, read_json
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.optimum_export import export_with_optimum
+from mimo_mobile.convert.tensors import Layout
 from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import SYNTHETIC
@@ -35,6 +36,7 @@ def convert_checkpoint(
     exporter: Exporter = "direct",
     force: bool = False,
     progress: ProgressCallback = ignore,
+    single_file: bool = False,
 ) -> list[Path]:
     """Write a checkpoint as it is, unquantized, and return what was written, the loadable model first.
 
@@ -46,6 +48,7 @@ def convert_checkpoint(
         exporter: ``optimum`` traces the trunk through PyTorch instead, to ONNX in f32: a second opinion.
         force: Replace what is there.
         progress: Called often.
+        single_file: GGUF: trunk and MTP layer in one file, for llama.cpp's own ``--spec-type draft-mtp``.
 
     Raises:
         ValueError: ONNX in bf16, or optimum with something else than ONNX in f32.
@@ -62,13 +65,15 @@ def convert_checkpoint(
         if (to, dtype) != ("onnx", "f32"):
             raise ValueError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
         return [export_with_optimum(checkpoint, out, force=force)]
+    if single_file and (to == "onnx" or not checkpoint.config.num_nextn_predict_layers):
+        raise ValueError("a single file is for GGUF and checkpoints with an MTP layer")
     if to == "onnx":
         return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, origin(source), force, progress)
 
     def format_of(name: str) -> RowFormat:
         return F32 if is_vector(name) else plain
 
-    return write_gguf_model(checkpoint, out, format_of, plain.name, origin(source), force, progress)
+    return write_gguf_model(checkpoint, out, format_of, plain.name, origin(source), force, progress, single_file)
 
 
 def write_gguf_model(
@@ -79,24 +84,25 @@ def write_gguf_model(
     metadata: Mapping[str, str],
     force: bool = False,
     progress: ProgressCallback = ignore,
+    single_file: bool = False,
 ) -> list[Path]:
-    """Write the trunk to ``out`` and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it.
+    """Write the trunk to ``out`` and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it, or all to ``out``.
 
     Raises:
         OutputExistsError: One of them is there and ``force`` is false.
     """
     mtp_out = out.with_name(f"{out.stem}-mtp.gguf")
-    parts: list[tuple[Path, Literal["trunk", "mtp"]]] = [(out, "trunk")]
-    if checkpoint.config.num_nextn_predict_layers:
-        parts.insert(0, (mtp_out, "mtp"))  # first, so that a trunk without its layer is never left behind
-    for path, _ in parts:
+    layouts: list[tuple[Path, Layout]] = [(out, "whole" if single_file else "trunk")]
+    if checkpoint.config.num_nextn_predict_layers and not single_file:
+        layouts.insert(0, (mtp_out, "mtp"))  # first, so that a trunk without its layer is never left behind
+    for path, _ in layouts:
         if path.exists() and not force:
             raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
-    for path, part in parts:
+    for path, layout in layouts:
         write_gguf(
-            path, checkpoint, part, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
+            path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
         )
-    return [path for path, _ in reversed(parts)]
+    return [path for path, _ in reversed(layouts)]
 
 
 def write_onnx_model(

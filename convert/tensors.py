@@ -15,6 +15,11 @@ from mimo_mobile.errors import UnknownTensorError
 Part = Literal["trunk", "mtp"]
 """The trunk is Qwen2's decoder; the MTP layers draft the token after the next."""
 
+Layout = Literal["trunk", "mtp", "whole"]
+"""What one GGUF file holds; with ``mtp`` come the trunk's embedding, norm and head, which llama.cpp wants beside it."""
+
+SHARED = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
@@ -108,8 +113,8 @@ def map_tensor(name: str, num_hidden_layers: int) -> Mapped | Dropped:
     )
 
 
-def map_tensors(names: Iterable[str], num_hidden_layers: int, part: Part) -> dict[str, Mapped]:
-    """The tensors of one part, by their names in the checkpoint and in its order.
+def map_tensors(names: Iterable[str], num_hidden_layers: int, layout: Layout) -> dict[str, Mapped]:
+    """The tensors of one file, by their names in the checkpoint and in its order.
 
     Raises:
         UnknownTensorError: A name that no table has, or two names for one target.
@@ -118,7 +123,9 @@ def map_tensors(names: Iterable[str], num_hidden_layers: int, part: Part) -> dic
     sources: dict[str, str] = {}
     for name in names:
         target = map_tensor(name, num_hidden_layers)
-        if isinstance(target, Dropped) or target.part != part:
+        if isinstance(target, Dropped) or not (
+            layout in ("whole", target.part) or (layout == "mtp" and name in SHARED)
+        ):
             continue
         if target.name in sources:
             raise UnknownTensorError(f"tensors {sources[target.name]} and {name} both become {target.name}")

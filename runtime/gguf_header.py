@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mimo_mobile import ggml_library
 from mimo_mobile.errors import ModelLoadError
 
@@ -22,7 +25,7 @@ _SCALARS: dict[int, tuple[str, Any]] = {
     8: ("gguf_get_val_str", ctypes.c_char_p), 10: ("gguf_get_val_u64", ctypes.c_uint64),
     11: ("gguf_get_val_i64", ctypes.c_int64), 12: ("gguf_get_val_f64", ctypes.c_double),
 }  # fmt: skip
-_INT32, _STRING, _ARRAY = 5, 8, 9
+_INT32, _BOOL, _STRING, _ARRAY = 5, 7, 8, 9
 
 
 class _InitParams(ctypes.Structure):
@@ -81,13 +84,49 @@ class GgufHeader:
         get = self._function("gguf_get_arr_data", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
         return list((ctypes.c_int32 * count).from_address(get(self._context, index))) if count else []
 
+    def truths(self, key: str) -> list[bool]:
+        """An array of truth values; empty when the key is not there or holds something else."""
+        index, kind = self._find(key)
+        signature = ctypes.c_void_p, ctypes.c_int64
+        if (
+            kind != _ARRAY
+            or self._function("gguf_get_arr_type", ctypes.c_int, *signature)(self._context, index) != _BOOL
+        ):
+            return []
+        count = self._function("gguf_get_arr_n", ctypes.c_size_t, *signature)(self._context, index)
+        data = self._function("gguf_get_arr_data", ctypes.c_void_p, *signature)(self._context, index)
+        return list((ctypes.c_bool * count).from_address(data)) if count else []
+
+    def float32(self, name: str) -> NDArray[np.float32]:
+        """A tensor of float32 numbers, flat.
+
+        Raises:
+            ModelLoadError: It is not there, of another type, or beyond the file's end.
+        """
+        signature = ctypes.c_void_p, ctypes.c_int64
+        index = self._tensor(name)
+        kind = (
+            self._function("gguf_get_tensor_type", ctypes.c_int, *signature)(self._context, index) if index >= 0 else -1
+        )
+        if kind != 0:
+            raise ModelLoadError(f"{self.path}: {name} in float32 expected; convert the checkpoint again")
+        start = self._function("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)(self._context)
+        offset = start + self._function("gguf_get_tensor_offset", ctypes.c_size_t, *signature)(self._context, index)
+        count = self.tensor_bytes(name) // 4
+        found = np.fromfile(self.path, np.float32, count, offset=offset)
+        if len(found) != count:
+            raise ModelLoadError(f"{self.path}: ends before {name}; download it again")
+        return found
+
     def tensor_bytes(self, name: str) -> int:
         """Size of a tensor; 0 when it is not there."""
-        index = self._function("gguf_find_tensor", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)(
-            self._context, name.encode()
-        )
+        index = self._tensor(name)
         size = self._function("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
         return int(size(self._context, index)) if index >= 0 else 0
+
+    def _tensor(self, name: str) -> int:
+        find = self._function("gguf_find_tensor", ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p)
+        return int(find(self._context, name.encode()))
 
     def _array(self, key: str, expected: int) -> tuple[int, int]:
         index, kind = self._find(key)

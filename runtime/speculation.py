@@ -39,11 +39,17 @@ MTP_DRAFTS = 1
 NGRAM = 3
 """Tokens that must have stood before in the same order."""
 
-MARGIN = 1.02
-"""By so much drafting must look faster than going without."""
+MARGIN = 1.05
+"""By so much drafting must look faster than going without to be begun; to be ended it must look slower."""
 
-SHADOW_TOKENS = 32
+SHADOW_TOKENS = 20
 """While the MTP layer does not pay, it drafts once in so many tokens to see whether it would be right again."""
+
+SHADOW_WEIGHT = 2.0
+"""What is seen that rarely counts for more."""
+
+PRIOR_DRAFTS, WINDOW_DRAFTS = 4, 32
+"""Drafts that the first expectation weighs as, and about how many are remembered."""
 
 REPEATS = 3
 
@@ -118,19 +124,38 @@ def remembered(backend: Backend, file: Path | None) -> Costs:
 
 
 class Rate:
-    """How often a drafter was right lately."""
+    """How often something was right lately."""
 
     def __init__(self, prior: float) -> None:
-        """Expect ``prior`` at first."""
-        self.value = prior
+        """Expect ``prior`` at first, as if it had been seen in a few drafts."""
+        self._right, self._all = prior * PRIOR_DRAFTS, float(PRIOR_DRAFTS)
 
-    def learn(self, right: bool, weight: float = 1 / 8) -> None:
-        """Take in one more draft."""
-        self.value += weight * (right - self.value)
+    @property
+    def value(self) -> float:
+        """From 0 to 1."""
+        return self._right / self._all
+
+    def learn(self, right: bool, weight: float = 1.0) -> None:
+        """Take in one more draft, which counts as ``weight`` of them."""
+        kept = 1 - weight / WINDOW_DRAFTS
+        self._right, self._all = kept * self._right + weight * right, kept * self._all + weight
+
+
+class Success:
+    """A drafter's: its first draft and those after a right one are right at different rates."""
+
+    def __init__(self, prior: float) -> None:
+        """Expect ``prior`` of both."""
+        self.first, self.later = Rate(prior), Rate(prior)
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Take in a run."""
+        for index in range(min(accepted + 1, drafted)):
+            (self.later if index else self.first).learn(index < accepted)
 
     def expected(self, drafts: int) -> float:
         """Tokens that come of a run with so many drafts."""
-        return sum(self.value**count for count in range(drafts + 1))
+        return 1 + self.first.value * sum(self.later.value**count for count in range(drafts))
 
 
 class Lookup:
@@ -172,15 +197,16 @@ class Speculator:
     """Drafts for one session; what it learns it keeps from generation to generation.
 
     Attributes:
-        rates: By drafter, how often its next token was right lately.
+        success: By drafter, how often it was right lately.
         costs: What runs take.
     """
 
     def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None) -> None:
         """Draft as ``mode`` says, with ``head`` if there is one."""
         self._mode, self.costs, self._head = mode, costs, head
-        self.rates = {"mtp": Rate(0.8), "ngram": Rate(0.5)}
+        self.success = {"mtp": Success(0.8), "ngram": Success(0.5)}
         self._lookup = Lookup()
+        self._drafting = "none"
         self._silent = 0  # tokens since the MTP layer drafted last
         self._shadows: dict[str, int] = {}
 
@@ -192,14 +218,14 @@ class Speculator:
     def follow(self, token: int) -> None:
         """The text went on by ``token``."""
         for name, guess in self._shadows.items():
-            self.rates[name].learn(guess == token, 1 / 4)
+            self.success[name].first.learn(guess == token, SHADOW_WEIGHT if name == "mtp" else 1)
         self._shadows = {}
         self._lookup.append(token)
 
     def learn(self, draft: Draft, accepted: int) -> None:
         """Of a draft so many tokens were right."""
-        for index in range(min(accepted + 1, len(draft.ids))):
-            self.rates[draft.drafter].learn(index < accepted)
+        if draft.ids:
+            self.success[draft.drafter].learn(len(draft.ids), accepted)
 
     def propose(self, generation: Generation, position: int, token: int, room: int) -> Draft:
         """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
@@ -207,6 +233,8 @@ class Speculator:
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
         drafts = min(most, MTP_DRAFTS) if self._head is not None and self._mode in ("auto", "mtp") else 0
         name, count = self._best(len(found), drafts)
+        if name != "none" or found or drafts:  # where a lookup finds nothing there was no choice
+            self._drafting = name
         self._silent += 1
         if name == "mtp":
             return self._padded(self._drafted(generation, position, token, count), "mtp", room)
@@ -220,13 +248,16 @@ class Speculator:
         """The drafter and the number of its tokens that give most tokens a second."""
         if self._mode != "auto":
             return ("mtp", drafts) if drafts else ("ngram", found) if found else ("none", 0)
-        best: tuple[float, Literal["mtp", "ngram", "none"], int] = (MARGIN / self.costs.rows_s[0], "none", 0)
-        for count in range(1, found + 1):
-            speed = self.rates["ngram"].expected(count) / self.costs.cheapest(count + 1)[1]
-            best = max(best, (speed, "ngram", count))
-        for count in range(1, drafts + 1):
-            seconds = self.costs.cheapest(count + 1)[1] + count * self.costs.draft_s
-            best = max(best, (self.rates["mtp"].expected(count) / seconds, "mtp", count))
+        best: tuple[float, Literal["mtp", "ngram", "none"], int] = (1 / self.costs.rows_s[0], "none", 0)
+        names: tuple[tuple[Literal["mtp", "ngram"], int, float], ...] = (
+            ("ngram", found, 0.0),
+            ("mtp", drafts, self.costs.draft_s),
+        )
+        for name, most, draft_s in names:
+            for count in range(1, most + 1):
+                seconds = self.costs.cheapest(count + 1)[1] + count * draft_s
+                speed = self.success[name].expected(count) / seconds / (1 if name == self._drafting else MARGIN)
+                best = max(best, (speed, name, count))
         return best[1], best[2]
 
     def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[int, ...]:

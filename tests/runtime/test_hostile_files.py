@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.hub import Source
 from mimo_mobile.runtime import load
 
 
@@ -46,6 +49,37 @@ GGUF: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another tokenizer": (lambda p: text_value(p, FOUR + b"gpt2", FOUR + b"bert"), "not a MiMo-7B"),
     "wrong type": (lambda p: text_value(p, b"ggml.merges", b"ggml.mergez"), "ggml.merges is missing"),
 }  # fmt: skip
+
+
+SINGLE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no layers": (lambda p: header_value(p, "step35.block_count", 0), r"block_count 0 found, 1…512"),
+    "600 layers": (lambda p: header_value(p, "step35.block_count", 600), r"block_count 600 found"),
+    "more MTP layers than layers": (lambda p: header_value(p, "step35.nextn_predict_layers", 9), "9 MTP layers among"),
+    "no MTP layers": (lambda p: header_value(p, "step35.nextn_predict_layers", 0), "0 MTP layers among"),
+    "no window": (lambda p: no_window(p), "a sliding window for 3 layers expected"),
+    "another norm": (lambda p: text_value(p, b"output_norm", b"output_morn"), "output_norm.weight in float32 expected"),
+}  # fmt: skip
+
+
+def no_window(path: Path) -> None:
+    """All false, on which llama.cpp aborts."""
+    data = bytearray(path.read_bytes())
+    key = b"attention.sliding_window_pattern"
+    start = data.index(key) + len(key) + 4 + 4 + 8
+    data[start : start + 3] = bytes(3)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_a_bad_single_file_is_an_error(case: str, tiny: Source, tmp_path: Path) -> None:
+    change, message = SINGLE[case]
+    path = convert_checkpoint(tiny, tmp_path / "x.gguf", to="gguf", dtype="f32", single_file=True)[0]
+    change(path)
+    code = f"from mimo_mobile.runtime import load; load({str(path)!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1, result
+    last = result.stderr.strip().splitlines()[-1]
+    assert "ModelLoadError" in last and re.search(message, last), last
 
 
 @pytest.mark.parametrize("case", GGUF)

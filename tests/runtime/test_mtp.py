@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import BackendUnavailableError
-from mimo_mobile.runtime import load
+from mimo_mobile.hub import Source
+from mimo_mobile.runtime import GenerationConfig, load
+from mimo_mobile.runtime.llama_backend import OUTPUT_ROWS
 from mimo_mobile.runtime.mtp import WAITING_ROWS, MtpHead
 from tests import reference
 
@@ -111,29 +115,67 @@ def test_another_turn_makes_the_rows_anew_that_were_read_with_another_token(kept
     assert layer.rows == expected(new, 7)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_drafts_are_the_references_at_every_step(tiny_onnx: Path, tiny_checkpoint: Checkpoint, steps: int) -> None:
+@pytest.fixture(scope="module")
+def tiny_single(tiny: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "single.gguf"
+    return convert_checkpoint(tiny, out, to="gguf", dtype="f32", single_file=True)[0]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("onnx", 1e-3), ("gguf", 0.02), ("single", 0.02)])
+def test_drafts_are_the_references_at_every_step(
+    kind: str, tolerance: float, tiny_onnx: Path, tiny_gguf: Path, tiny_single: Path, tiny_checkpoint: Checkpoint
+) -> None:
     weights, config = reference.load_weights(tiny_checkpoint), tiny_checkpoint.config
-    with load(tiny_onnx, speculate="mtp") as session, session.exclusive() as backend:
+    model = {"onnx": tiny_onnx, "gguf": tiny_gguf, "single": tiny_single}[kind]
+    with load(model, speculate="mtp") as session, session.exclusive() as backend:
         head = backend.mtp
         assert head is not None
         assert head.resume(0) == 0
         tokens = list(IDS)
         backend.decode(tokens, 0, NEVER)
-        for token in (5, 77, 300, 12)[:steps]:
+        for token in (5, 77, 300, 12):
             logits = head.draft(len(tokens), token)
             wanted = reference.mtp(weights, config, tokens, token)[-1, head.draft_ids]
-            assert np.abs(logits - wanted).max() < 1e-3
-            backend.decode([token, 9], len(tokens), NEVER, rows=2)  # 9 will not stay
+            assert np.abs(logits - wanted).max() < tolerance
+            rows = backend.decode([token, 9], len(tokens), NEVER, rows=2, padding=2)  # 9 will not stay
+            verified = reference.trunk(weights, config, [*tokens, token, 9]).logits[-2:]
+            assert np.abs(rows - verified).max() < 0.02
             tokens.append(token)
 
 
-def test_mtp_is_refused_where_there_is_none(tiny_onnx: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_prompt_longer_than_llama_cpp_shows_hidden_states_of_drafts_from_its_end(
+    tiny_gguf: Path, tiny_checkpoint: Checkpoint
+) -> None:
+    weights, config = reference.load_weights(tiny_checkpoint), tiny_checkpoint.config
+    tokens = np.random.Generator(np.random.PCG64(3)).integers(0, 340, 150).tolist()
+    hidden = reference.trunk(weights, config, tokens).hidden
+    with load(tiny_gguf, speculate="mtp") as session, session.exclusive() as backend:
+        rows = backend.decode(tokens, 0, NEVER)
+        assert np.abs(rows[0] - reference.trunk(weights, config, tokens).logits[-1]).max() < 0.02
+        assert backend.mtp is not None
+        logits = backend.mtp.draft(len(tokens), 7).copy()
+    wanted = reference.mtp_layer(weights, config, hidden[-OUTPUT_ROWS:], [*tokens[1 - OUTPUT_ROWS :], 7])
+    assert np.abs(logits - wanted[-1, : len(logits)]).max() < 0.02
 
+
+def test_a_single_file_answers_as_the_trunk_alone(tiny_gguf: Path, tiny_single: Path) -> None:
+    config = GenerationConfig(temperature=0, max_tokens=24)
+    found = []
+    for model, mode in ((tiny_gguf, "off"), (tiny_single, "off"), (tiny_single, "mtp"), (tiny_gguf, "mtp")):
+        with load(model, speculate=mode, cache=False) as session:  # type: ignore[arg-type]
+            found.append([token.token_id for token in session.generate(IDS, config)])
+    assert found[0] and all(each == found[0] for each in found)
+
+
+def test_mtp_is_refused_where_there_is_none(tiny_onnx: Path, tiny_gguf: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_onnx, tmp_path / "x"))
     (folder / "mtp.onnx").unlink()
     with pytest.raises(BackendUnavailableError, match="no MTP layer"):
         load(folder, speculate="mtp")
     with load(folder) as session, session.exclusive() as backend:
+        assert backend.mtp is None
+    alone = Path(shutil.copyfile(tiny_gguf, tmp_path / "alone.gguf"))
+    with pytest.raises(BackendUnavailableError, match="no MTP layer"):
+        load(alone, speculate="mtp")
+    with load(alone) as session, session.exclusive() as backend:
         assert backend.mtp is None

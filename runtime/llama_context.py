@@ -1,0 +1,167 @@
+"""One context of llama.cpp with its batch, through the low-level binding: ids in, rows of logits and hidden states out.
+
+Trunk and MTP layer are both such contexts. Knows the C API, no files and no sessions of users.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import BackendUnavailableError
+
+ABORTED = 2
+"""llama_decode's status after the abort callback said so."""
+
+
+class Flag:
+    """Ends computations that look at it, from any thread."""
+
+    def __init__(self) -> None:
+        """Begin lowered."""
+        self._text = ctypes.create_string_buffer(2)
+
+    def set(self, up: bool) -> None:
+        """Raise or lower it."""
+        self._text.value = b"\x01" if up else b""
+
+    def watch(self, api: Any, params: Any) -> None:
+        """Have contexts made with ``params`` look at it before every operation."""
+        # strlen of "" or "\x01" is false or true without taking Python's lock.
+        params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, api.ggml_abort_callback)
+        params.abort_callback_data = ctypes.cast(self._text, ctypes.c_void_p)
+
+
+class LlamaContext:
+    """A llama_context of a model, and one batch for all its runs.
+
+    Attributes:
+        vocab_size: Tokens that get logits.
+        hidden_size: Of hidden states.
+    """
+
+    def __init__(self, api: Any, model: Any, params: Any, *, reads_hidden: bool = False) -> None:
+        """Make a context with ``params``; ``reads_hidden`` is for MTP contexts, whose rows have a hidden state, too.
+
+        Raises:
+            MemoryError: llama.cpp refuses; the reason is in its log.
+        """
+        self._api = api
+        self._context = api.llama_init_from_model(model, params)
+        if not self._context:
+            raise MemoryError
+        self._memory = api.llama_get_memory(self._context)
+        self.vocab_size = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(model)))
+        self.hidden_size = int(api.llama_model_n_embd(model))
+        self._size = int(params.n_batch)
+        self._batch = api.llama_batch_init(self._size, self.hidden_size if reads_hidden else 0, 1)
+        self._tokens = np.zeros(self._size, np.int32)
+        if reads_hidden:  # llama_batch_init makes room for tokens or for hidden states, an MTP graph reads both
+            self._batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(api.llama_token))
+            self._hidden = np.ctypeslib.as_array(self._batch.embd, shape=(self._size, self.hidden_size))
+        self._reads_hidden = reads_hidden
+        self._fields = {
+            name: np.ctypeslib.as_array(getattr(self._batch, name), shape=(self._size,))
+            for name in ("token", "pos", "n_seq_id", "logits")
+        }
+        self._fields["n_seq_id"][:] = 1
+        for index in range(self._size):
+            self._batch.seq_id[index][0] = 0
+
+    def give_hidden(self, wanted: bool) -> None:
+        """Give hidden states of all rows of a run, or only the logits of those that are asked for."""
+        self._api.llama_set_embeddings(self._context, wanted)
+
+    def forget(self, position: int) -> None:
+        """Drop the KV cache from a position on."""
+        self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
+
+    def run(
+        self,
+        ids: Sequence[int],
+        position: int,
+        wanted: int,
+        padding: int = 0,
+        hidden: NDArray[np.float32] | None = None,
+    ) -> int:
+        """Decode ids at a position, and padding after them; logits are computed for the last ``wanted`` ids.
+
+        Returns llama_decode's status: 0 is good, ``ABORTED`` after the flag was raised.
+        """
+        count, view = len(ids), self._fields
+        self._batch.n_tokens = count + padding
+        view["token"][:count] = ids
+        view["token"][count : count + padding] = ids[-1]
+        view["pos"][: count + padding] = np.arange(position, position + count + padding)
+        view["logits"][: count + padding] = 0
+        view["logits"][count - wanted : count] = 1
+        if hidden is not None:
+            self._hidden[:count] = hidden
+        return int(self._api.llama_decode(self._context, self._batch))
+
+    def logits(self, rows: int, start: int = 0) -> NDArray[np.float32]:
+        """Rows of the last run's logits [rows, V], a view."""
+        pointer = self._api.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(start + rows, self.vocab_size))[start:]
+
+    def hidden(self, rows: int) -> NDArray[np.float32]:
+        """Hidden states [rows, E] of the last run after the trunk's last norm, a view."""
+        return np.ctypeslib.as_array(self._api.llama_get_embeddings(self._context), shape=(rows, self.hidden_size))
+
+    def close(self) -> None:
+        """Free it."""
+        if self._reads_hidden:
+            self._batch.token = None  # ours
+        self._api.llama_batch_free(self._batch)
+        self._api.llama_free(self._context)
+
+
+class LlamaLog:
+    """llama.cpp's last messages, kept for errors instead of printed."""
+
+    def __init__(self, api: Any) -> None:
+        """Listen to llama.cpp from now on."""
+        self._lines: list[str] = []
+        self._callback = api.llama_log_callback(self._add)
+        api.llama_log_set(self._callback, ctypes.c_void_p())
+
+    def _add(self, level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", errors="replace").strip()
+        if level in (3, 4) and line:  # warnings and errors
+            self._lines = [*self._lines[-4:], line]
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self._lines = []
+
+    def text(self) -> str:
+        """The last thing that was said."""
+        return self._lines[-1][:300] if self._lines else "no reason given"
+
+
+_only_log: LlamaLog | None = None
+
+
+def llama_log() -> LlamaLog:
+    """The process's one log; llama.cpp has no log of its own for each model.
+
+    Raises:
+        BackendUnavailableError: llama.cpp cannot be loaded.
+    """
+    global _only_log
+    if _only_log is None:
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        try:
+            import llama_cpp
+        except (OSError, RuntimeError) as error:
+            raise BackendUnavailableError(
+                f"llama.cpp cannot be loaded: {error}; install llama-cpp-python again"
+            ) from error
+        _only_log = LlamaLog(llama_cpp)
+        llama_cpp.llama_backend_init()
+    return _only_log
