@@ -160,7 +160,7 @@ def _open(model: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     from mimo_mobile.runtime import load
 
-    _session = load(model, threads=1)
+    _session = load(model, threads=1, speculate="off")
 
 
 def _answer(problems: Sequence[Problem], reference: Sequence[Reply] | None) -> list[Reply]:

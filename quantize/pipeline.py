@@ -33,6 +33,7 @@ def quantize_checkpoint(
     *,
     force: bool = False,
     problems: int | None = None,
+    single_file: bool = False,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
     """Quantize a checkpoint by each recipe into ``out`` and score what came out.
@@ -43,6 +44,7 @@ def quantize_checkpoint(
         recipes: Names, e.g. ``["q4_0", "int4_b32"]``.
         force: Replace another checkpoint's files in ``out`` and do finished recipes anew.
         problems: How many of the held-out problems to answer, 0 for none, None for all.
+        single_file: GGUF: trunk and MTP layer in one file, which stock llama.cpp drafts with.
         progress: Called often.
 
     Raises:
@@ -60,10 +62,11 @@ def quantize_checkpoint(
         files.remove_partials(out)
         state = manifest.start(out, source, force=force)
         for recipe in chosen:
-            if force or not _finished(state, recipe, out):
+            path = out / _name(source, recipe, single_file)
+            if force or not _finished(state, recipe, path):
                 state = state.without(recipe.name)
                 state.write(out)
-                state = state.with_entry(_quantize(checkpoint, source, out, recipe, progress))
+                state = state.with_entry(_quantize(checkpoint, source, path, recipe, single_file, progress))
                 state.write(out)
         if questions:
             state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
@@ -71,17 +74,27 @@ def quantize_checkpoint(
     return state
 
 
-def _finished(state: Manifest, recipe: Recipe, out: Path) -> bool:
-    entry = state.entry(recipe.name)
-    return entry is not None and all(
-        (out / part.path).is_file() and (out / part.path).stat().st_size == part.size_bytes for part in entry.parts
+def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
+    end = "-onnx" if recipe.target == "onnx" else "-single.gguf" if single_file else ".gguf"
+    return f"{source.name}-{recipe.name}{end}"
+
+
+def _finished(state: Manifest, recipe: Recipe, path: Path) -> bool:
+    entry, out = state.entry(recipe.name), path.parent
+    return (
+        entry is not None
+        and entry.path == path.name
+        and all(
+            (out / part.path).is_file() and (out / part.path).stat().st_size == part.size_bytes for part in entry.parts
+        )
     )
 
 
-def _quantize(checkpoint: Checkpoint, source: Source, out: Path, recipe: Recipe, progress: ProgressCallback) -> Entry:
-    stem = f"{source.name}-{recipe.name}"
-    path = out / (f"{stem}.gguf" if recipe.target == "gguf" else f"{stem}-onnx")
-    written = write_model(checkpoint, path, recipe, origin(source), progress)
+def _quantize(
+    checkpoint: Checkpoint, source: Source, path: Path, recipe: Recipe, single_file: bool, progress: ProgressCallback
+) -> Entry:
+    out = path.parent
+    written = write_model(checkpoint, path, recipe, origin(source), progress, single_file)
     paths = sorted(
         path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file()
     )
@@ -139,7 +152,12 @@ def _reference(
 
 
 def write_model(
-    checkpoint: Checkpoint, out: Path, recipe: Recipe, metadata: Mapping[str, str], progress: ProgressCallback = ignore
+    checkpoint: Checkpoint,
+    out: Path,
+    recipe: Recipe,
+    metadata: Mapping[str, str],
+    progress: ProgressCallback = ignore,
+    single_file: bool = False,
 ) -> list[Path]:
     """Write a checkpoint by a recipe, in place of what is there; returns what was written, the loadable model first.
 
@@ -159,9 +177,7 @@ def write_model(
         return chosen
 
     if recipe.target == "gguf":
-        return write_gguf_model(
-            checkpoint, out, row_format, recipe.name.upper(), metadata, force=True, progress=progress
-        )
+        return write_gguf_model(checkpoint, out, row_format, recipe.name.upper(), metadata, True, progress, single_file)
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
     ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
     calibrate = KvCalibration(ids, progress)

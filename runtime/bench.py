@@ -10,8 +10,13 @@ from statistics import median
 
 import numpy as np
 
-from mimo_mobile.errors import ContextFullError
+from mimo_mobile.errors import ContextFullError, SessionError
+from mimo_mobile.runtime.chat import Message
+from mimo_mobile.runtime.generation import GenerationConfig
 from mimo_mobile.runtime.session import Session, peak_rss_bytes
+
+QUESTIONS = ("What is 348 + 27 * 6?", "Solve 7x + 12 = 3x + 52.", "Calculate 819 + 751 + 77 * 8.", "What is 779 - 343?")
+"""What speculation is measured on: of random tokens none would be drafted right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +87,61 @@ def bench(session: Session, *, prompt_tokens: int = 128, generate_tokens: int = 
         time_to_first_token_s=median(prefills),
         kv_bytes_per_token=backend.kv_bytes_per_token,
         peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationResult:
+    """What drafting gives on this machine, beside going without in the same process.
+
+    Attributes:
+        step_ms: Of a run of 1, 2, … rows.
+        draft_ms: Of one draft of the MTP layer.
+        acceptance: By place in a draft, the share of verified tokens that were right.
+        tokens_per_run: Tokens that one run of the trunk gives.
+        decode_tps: Tokens per second with drafts.
+        plain_decode_tps: Without.
+        speedup: Median of the ratios of neighbouring runs.
+    """
+
+    step_ms: tuple[float, ...]
+    draft_ms: float
+    acceptance: tuple[float, ...]
+    tokens_per_run: float
+    decode_tps: float
+    plain_decode_tps: float
+    speedup: float
+
+
+def bench_speculation(session: Session, *, generate_tokens: int = 64, repeats: int = 5) -> SpeculationResult:
+    """Answer questions greedily with drafts and without, alternately.
+
+    Raises:
+        SessionError: The session was loaded with ``speculate="off"``, is closed or busy.
+    """
+    drafting = GenerationConfig(temperature=0, max_tokens=generate_tokens)
+    plain = GenerationConfig(temperature=0, max_tokens=generate_tokens, speculate=False)
+    pairs, generated, accepted = [], 0, 0
+    for number in range(repeats + 1):
+        messages = [Message("user", QUESTIONS[number % len(QUESTIONS)])]
+        speeds = []
+        for config in (drafting, plain):
+            stats = list(session.generate(messages, config))[-1].stats
+            assert stats is not None
+            speeds.append(stats.decode_tps)
+            if config is drafting:
+                generated, accepted = generated + stats.generated_tokens, accepted + stats.accepted_tokens
+        pairs.append((speeds[0], speeds[1]))
+    speculator = session.speculator
+    if speculator is None:
+        raise SessionError("nothing drafts in this session; load it with another speculate than off")
+    pairs = [pair for pair in pairs[1:] if min(pair) > 0]
+    return SpeculationResult(
+        step_ms=tuple(round(1e3 * seconds, 3) for seconds in speculator.costs.rows_s),
+        draft_ms=1e3 * speculator.costs.draft_s,
+        acceptance=tuple(round(right / verified, 3) for verified, right in speculator.counts if verified),
+        tokens_per_run=generated / max(1, generated - accepted),
+        decode_tps=median(pair[0] for pair in pairs),
+        plain_decode_tps=median(pair[1] for pair in pairs),
+        speedup=median(first / second for first, second in pairs),
     )

@@ -34,6 +34,7 @@ class GenerationConfig:
         stop: Generation ends before any of these texts, in thinking too.
         thinking: False closes the thinking block before it begins.
         thinking_budget: Tokens after which thinking is closed and the answer follows; None is no limit.
+        speculate: False does without drafts, which changes the speed only.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -45,6 +46,7 @@ class GenerationConfig:
     stop: Sequence[str] = ()
     thinking: bool = True
     thinking_budget: int | None = None
+    speculate: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.

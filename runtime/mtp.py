@@ -39,11 +39,15 @@ class MtpLayer(Protocol):
 
 
 class MtpHead:
-    """What a session drafts with."""
+    """What a session drafts with.
+
+    Attributes:
+        layer: The layer on its backend.
+    """
 
     def __init__(self, layer: MtpLayer) -> None:
         """Begin with an empty cache."""
-        self._layer = layer
+        self.layer = layer
         self._first = 0  # position of the first row that waits; those before it are in the layer's cache
         self._hidden: list[NDArray[np.float32]] = []
         self._ids: list[int] = []
@@ -52,7 +56,7 @@ class MtpHead:
     @property
     def draft_ids(self) -> NDArray[np.int64]:
         """The tokens [R] that are scored."""
-        return self._layer.draft_ids
+        return self.layer.draft_ids
 
     def resume(self, count: int) -> int:
         """Keep the first ``count`` tokens; returns how many the trunk may keep so that no hidden state is missed."""
@@ -88,16 +92,16 @@ class MtpHead:
     def draft_more(self, position: int, token: int) -> NDArray[np.float32]:
         """One more draft after ``token`` at ``position``, itself a draft: the layer reads its own state again."""
         assert self._state is not None
-        logits, self._state = self._layer.read(self._state[None], [token], position - 1)
+        logits, self._state = self.layer.read(self._state[None], [token], position - 1)
         return logits
 
     def close(self) -> None:
         """Free the memory."""
-        self._layer.close()
+        self.layer.close()
 
     def _read(self, token: int) -> NDArray[np.float32]:
         hidden = np.concatenate(self._hidden)
-        logits, self._state = self._layer.read(hidden, [*self._ids[1:], token], self._first)
+        logits, self._state = self.layer.read(hidden, [*self._ids[1:], token], self._first)
         self._first += len(self._ids)
         self._hidden, self._ids = [], []
         return logits

@@ -140,6 +140,11 @@ class Session:
         """Tokens of prompt and generation together."""
         return self._opened().context_length
 
+    @property
+    def speculator(self) -> Speculator | None:
+        """What drafts, and how well; None before the first generation, or when nothing does."""
+        return self._speculator
+
     def close(self) -> None:
         """End the running generation and free the model; closing twice does no harm."""
         self.cancel()
@@ -215,7 +220,7 @@ class Session:
         self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter
     ) -> Generator[GeneratedToken, None, None]:
         with self._locked() as backend:
-            speculator = self._speculating(backend, ids)
+            speculator = self._speculating(backend, ids) if config.speculate else None
             started = time.perf_counter()
             generation = Generation(self.tokenizer, config, splitter)
             cached = self._common_prefix(ids)

@@ -199,6 +199,7 @@ class Speculator:
     Attributes:
         success: By drafter, how often it was right lately.
         costs: What runs take.
+        counts: By place in a draft, how often a token there was verified and how often it was right.
     """
 
     def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None) -> None:
@@ -207,6 +208,7 @@ class Speculator:
         self.success = {"mtp": Success(0.8), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
+        self.counts: list[tuple[int, int]] = [(0, 0)] * (MOST_ROWS - 1)
         self._silent = 0  # tokens since the MTP layer drafted last
         self._shadows: dict[str, int] = {}
 
@@ -226,6 +228,9 @@ class Speculator:
         """Of a draft so many tokens were right."""
         if draft.ids:
             self.success[draft.drafter].learn(len(draft.ids), accepted)
+        for place in range(min(accepted + 1, len(draft.ids))):
+            verified, right = self.counts[place]
+            self.counts[place] = verified + 1, right + (place < accepted)
 
     def propose(self, generation: Generation, position: int, token: int, room: int) -> Draft:
         """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""

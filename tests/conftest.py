@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve
 from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's own stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIMO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

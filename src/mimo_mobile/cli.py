@@ -15,7 +15,7 @@ from mimo_mobile import __version__
 from mimo_mobile.errors import MimoMobileError
 
 if TYPE_CHECKING:
-    from mimo_mobile.convert.model import Dtype, Exporter, Target
+    from mimo_mobile.convert.model import Target
     from mimo_mobile.runtime import GenerationConfig, Session
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -117,6 +117,11 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
     return load(model, **{key: options.pop(key) for key in keys})
 
 
+_single_file = click.option(
+    "--single-file", is_flag=True, help="GGUF with trunk and MTP layer in one file, for llama.cpp's draft-mtp."
+)
+
+
 def _config(options: dict[str, Any]) -> GenerationConfig:
     from mimo_mobile.runtime import GenerationConfig
 
@@ -135,17 +140,16 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
     show_default=True,
     help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.",
 )
+@_single_file
 @click.option("--force", is_flag=True, help="Replace OUT.")
-def convert(checkpoint: str, out: Path, target: Target, dtype: Dtype | None, exporter: Exporter, force: bool) -> None:
+def convert(checkpoint: str, out: Path, target: Target, **options: Any) -> None:
     """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
     from mimo_mobile.terminal import progress_shown
 
     with progress_shown() as progress:
-        written = convert_checkpoint(
-            resolve(checkpoint), out, to=target, dtype=dtype, exporter=exporter, force=force, progress=progress
-        )
+        written = convert_checkpoint(resolve(checkpoint), out, to=target, progress=progress, **options)
     for path in written:
         click.echo(path)
 
@@ -185,12 +189,11 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     type=click.IntRange(min=0),
     help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].",
 )
+@_single_file
 @click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
 @click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
-def quantize(
-    model: str, recipes: Sequence[str], out: Path, problems: int | None, force: bool, answer: bool, as_json: bool
-) -> None:
+def quantize(model: str, recipes: Sequence[str], out: Path, answer: bool, as_json: bool, **options: Any) -> None:
     """Quantize MODEL (nano, a folder or a hub id) to GGUF and ONNX, score it and ask a first question."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
@@ -200,7 +203,7 @@ def quantize(
     source = resolve(model)
     folder = out / source.name
     with terminal.progress_shown() as progress:
-        made = quantize_checkpoint(source, folder, recipes, force=force, problems=problems, progress=progress)
+        made = quantize_checkpoint(source, folder, recipes, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(made.to_json(), ensure_ascii=False))
         return
@@ -280,13 +283,15 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @_load_options
 def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any) -> None:
-    """Measure prefill, decode, time to first token and peak memory of MODEL on this machine."""
+    """Measure prefill, decode, time to first token and peak memory of MODEL on this machine, and what drafts give."""
     from mimo_mobile import terminal
-    from mimo_mobile.runtime.bench import bench as measure
+    from mimo_mobile.runtime import bench as measure
 
+    drafting = options["speculate"] != "off"
     with _load(model, options) as session:
-        result = measure(session, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
-    terminal.record(result, as_json=as_json)
+        result = measure.bench(session, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
+        drafts = drafting and measure.bench_speculation(session, generate_tokens=generate_tokens, repeats=repeats)
+    terminal.record(result, as_json=as_json, speculation=drafts or None)
 
 
 @main.command()

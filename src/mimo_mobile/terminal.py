@@ -177,9 +177,12 @@ def collected(tokens: Iterator[GeneratedToken]) -> dict[str, Any]:
     return {**text, "finish_reason": last.finish_reason if last else None, "stats": stats}
 
 
-def record(value: Any, *, as_json: bool) -> None:
-    """Print a dataclass: as JSON, or a field a line with lists of records as tables."""
+def record(value: Any, *, as_json: bool, **parts: Any) -> None:
+    """Print a dataclass, with ``parts`` that are not None after it: as JSON, or a field a line with tables."""
     data = dataclasses.asdict(value)
+    for name, part in parts.items():
+        if part is not None:
+            data[name] = dataclasses.asdict(part)
     if as_json:
         print(json.dumps(data, ensure_ascii=False))
         return
@@ -188,7 +191,7 @@ def record(value: Any, *, as_json: bool) -> None:
         if isinstance(item, (list, tuple)) and item and isinstance(item[0], dict):
             table(key, list(item[0]), [[str(cell) for cell in row.values()] for row in item])
         elif isinstance(item, dict):
-            table(key, ("name", "value"), [(str(name), str(cell)) for name, cell in item.items()], left=2)
+            table(key, ("name", "value"), [(name, _number(cell)) for name, cell in item.items()], left=2)
         elif item not in (None, (), []):
             print(f"{key:<{width}}  {_number(item)}")
 

@@ -1,0 +1,150 @@
+"""Decoding with drafts against decoding without, at every acceptance from 0 to 1: what `auto` must never lose.
+
+Run ``python -m benchmarks.speculation MODEL``, best on random weights of MiMo-7B's shapes. There no draft is ever
+right, so acceptance is made: the MTP layer runs as always, and what it would have said is replaced by the token that
+will follow, or by another one, as a random number says. Both sides run alternately in one process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile import terminal
+from mimo_mobile.runtime import GenerationConfig, Session, load
+from mimo_mobile.runtime.mtp import MtpHead, MtpLayer
+from mimo_mobile.runtime.speculation import Costs, Speculate, Speculator
+
+PROMPT = list(range(100, 132))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One acceptance."""
+
+    acceptance: float
+    drafted: int
+    accepted: int
+    speedup: float
+
+
+class Scripted(MtpHead):
+    """The layer with its work, and drafts that are right as often as wanted."""
+
+    def __init__(self, layer: MtpLayer) -> None:
+        """Begin without a script."""
+        super().__init__(layer)
+        self.script: Sequence[int] = ()
+        self.acceptance = 1.0
+        self.random = np.random.Generator(np.random.PCG64(0))
+
+    def draft(self, position: int, token: int) -> NDArray[np.float32]:
+        """Logits in which the wanted token is the largest."""
+        logits = super().draft(position, token).copy()
+        following = self.script[position + 1] if position + 1 < len(self.script) else 0
+        wanted = following if self.random.random() < self.acceptance else following + 1
+        logits[np.searchsorted(self.draft_ids, wanted) % len(logits)] = np.finfo(np.float32).max
+        return logits
+
+
+def scripted(session: Session) -> Scripted:
+    """Put a script in the place of a session's MTP head."""
+    with session.exclusive() as backend:
+        if backend.mtp is None:
+            raise click.UsageError("the model has no MTP layer")
+        head = Scripted(backend.mtp.layer)
+        backend.mtp = head  # type: ignore[misc]
+    return head
+
+
+def sweep(
+    session: Session, head: Scripted, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
+) -> list[Point]:
+    """Speed with drafts over speed without, at each acceptance."""
+    plain = GenerationConfig(temperature=0, max_tokens=tokens, speculate=False)
+    drafting = GenerationConfig(temperature=0, max_tokens=tokens)
+    head.script = [*PROMPT, *(t.token_id for t in session.generate(PROMPT, plain) if t.token_id is not None)]
+    list(session.generate(PROMPT, GenerationConfig(temperature=0, max_tokens=2)))  # costs are measured here
+    assert session.speculator is not None
+    costs: Costs = session.speculator.costs
+    points = []
+    for acceptance in acceptances:
+        head.acceptance = acceptance
+        session._speculator = Speculator(mode, costs, head)  # what was learnt at another acceptance is forgotten
+        ratios, drafted, accepted = [], 0, 0
+        for _ in range(rounds):
+            speeds = []
+            for config in (plain, drafting):
+                stats = list(session.generate(PROMPT, config))[-1].stats
+                assert stats is not None
+                speeds.append(stats.decode_tps)
+                drafted, accepted = drafted + stats.drafted_tokens, accepted + stats.accepted_tokens
+            ratios.append(speeds[1] / speeds[0])
+        points.append(Point(acceptance, drafted, accepted, median(ratios)))
+        click.echo(f"{mode}: {points[-1]}", err=True)
+    return points
+
+
+def plot(points: dict[str, list[Point]], file: Path) -> None:
+    """Speed-up against acceptance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for mode, line in points.items():
+        axis.plot([each.acceptance for each in line], [each.speedup for each in line], "-o", label=mode)
+    axis.axhline(1, color="grey", linewidth=1)
+    axis.set(xlabel="share of drafts that are right", ylabel="tokens/s over decoding without drafts")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=130)
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--modes", default="auto,mtp", show_default=True)
+@click.option("--acceptances", default="0,0.1,0.3,0.5,0.7,0.9,1", show_default=True)
+@click.option("--tokens", default=96, show_default=True, help="Of each generation.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/bench"), show_default=True)
+def main(model: Path, modes: str, acceptances: str, tokens: int, rounds: int, out: Path) -> None:
+    """Print a table, and write speculation.json and speculation.png to OUT."""
+    out.mkdir(parents=True, exist_ok=True)
+    steps = [float(each) for each in acceptances.split(",")]
+    with load(model, speculate="mtp", context_length=1024) as session:
+        head = scripted(session)
+        points = {mode: sweep(session, head, mode, steps, tokens, rounds) for mode in modes.split(",")}  # type: ignore[arg-type]
+        assert session.speculator is not None
+        costs = session.speculator.costs
+    step = costs.rows_s[0]
+    click.echo(
+        f"{model.name}: a step takes {1e3 * step:.1f} ms, of 2…8 rows "
+        + ", ".join(f"{seconds / step:.2f}" for seconds in costs.rows_s[1:])
+        + f" steps; a draft {costs.draft_s / step:.2f}"
+    )
+    rows = [
+        (str(each.acceptance), *(f"{points[mode][index].speedup:.2f}" for mode in points))
+        for index, each in enumerate(next(iter(points.values())))
+    ]
+    terminal.table("tokens/s over decoding without drafts", ("drafts right", *points), rows)
+    record = {
+        "model": model.name,
+        "costs": asdict(costs),
+        "points": {m: [asdict(p) for p in line] for m, line in points.items()},
+    }
+    (out / "speculation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    plot(points, out / "speculation.png")
+    click.echo(f"{out / 'speculation.json'}, {out / 'speculation.png'}")
+
+
+if __name__ == "__main__":
+    main()
