@@ -80,14 +80,11 @@ def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
 
 
 def _finished(state: Manifest, recipe: Recipe, path: Path) -> bool:
-    entry, out = state.entry(recipe.name), path.parent
-    return (
-        entry is not None
-        and entry.path == path.name
-        and all(
-            (out / part.path).is_file() and (out / part.path).stat().st_size == part.size_bytes for part in entry.parts
-        )
-    )
+    entry = state.entry(recipe.name)
+    if entry is None or entry.path != path.name:
+        return False
+    parts = [(path.parent / part.path, part.size_bytes) for part in entry.parts]
+    return all(file.is_file() and file.stat().st_size == size for file, size in parts)
 
 
 def _quantize(
