@@ -69,9 +69,13 @@ class _Graph:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for name, value in inputs.items():
-            binding.bind_cpu_input(name, value)
+            binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         for name in outputs:
-            binding.bind_output(name, "cpu")
+            past = inputs.get(name.replace("present", "past"))
+            if past is None:
+                binding.bind_output(name, "cpu")
+            else:  # extended in place
+                binding.bind_output(name, "cpu", 0, past.dtype, past.shape, past.ctypes.data)
         return lambda: session.run_with_iobinding(binding)
 
 
@@ -104,20 +108,28 @@ def block(tokens: int, block_size: int) -> Run:
     return graph.session({"x": _activations(tokens)}, {graph.matmul("x", "y", FFN, block_size): TensorProto.FLOAT})
 
 
-def attention(depth: int, dtype: type[np.floating]) -> Run:
-    """One token's attention over ``depth`` earlier ones, float32 outside, the cache in ``dtype``."""
+def attention(tokens: int, depth: int, dtype: type[np.generic]) -> Run:
+    """Attention of ``tokens`` over ``depth`` earlier ones, float32 outside, the cache in ``dtype``."""
     graph, kind = _Graph(), _kind(np.dtype(dtype))
-    past = np.zeros((1, KV_HEADS, depth + 1, HEAD_DIM), dtype)
-    graph.weights = {name: np.zeros((depth + 1, HEAD_DIM // 2), dtype) for name in ("cos", "sin")}
-    graph.weights |= {"seqlens": np.array([depth], np.int32), "total": np.array(depth + 1, np.int32)}
-    graph.node("Cast", ["x"], ["qkv"], "", to=kind)
+    computed = np.float32 if dtype is np.int8 else dtype
+    past = np.zeros((1, KV_HEADS, depth + tokens, HEAD_DIM), dtype)
+    graph.weights = {name: np.zeros((depth + tokens, HEAD_DIM // 2), computed) for name in ("cos", "sin")}
+    last = depth + tokens - 1
+    graph.weights |= {"seqlens": np.array([last], np.int32), "total": np.array(last + 1, np.int32)}
+    inputs, attributes = ["qkv", "", "", "past.k", "past.v", "seqlens", "total", "cos", "sin"], {}
+    if dtype is np.int8:
+        graph.weights |= {name: np.full(KEY, 0.01, np.float32) for name in ("scale.k", "scale.v")}
+        inputs += ["", "", "", "scale.k", "scale.v"]
+        attributes = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+    graph.node("Cast", ["x"], ["qkv"], "", to=_kind(np.dtype(computed)))
     graph.node(
-        "GroupQueryAttention", ["qkv", "", "", "past.k", "past.v", "seqlens", "total", "cos", "sin"],
-        ["mixed", "present.k", "present.v"], num_heads=HEADS, kv_num_heads=KV_HEADS, do_rotary=1,
+        "GroupQueryAttention", inputs, ["mixed", "present.k", "present.v"],
+        num_heads=HEADS, kv_num_heads=KV_HEADS, do_rotary=1, **attributes,
     )  # fmt: skip
     graph.node("Cast", ["mixed"], ["y"], "", to=TensorProto.FLOAT)
-    x = np.random.Generator(np.random.PCG64(1)).standard_normal((1, 1, QUERY + 2 * KEY), np.float32)
-    return graph.session({"x": x, "past.k": past, "past.v": past.copy()}, {"y": TensorProto.FLOAT})
+    x = np.random.Generator(np.random.PCG64(1)).standard_normal((1, tokens, QUERY + 2 * KEY), np.float32)
+    feeds: dict[str, NDArray[np.generic]] = {"x": x, "past.k": past, "past.v": past.copy()}
+    return graph.session(feeds, {"y": TensorProto.FLOAT, "present.k": kind, "present.v": kind})
 
 
 def compare(first: Run, second: Run, repeats: int) -> tuple[float, float]:
@@ -155,9 +167,11 @@ def main(repeats: int) -> None:
         for size in (64, 128):
             took, ratio = compare(block(tokens, 32), block(tokens, size), repeats)
             click.echo(f"{tokens:4} tokens  blocks of 32 {took:.3f} ms, of {size} {ratio:.2f}×")
-    for depth in (128, 1024, 4096):
-        took, ratio = compare(attention(depth, np.float32), attention(depth, np.float16), repeats)
-        click.echo(f"{depth:4} deep    attention: KV float32 {took:.3f} ms, float16 {ratio:.2f}×")
+    for tokens, depth in ((1, 128), (1, 1024), (1, 4096), (128, 1024), (128, 4096)):
+        for dtype in (np.float32, np.int8):
+            took, ratio = compare(attention(tokens, depth, np.float16), attention(tokens, depth, dtype), repeats)
+            name = np.dtype(dtype).name
+            click.echo(f"{tokens:4} tokens, {depth} deep  attention: KV float16 {took:.3f} ms, {name} {ratio:.2f}×")
 
 
 if __name__ == "__main__":

@@ -106,10 +106,8 @@ class LlamaMtp:
         self.draft_ids: NDArray[np.int64] = np.arange(tokens)
         self._end = 0
 
-    def read(
-        self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Put rows from hidden states [n, E] and their next tokens at ``position``; (last logits [R], state [E])."""
+    def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""
         # A cache has no gaps: after rows that were never seen it begins anew.
         self._context.forget(position if position <= self._end else 0)
         for start in range(0, len(ids), MTP_BATCH_TOKENS):
@@ -117,7 +115,7 @@ class LlamaMtp:
             part = hidden[start : start + len(chunk)]
             _check_status(self._context.run(chunk, position + start, 1, hidden=part))
         self._end = position + len(ids)
-        return self._context.logits(1)[0, : len(self.draft_ids)], hidden[-1]
+        return self._context.logits(1)[0, : len(self.draft_ids)], None
 
     def close(self) -> None:
         """Free it."""

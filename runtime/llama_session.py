@@ -52,6 +52,7 @@ def load_gguf(
     cache: bool = True,
     spin: bool = True,
     speculate: Speculate = "auto",
+    mtp_drafts: int = 1,
 ) -> Session:
     """A session on a GGUF file.
 
@@ -66,11 +67,16 @@ def load_gguf(
         spin: Let idle threads wait actively: faster, and more power. The first load decides for the process.
         speculate: What drafts; ``mtp`` and ``auto`` take the MTP layer of the file, or of ``…-mtp.gguf`` beside it.
 
+        mtp_drafts: 1: llama.cpp's API does not give the state that a second draft would read.
+
     Raises:
         ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
-        BackendUnavailableError: ``spin`` is false, but llama.cpp was loaded with active waiting before.
+        BackendUnavailableError: More than one draft by the MTP layer is asked for, or no MTP layer is there; ``spin``
+            is false, but llama.cpp was loaded with active waiting before.
         MissingDependencyError: llama-cpp-python is not installed.
     """
+    if mtp_drafts > 1:
+        raise BackendUnavailableError("llama.cpp drafts one token with an MTP layer; leave mtp_drafts at 1")
     if not spin:
         _wait_passively()
     require("llama_cpp", "gguf")

@@ -27,6 +27,7 @@ def load(
     cache: bool = True,
     spin: bool = True,
     speculate: Speculate = "auto",
+    mtp_drafts: int = 1,
 ) -> Session:
     """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
 
@@ -42,14 +43,19 @@ def load(
         spin: Let idle threads wait actively; False saves power.
         speculate: What drafts tokens for the model to verify several at once: ``mtp``, its own layer, or ``ngram``,
             what stood in the text before; ``auto`` takes what pays at the moment. The text is the same with all.
+        mtp_drafts: At most so many tokens in a row by the MTP layer, which was trained for one; ONNX only.
 
     Raises:
         ModelLoadError: Nothing that can be run is there, or it does not fit in memory.
         BackendUnavailableError: The backend cannot do what is asked for.
         MissingDependencyError: The backend's package is not installed.
-        ValueError: context_length or threads below 1.
+        ValueError: context_length, threads or mtp_drafts below 1.
     """
-    for name, value in (("context_length", context_length), ("threads", threads)):
+    for name, value in (
+        ("context_length", context_length),
+        ("threads", threads),
+        ("mtp_drafts", mtp_drafts),
+    ):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value} is out of range")
     options: dict[str, Any] = {
@@ -59,6 +65,7 @@ def load(
         "cache": cache,
         "spin": spin,
         "speculate": speculate,
+        "mtp_drafts": mtp_drafts,
     }
     path = Path(path)
     if (path / manifest.NAME).is_file():

@@ -25,10 +25,11 @@ class MtpLayer(Protocol):
 
     def read(
         self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Put rows from hidden states [n, E] and their next tokens at ``position``, forgetting later ones.
 
-        Returns the last row's logits [R], and the state [E] that can take a hidden state's place for one more draft.
+        Returns the last row's logits [R], and the state [E] that can take a hidden state's place for one more draft,
+        where the backend gives it.
 
         Raises:
             SessionError: The backend failed.

@@ -51,6 +51,7 @@ def load_onnx(
     cache: bool = True,
     spin: bool = True,
     speculate: Speculate = "auto",
+    mtp_drafts: int = 1,
 ) -> Session:
     """A session on a folder that ``mimo convert`` or ``mimo quantize`` wrote.
 
@@ -62,6 +63,7 @@ def load_onnx(
         cache: Keep this CPU's arrangement of the weights on disk and map it, instead of making it at every load.
         spin: Let idle threads wait actively: faster, and more power.
         speculate: What drafts; ``mtp`` and ``auto`` load the MTP layer when it is there.
+        mtp_drafts: At most so many tokens in a row by the MTP layer, which reads its own output again.
 
     Raises:
         ModelLoadError: A file is missing, damaged, no decoder with MiMo's inputs, or too large for the memory.
@@ -95,7 +97,15 @@ def load_onnx(
     file = folder / "chat_template.jinja"
     template = file.read_text(encoding="utf-8") if file.is_file() else None
     costs = costs_file(model, threads, spin, head is not None) if cache else None
-    return Session(backend, tokenizer, template, synthetic=synthetic, speculate=speculate, costs_file=costs)
+    return Session(
+        backend,
+        tokenizer,
+        template,
+        synthetic=synthetic,
+        speculate=speculate,
+        mtp_drafts=mtp_drafts,
+        costs_file=costs,
+    )
 
 
 def _runtime() -> Any:

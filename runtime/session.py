@@ -106,6 +106,7 @@ class Session:
         *,
         synthetic: bool = False,
         speculate: Speculate = "off",
+        mtp_drafts: int = 1,
         costs_file: Path | None = None,
     ) -> None:
         """Join a backend with its tokenizer; ``runtime.load`` does it.
@@ -116,11 +117,12 @@ class Session:
             chat_template: Jinja2, or None.
             synthetic: The weights are random.
             speculate: What drafts.
+            mtp_drafts: At most so many tokens in a row by the MTP layer.
             costs_file: Where it is remembered what runs cost on this machine.
         """
         self.tokenizer = tokenizer
         self.synthetic = synthetic
-        self._speculate, self._costs_file = speculate, costs_file
+        self._speculate, self._mtp_drafts, self._costs_file = speculate, mtp_drafts, costs_file
         self._speculator: Speculator | None = None
         self._backend: Backend | None = backend
         self._chat_template = chat_template
@@ -284,7 +286,7 @@ class Session:
         if self._speculator is None:
             self._cached = []
             costs = speculation.remembered(backend, self._costs_file)
-            self._speculator = Speculator(self._speculate, costs, backend.mtp)
+            self._speculator = Speculator(self._speculate, costs, backend.mtp, self._mtp_drafts)
         self._speculator.begin(ids)
         return self._speculator
 

@@ -33,9 +33,6 @@ Speculate = Literal["auto", "mtp", "ngram", "off"]
 MOST_ROWS = 8
 """In one run: the last token and its drafts."""
 
-MTP_DRAFTS = 1
-"""MiMo's layer was trained to draft one token; of a second 11 to 18 % are reported right."""
-
 NGRAM = 3
 """Tokens that must have stood before in the same order."""
 
@@ -202,9 +199,9 @@ class Speculator:
         counts: By place in a draft, how often a token there was verified and how often it was right.
     """
 
-    def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None) -> None:
-        """Draft as ``mode`` says, with ``head`` if there is one."""
-        self._mode, self.costs, self._head = mode, costs, head
+    def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None, mtp_drafts: int = 1) -> None:
+        """Draft as ``mode`` says, with ``head`` if there is one, at most ``mtp_drafts`` tokens in a row."""
+        self._mode, self.costs, self._head, self._mtp_drafts = mode, costs, head, mtp_drafts
         self.success = {"mtp": Success(0.8), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
@@ -236,7 +233,7 @@ class Speculator:
         """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
         most = max(0, min(room, len(self.costs.rows_s) - 1))
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
-        drafts = min(most, MTP_DRAFTS) if self._head is not None and self._mode in ("auto", "mtp") else 0
+        drafts = min(most, self._mtp_drafts) if self._head is not None and self._mode in ("auto", "mtp") else 0
         name, count = self._best(len(found), drafts)
         if name != "none" or found or drafts:  # where a lookup finds nothing there was no choice
             self._drafting = name

@@ -103,6 +103,13 @@ def _load_options(command: Command) -> Command:
             show_default=True,
             help="What drafts tokens; the text stays the same.",
         ),
+        click.option(
+            "--mtp-drafts",
+            type=click.IntRange(1, 7),
+            default=1,
+            show_default=True,
+            help="In a row by the MTP layer, trained for one; ONNX.",
+        ),
         click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
     )
     return _decorated(command, options)
@@ -113,7 +120,7 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
-    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate"
+    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate", "mtp_drafts"
     return load(model, **{key: options.pop(key) for key in keys})
 
 

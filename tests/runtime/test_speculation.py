@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimo_mobile.errors import BackendUnavailableError
 from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
@@ -56,6 +57,17 @@ def test_greedy_answers_to_many_questions_are_those_without(models: dict[str, Pa
     assert mode == "auto" or drafted > 300
     if mode == "mtp":
         assert accepted > 0.85 * drafted
+
+
+def test_several_drafts_in_a_row_change_no_token(models: dict[str, Path]) -> None:
+    with session_of(models, "onnx", "off") as plain, session_of(models, "onnx", "mtp", mtp_drafts=3) as drafting:
+        for question in QUESTIONS[:40]:
+            tokens = list(drafting.generate([Message("user", question)], GREEDY))
+            assert ids_of(iter(tokens)) == ids_of(plain.generate([Message("user", question)], GREEDY))
+        assert drafting.speculator is not None
+        assert [verified > 0 for verified, _ in drafting.speculator.counts[:4]] == [True, True, True, False]
+    with pytest.raises(BackendUnavailableError, match="leave mtp_drafts at 1"):
+        session_of(models, "gguf", "mtp", mtp_drafts=2)
 
 
 @pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
