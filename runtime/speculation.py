@@ -48,6 +48,9 @@ SHADOW_WEIGHT = 2.0
 PRIOR_DRAFTS, WINDOW_DRAFTS = 4, 32
 """Drafts that the first expectation weighs as, and about how many are remembered."""
 
+WORTH_KEEPING_S = 0.005
+"""Of smaller models, whose steps take less, costs are measured in no time."""
+
 REPEATS = 3
 
 
@@ -104,7 +107,7 @@ def costs_file(model: Path, *options: object) -> Path:
 
 
 def remembered(backend: Backend, file: Path | None) -> Costs:
-    """The costs in a file; measured, at the cost of the KV cache, and written there when it has none."""
+    """The costs in a file; when it has none they are measured, at the cost of the KV cache, and kept if that took long."""
     if file is not None and file.is_file():
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
@@ -112,7 +115,7 @@ def remembered(backend: Backend, file: Path | None) -> Costs:
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: unreadable, measured anew: %s", file, error)
     costs = measure(backend)
-    if file is not None:
+    if file is not None and costs.rows_s[0] >= WORTH_KEEPING_S:
         try:
             files.write_text(file, json.dumps(asdict(costs)) + "\n")
         except OSError as error:

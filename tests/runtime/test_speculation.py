@@ -15,7 +15,7 @@ from mimo_mobile.errors import BackendUnavailableError
 from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Session, load, speculation
 from mimo_mobile.runtime.generation import Generation
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.sampling import distribution
@@ -57,6 +57,39 @@ def test_greedy_answers_to_many_questions_are_those_without(models: dict[str, Pa
     assert mode == "auto" or drafted > 300
     if mode == "mtp":
         assert accepted > 0.85 * drafted
+
+
+@pytest.mark.parametrize(("backend", "mode"), DRAFTING[:4])
+def test_an_int8_kv_cache_and_prompts_of_several_runs_change_nothing(
+    models: dict[str, Path], backend: str, mode: str
+) -> None:
+    long = " ".join(QUESTIONS[:24])
+    options = {"kv_dtype": "int8"}
+    with (
+        session_of(models, backend, "off", **options) as plain,
+        session_of(models, backend, mode, **options) as drafting,
+    ):
+        for question in [long, *QUESTIONS[:20]]:
+            messages = [Message("user", question)]
+            config = replace(GREEDY, max_tokens=120)
+            tokens = list(drafting.generate(messages, config))
+            assert ids_of(iter(tokens)) == ids_of(plain.generate(messages, config)), question
+            if question is long:
+                assert tokens[-1].stats is not None and tokens[-1].stats.prompt_tokens > 300
+
+
+@pytest.mark.parametrize("recipe", ["int4_b64", "int4_b128", "int8", "q4_0", "q4_k_m", "q5_k_m", "q6_k"])
+def test_every_recipe_drafts_and_changes_no_token(tmp_path: Path, recipe: str) -> None:
+    quantize_checkpoint(resolve("nano"), tmp_path, [recipe], problems=0)
+    with load(tmp_path, speculate="off") as plain, load(tmp_path, speculate="mtp", cache=False) as drafting:
+        drafted = accepted = 0
+        for question in QUESTIONS[:15]:
+            tokens = list(drafting.generate([Message("user", question)], GREEDY))
+            assert ids_of(iter(tokens)) == ids_of(plain.generate([Message("user", question)], GREEDY))
+            assert tokens[-1].stats is not None
+            drafted += tokens[-1].stats.drafted_tokens
+            accepted += tokens[-1].stats.accepted_tokens
+    assert accepted > 0.85 * drafted > 0
 
 
 def test_several_drafts_in_a_row_change_no_token(models: dict[str, Path]) -> None:
@@ -183,6 +216,10 @@ def test_what_runs_cost_is_measured_once_and_remembered(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
+    with load(models["onnx"]) as session:
+        list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
+    assert not list(tmp_path.rglob("*.json"))  # MiMo-nano's take no time
+    monkeypatch.setattr(speculation, "WORTH_KEEPING_S", 0)
     for _ in range(2):
         with load(models["onnx"]) as session:
             list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
