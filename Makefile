@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 VERIFY_VENV ?= .venv-verify
 PEERS_VENV ?= .venv-peers
+# llama.cpp's own server, unpatched, which has to run our files.
+LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
 
 # What `make quantize` works on: `nano` (embedded), a folder, or a Hugging Face id.
@@ -25,8 +27,9 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed  ## the tests that take long or download something
-	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" $(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built  ## the tests that take long or download something
+	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
+		MIMO_LLAMA_SERVER="$(abspath $(LLAMA_SERVER))/build/bin/llama-server" $(BIN)/python -m pytest -m slow
 
 check: lint types  ## before a commit: lint and types
 
@@ -77,6 +80,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@bash tools/setup.sh "$(VENV)" bench
+	@touch $@
+
+$(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev
+	@bash tools/llama_server.sh "$(LLAMA_SERVER)" "$(abspath $(BIN))/python"
 	@touch $@
 
 $(PEERS_VENV)/.installed: benchmarks/peers/requirements.txt

@@ -107,7 +107,7 @@ def costs_file(model: Path, *options: object) -> Path:
 
 
 def remembered(backend: Backend, file: Path | None) -> Costs:
-    """The costs in a file; when it has none they are measured, at the cost of the KV cache, and kept if that took long."""
+    """The costs in a file; when it has none they are measured, which takes the KV cache, and kept if that took long."""
     if file is not None and file.is_file():
         try:
             found = json.loads(file.read_text(encoding="utf-8"))

@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # Builds llama.cpp's own llama-server, unpatched, from llama-cpp-python's sources into the folder $1, for `make test-slow`:
-# it has to draft with our single file. $2 is a Python with pip.
+# it has to draft with our single file. $2 is a Python with pip, which lends cmake.
 set -euo pipefail
-out=$1 python=$2
+out=$1 python=$2 log=$1/build.log
 mkdir -p "$out"
-exec > >(tee "$out/build.log" | grep --line-buffered -E '^\[ *[0-9]*0%\]' >&2 || true) 2>&1
-"$python" -m pip install --disable-pip-version-check -q cmake
-"$python" -m pip download --disable-pip-version-check -q --no-deps --no-binary llama-cpp-python -d "$out" \
-    'llama-cpp-python>=0.3.36,<0.4'
-tar -xzf "$out"/llama_cpp_python-*.tar.gz -C "$out"
-source=$(echo "$out"/llama_cpp_python-*/vendor/llama.cpp)
-"$(dirname "$python")/cmake" -S "$source" -B "$out/build" -DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF \
-    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-    -DLLAMA_OPENSSL=OFF -DBUILD_SHARED_LIBS=OFF
-"$(dirname "$python")/cmake" --build "$out/build" --target llama-server -j "$(nproc)"
-ls "$out/build/bin/llama-server"
+echo "Building llama-server from llama-cpp-python's sources: 5 to 15 minutes on two cores, once (log: $log)" >&2
+build() {
+    "$python" -m venv "$out/tools"
+    "$out/tools/bin/python" -m pip install --disable-pip-version-check -q cmake
+    "$out/tools/bin/python" -m pip download --disable-pip-version-check -q --no-deps --no-binary llama-cpp-python \
+        -d "$out" "llama-cpp-python==$("$python" -c 'import llama_cpp; print(llama_cpp.__version__)')"
+    tar -xzf "$out"/llama_cpp_python-*.tar.gz -C "$out"
+    local options=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF)
+    for part in TESTS EXAMPLES APP UI; do options+=("-DLLAMA_BUILD_$part=OFF"); done
+    "$out/tools/bin/cmake" -S "$out"/llama_cpp_python-*/vendor/llama.cpp -B "$out/build" "${options[@]}" \
+        -DLLAMA_USE_PREBUILT_UI=OFF
+    "$out/tools/bin/cmake" --build "$out/build" --target llama-server -j "$(nproc)"
+}
+if ! build >"$log" 2>&1; then
+    tail -n 25 "$log" >&2
+    exit 1
+fi
