@@ -43,7 +43,7 @@ docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
 
 bench: $(VENV)/.installed-bench  ## speed and memory beside llama.cpp and onnxruntime-genai: MiMo-nano, two layers of 7B shapes
-	@$(BIN)/python -m benchmarks.speed --out "$(OUT)/bench"
+	@$(BIN)/python -m benchmarks.speed --recipes q4_0,int4_b32 --rounds 3 --out "$(OUT)/bench"
 	@$(BIN)/python -m benchmarks.loading "$(OUT)"/bench/models/mimo-7b-shapes-2-layers/*-{q4_0.gguf,int4_b32-onnx}
 
 bench-7b: $(VENV)/.installed-bench  ## the same with all 36 layers of random weights (45 GB of disk, two hours on two cores)

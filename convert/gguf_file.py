@@ -21,8 +21,8 @@ from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
 from mimo_mobile.convert.formats import RowFormat
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
-from mimo_mobile.errors import require
-from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
+from mimo_mobile.errors import CheckpointError, require
+from mimo_mobile.mimo7b import PRE_NORM, SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -68,12 +68,20 @@ def write_gguf(
         progress: Called for every tensor.
 
     Raises:
+        CheckpointError: MTP layers are asked for that are not there, or read the state after the norm, which
+            llama.cpp does not give them.
         QuantizationError: A format does not fit a tensor.
         OutputExistsError: ``out`` is there and ``force`` is false.
         DiskFullError: The file would not fit.
         MissingDependencyError: gguf is not installed.
     """
     gguf = require("gguf", "gguf")
+    config = checkpoint.config
+    if layout != "trunk" and (not config.num_nextn_predict_layers or config.mtp_hidden_state != PRE_NORM):
+        raise CheckpointError(
+            f"{checkpoint.path}: {config.num_nextn_predict_layers} MTP layers on {config.mtp_hidden_state} states"
+            f" found; llama.cpp runs those on {PRE_NORM} ones: take the trunk alone, or ONNX"
+        )
     mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, layout)
     formats = {name: format_of(name) for name in mapped}
     with files.whole(out, force=force) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.convert.tensors import Layout
 from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
-from mimo_mobile.mimo7b import SYNTHETIC
+from mimo_mobile.mimo7b import PRE_NORM, SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.onnx_file import Calibrate
+
+logger = logging.getLogger(__name__)
 
 Target = Literal["gguf", "onnx"]
 Dtype = Literal["f32", "f16", "bf16"]
@@ -93,15 +96,23 @@ def write_gguf_model(
     """
     mtp_out = out.with_name(f"{out.stem}-mtp.gguf")
     layouts: list[tuple[Path, Layout]] = [(out, "whole" if single_file else "trunk")]
-    if checkpoint.config.num_nextn_predict_layers and not single_file:
-        layouts.insert(0, (mtp_out, "mtp"))  # first, so that a trunk without its layer is never left behind
-    for path, _ in layouts:
+    config = checkpoint.config
+    if config.num_nextn_predict_layers and not single_file:
+        if config.mtp_hidden_state == PRE_NORM:
+            layouts.insert(0, (mtp_out, "mtp"))  # first, so that a trunk without its layer is never left behind
+        else:
+            logger.warning(
+                "%s: the trunk alone; llama.cpp runs no MTP layer on %s states", out, config.mtp_hidden_state
+            )
+    for path in out, mtp_out:
         if path.exists() and not force:
             raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
     for path, layout in layouts:
         write_gguf(
             path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
         )
+    if len(layouts) == 1:
+        mtp_out.unlink(missing_ok=True)  # of the checkpoint before; it would be taken for this one's
     return [path for path, _ in reversed(layouts)]
 
 

@@ -64,10 +64,14 @@ def quantize_checkpoint(
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not _finished(state, recipe, path):
+                old = state.entry(recipe.name)
                 state = state.without(recipe.name)
                 state.write(out)
                 state = state.with_entry(_quantize(checkpoint, source, path, recipe, single_file, progress))
                 state.write(out)
+                if old is not None and old.path != path.name:
+                    for part in old.parts:
+                        files.remove(out / part.path)
         if questions:
             state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)

@@ -113,20 +113,24 @@ class SpeculationResult:
     speedup: float
 
 
-def bench_speculation(session: Session, *, generate_tokens: int = 64, repeats: int = 5) -> SpeculationResult:
+def bench_speculation(session: Session, *, generate_tokens: int = 64, repeats: int = 5) -> SpeculationResult | None:
     """Answer questions greedily with drafts and without, alternately.
 
+    Returns None when the model ends its answers at once, as random weights may.
+
     Raises:
+        ContextFullError: A question does not fit the session's context.
         SessionError: The session was loaded with ``speculate="off"``, is closed or busy.
     """
     drafting = GenerationConfig(temperature=0, max_tokens=generate_tokens)
     plain = GenerationConfig(temperature=0, max_tokens=generate_tokens, speculate=False)
     pairs, generated, accepted = [], 0, 0
     for number in range(repeats + 1):
-        messages = [Message("user", QUESTIONS[number % len(QUESTIONS)])]
+        question = QUESTIONS[number % len(QUESTIONS)]
+        prompt = [Message("user", question)] if session.has_chat_template else question
         speeds = []
         for config in (drafting, plain):
-            stats = list(session.generate(messages, config))[-1].stats
+            stats = list(session.generate(prompt, config))[-1].stats
             assert stats is not None
             speeds.append(stats.decode_tps)
             if config is drafting:
@@ -136,6 +140,8 @@ def bench_speculation(session: Session, *, generate_tokens: int = 64, repeats: i
     if speculator is None:
         raise SessionError("nothing drafts in this session; load it with another speculate than off")
     pairs = [pair for pair in pairs[1:] if min(pair) > 0]
+    if not pairs:
+        return None
     return SpeculationResult(
         step_ms=tuple(round(1e3 * seconds, 3) for seconds in speculator.costs.rows_s),
         draft_ms=1e3 * speculator.costs.draft_s,

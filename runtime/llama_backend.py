@@ -42,7 +42,9 @@ class LlamaBackend:
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
-        self._flag.set(cancel.is_set())
+        self._flag.set(False)
+        if cancel.is_set():  # asked after it was lowered, so that none is lost
+            self._flag.set(True)
         self._context.forget(position)
         # llama.cpp gives hidden states only with logits, which cost more: of a prompt's end, as far as they fit.
         shown = min(len(ids), OUTPUT_ROWS - padding) if self.mtp is not None else 0
@@ -104,17 +106,20 @@ class LlamaMtp:
         """Drive ``context`` of ``model``; ``tokens`` ids are in use."""
         self._api, self._model, self._context, self._own_model = api, model, context, own_model
         self.draft_ids: NDArray[np.int64] = np.arange(tokens)
-        self._end = 0
+        self._begin = False
+
+    def begin(self) -> None:
+        """Let the next rows be the first, at whatever position."""
+        self._begin = True
 
     def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
         """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""
-        # A cache has no gaps: after rows that were never seen it begins anew.
-        self._context.forget(position if position <= self._end else 0)
+        self._context.forget(0 if self._begin else position)
+        self._begin = False
         for start in range(0, len(ids), MTP_BATCH_TOKENS):
             chunk = ids[start : start + MTP_BATCH_TOKENS]
             part = hidden[start : start + len(chunk)]
             _check_status(self._context.run(chunk, position + start, 1, hidden=part))
-        self._end = position + len(ids)
         return self._context.logits(1)[0, : len(self.draft_ids)], None
 
     def close(self) -> None:

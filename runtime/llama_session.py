@@ -89,11 +89,16 @@ def load_gguf(
         context_length = choose_context_length(path, context_length, trained)
         kv_dtype = kv_dtype or "f16"
         per_token = _kv_bytes_per_token(header, kv_dtype)
-        needs = _needs(header, context_length * per_token)
         norm = header.float32("output_norm.weight")
         drafter = _drafter(header, speculate)
-    ways = [repack] if repack is not None else [True, False]
-    repack, threads = memory.choose(path, [needs[way] for way in ways]) is needs[True], threads or physical_cores()
+        drafters = [drafter] if drafter is None or speculate == "mtp" else [drafter, None]
+        repacks = [repack] if repack is not None else [True, False]
+        ways = [
+            (_need(header, context_length, per_token, way, each), way, each) for way in repacks for each in drafters
+        ]
+    chosen = memory.choose(path, [need for need, _, _ in ways])
+    repack, drafter = next((way, each) for need, way, each in ways if need is chosen)
+    threads = threads or physical_cores()
     backend = _open(log, path, context_length, threads, kv_dtype, repack, mtp=drafter == path)
     backend.kv_bytes_per_token = per_token
     if drafter is not None:
@@ -142,6 +147,16 @@ def _check_mtp(header: GgufHeader) -> None:
         raise ModelLoadError(f"{header.path}: a sliding window for {layers} layers expected; convert it again")
 
 
+def _check_pair(trunk: GgufHeader, mtp: GgufHeader) -> None:
+    """See that an MTP file is of the trunk's model."""
+    keys = "embedding_length", "context_length", "attention.head_count", "attention.head_count_kv"
+    architecture = trunk.value("general.architecture")
+    found = [(trunk.value(f"{architecture}.{key}"), mtp.value(f"{MTP_ARCHITECTURE}.{key}")) for key in keys]
+    tokens = "tokenizer.ggml.token_type"
+    if any(first != second for first, second in found) or trunk.integers(tokens) != mtp.integers(tokens):
+        raise ModelLoadError(f"{mtp.path}: belongs to another model than {trunk.path.name}; quantize both together")
+
+
 def _drafter(header: GgufHeader, speculate: Speculate) -> Path | None:
     """The file with the MTP layer: the model's own, or one beside it."""
     if speculate not in ("auto", "mtp"):
@@ -154,6 +169,7 @@ def _drafter(header: GgufHeader, speculate: Speculate) -> Path | None:
         with GgufHeader(beside) as other:
             if other.value("general.architecture") == MTP_ARCHITECTURE:
                 _check_mtp(other)
+                _check_pair(header, other)
                 return beside
     if speculate == "mtp":
         raise BackendUnavailableError(f"{beside}: no MTP layer there; quantize again, or take auto or ngram")
@@ -168,18 +184,23 @@ def _kv_bytes_per_token(header: GgufHeader, kv_dtype: KvDtype) -> int:
     return int(2 * layers * kv_heads * head_dim * _KV_TYPES[kv_dtype][1])
 
 
-def _needs(header: GgufHeader, kv_bytes: int) -> dict[bool, MemoryNeed]:
-    """Repacked or not → memory."""
+def _need(
+    header: GgufHeader, context_length: int, kv_bytes_per_token: int, repack: bool, drafter: Path | None
+) -> MemoryNeed:
+    """Memory for one way of loading."""
     architecture = header.value("general.architecture")
-    ffn, hidden = (int(header.value(f"{architecture}.{key}")) for key in ("feed_forward_length", "embedding_length"))
+    keys = "feed_forward_length", "embedding_length", "block_count"
+    ffn, hidden, layers = (int(header.value(f"{architecture}.{key}")) for key in keys)
     # The widest activations of a batch: gate, up and product, beside the residual stream.
-    batch = BATCH_TOKENS * 4 * (3 * ffn + 4 * hidden)
-    weights, embedding = header.path.stat().st_size, header.tensor_bytes("token_embd.weight")
-    rest = kv_bytes + batch
-    return {
-        True: MemoryNeed("repacked", weights - embedding + rest, embedding),
-        False: MemoryNeed("not repacked", rest, weights),
-    }
+    rest = context_length * kv_bytes_per_token + BATCH_TOKENS * 4 * (3 * ffn + 4 * hidden)
+    weights, embeddings = header.path.stat().st_size, header.tensor_bytes("token_embd.weight")
+    way = "repacked" if repack else "not repacked"
+    if drafter is not None:
+        way += ", with its MTP layer"
+        rest += context_length * kv_bytes_per_token // layers
+        if drafter != header.path:  # which has an embedding of its own
+            weights, embeddings = weights + drafter.stat().st_size, 2 * embeddings
+    return MemoryNeed(way, weights - embeddings + rest, embeddings) if repack else MemoryNeed(way, rest, weights)
 
 
 def _open(

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.errors import MemoryFullError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
     """The first way that fits in the available memory; all of them are logged.
 
     Raises:
-        ModelLoadError: None fits.
+        MemoryFullError: None fits.
     """
     available = available_bytes()
     level = logging.INFO if needs[0].total_bytes >= WORTH_SAYING_BYTES else logging.DEBUG
@@ -54,7 +54,7 @@ def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
         if available is None or need.total_bytes <= available:
             return need
     least = min(needs, key=lambda need: need.total_bytes)
-    raise ModelLoadError(
+    raise MemoryFullError(
         f"{path}: needs {_gb(least.total_bytes)} of memory ({least}), {room} is available;"
         " take a shorter --context-length or a smaller recipe, or close other programs"
     )

@@ -23,6 +23,9 @@ class MtpLayer(Protocol):
     def draft_ids(self) -> NDArray[np.int64]:
         """The tokens [R] that it scores."""
 
+    def begin(self) -> None:
+        """Forget all rows; the next ones may stand at any position."""
+
     def read(
         self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -65,6 +68,7 @@ class MtpHead:
             self._cut(count)
             return count
         if count == 0:
+            self.layer.begin()
             self._first, self._hidden, self._ids = 0, [], []
             return 0
         # The last kept token's row was read with a token that may not follow now; it must be made again.
@@ -78,7 +82,8 @@ class MtpHead:
         """
         self._cut(position)
         if not self._first <= position <= self._first + len(self._ids):
-            # Begun anew, or rows between are missing: attention does without them.
+            # Begun anew, or rows before are missing: attention does without them.
+            self.layer.begin()
             self._first, self._hidden, self._ids = position, [], []
         if len(self._ids) >= WAITING_ROWS:
             self._read(ids[0])

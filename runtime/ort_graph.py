@@ -74,10 +74,12 @@ class CachedGraph:
         self._binding = session.io_binding()
         self.bind_input("attention_mask", self._mask)
         self.bind_input(LOGITS_START, self._first_row)
+        self._caches = []  # a binding keeps no array alive
         for name, shape in shapes.items():
             cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
             self._binding.bind_ortvalue_input(name, cache)
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
+            self._caches.append(cache)
 
     def renew(self) -> None:
         """Make the next run one that can be ended: the flag of one that was ended stays set."""
@@ -121,6 +123,7 @@ class CachedGraph:
     def close(self) -> None:
         """Free the model and its cache."""
         self._binding = self._session = None
+        self._caches = []
 
 
 def first_line(error: Exception) -> str:

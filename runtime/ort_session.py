@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, SessionError, require
+from mimo_mobile.errors import (
+    BackendUnavailableError,
+    MemoryFullError,
+    MimoMobileError,
+    ModelLoadError,
+    SessionError,
+    require,
+)
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime import memory, prepacked
 from mimo_mobile.runtime.memory import MemoryNeed
@@ -91,8 +98,13 @@ def load_onnx(
     if speculate == "mtp" and not (folder / MTP).is_file():
         raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
     if speculate in ("auto", "mtp") and (folder / MTP).is_file():
-        layer = _open(ort, folder / MTP, threads, cache, spin)
-        head = MtpHead(OrtMtp(CachedGraph(ort, layer, folder / MTP, context_length, ["hidden_states"])))
+        try:
+            layer = _open(ort, folder / MTP, threads, cache, spin)
+            head = MtpHead(OrtMtp(CachedGraph(ort, layer, folder / MTP, context_length, ["hidden_states"])))
+        except MemoryFullError as error:
+            if speculate == "mtp":
+                raise
+            logger.warning("%s; going on without drafts by the MTP layer", error)
     backend = OrtBackend(graph, head)
     file = folder / "chat_template.jinja"
     template = file.read_text(encoding="utf-8") if file.is_file() else None
@@ -164,9 +176,9 @@ class OrtBackend:
         """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
         try:
             for start in range(0, len(ids), BATCH_TOKENS):
+                self._graph.renew()  # first, so that a cancel from here on ends this run
                 if cancel.is_set():
                     raise Cancelled
-                self._graph.renew()
                 chunk = ids[start : start + BATCH_TOKENS]
                 last = start + len(chunk) == len(ids)
                 self._run(chunk, position + start, rows if last else 0, padding if last else 0)
@@ -183,7 +195,10 @@ class OrtBackend:
         rows = self._graph.empty_logits(len(ids))
         self._graph.renew()
         for start in range(0, len(ids), BATCH_TOKENS):
-            self._graph.run(ids[start : start + BATCH_TOKENS], start, rows[start : start + BATCH_TOKENS])
+            chunk = ids[start : start + BATCH_TOKENS]
+            if self.mtp is not None:  # bound for another number of rows
+                self._graph.bind_output("hidden_states", self._hidden[None, : len(chunk)])
+            self._graph.run(chunk, start, rows[start : start + BATCH_TOKENS])
         return rows.astype(np.float32, copy=False)
 
     def cancel(self) -> None:
@@ -217,6 +232,9 @@ class OrtMtp:
         self.draft_ids: NDArray[np.int64] = np.empty(graph.logits_size, np.int64)
         graph.bind_output("draft_ids", self.draft_ids)
         self.read(self._hidden[:1], [0], 0)
+
+    def begin(self) -> None:
+        """Nothing to do: a row attends to all positions before it, and those are read anew."""
 
     def read(
         self, hidden: NDArray[np.float32], ids: Sequence[int], position: int

@@ -166,6 +166,11 @@ class Session:
         if self._backend is not None:
             self._backend.cancel()
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be given."""
+        return self._chat_template is not None
+
     def encode_prompt(self, prompt: str | Sequence[Message], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt: messages through the chat template, a text as it stands.
 
@@ -222,16 +227,16 @@ class Session:
         self, ids: list[int], config: GenerationConfig, splitter: ThinkingSplitter
     ) -> Generator[GeneratedToken, None, None]:
         with self._locked() as backend:
-            speculator = self._speculating(backend, ids) if config.speculate else None
             started = time.perf_counter()
             generation = Generation(self.tokenizer, config, splitter)
-            cached = self._common_prefix(ids)
-            if backend.mtp is not None:
-                cached = backend.mtp.resume(cached)
-            pending, position, draft = ids[cached:], cached, Draft()
-            first_s, drafted, accepted = 0.0, 0, 0
+            first_s, cached, drafted, accepted = 0.0, 0, 0, 0
             reason: FinishReason | None = None
             try:
+                speculator = self._speculating(backend, ids) if config.speculate else None
+                cached = self._common_prefix(ids)
+                if backend.mtp is not None:
+                    cached = backend.mtp.resume(cached)
+                pending, position, draft = ids[cached:], cached, Draft()
                 while reason is None:
                     self._cached = self._cached[:position]
                     rows = len(draft.ids) + 1
@@ -285,7 +290,7 @@ class Session:
             return None
         if self._speculator is None:
             self._cached = []
-            costs = speculation.remembered(backend, self._costs_file)
+            costs = speculation.remembered(backend, self._costs_file, self._cancelled)
             self._speculator = Speculator(self._speculate, costs, backend.mtp, self._mtp_drafts)
         self._speculator.begin(ids)
         return self._speculator

@@ -72,25 +72,28 @@ class Costs:
         return count - rows, seconds
 
 
-def measure(backend: Backend) -> Costs:
-    """The costs of a backend, whose KV cache is lost by it."""
-    never = threading.Event()
+def measure(backend: Backend, cancel: threading.Event) -> Costs:
+    """The costs of a backend, whose KV cache is lost by it.
+
+    Raises:
+        Cancelled: ``cancel`` was set meanwhile.
+    """
 
     def seconds(rows: int) -> float:
         times = []
         for _ in range(REPEATS):
             started = time.perf_counter()
-            backend.decode([0] * rows, 0, never, rows)
+            backend.decode([0] * rows, 0, cancel, rows)
             times.append(time.perf_counter() - started)
         return min(times)
 
-    backend.decode([0], 0, never)  # warms up
+    backend.decode([0], 0, cancel)  # warms up
     most = min(MOST_ROWS, backend.context_length)
     rows_s, drafts = tuple(seconds(rows) for rows in range(1, most + 1)), [0.0]
     if backend.mtp is not None:
         drafts = []
         for _ in range(REPEATS):
-            backend.decode([0], 0, never)
+            backend.decode([0], 0, cancel)
             started = time.perf_counter()
             backend.mtp.draft(1, 0)
             drafts.append(time.perf_counter() - started)
@@ -106,7 +109,7 @@ def costs_file(model: Path, *options: object) -> Path:
     return prepacked.cache_folder() / "costs" / f"{model.stem}-{key}.json"
 
 
-def remembered(backend: Backend, file: Path | None) -> Costs:
+def remembered(backend: Backend, file: Path | None, cancel: threading.Event) -> Costs:
     """The costs in a file; when it has none they are measured, which takes the KV cache, and kept if that took long."""
     if file is not None and file.is_file():
         try:
@@ -114,7 +117,7 @@ def remembered(backend: Backend, file: Path | None) -> Costs:
             return Costs(tuple(map(float, found["rows_s"][:MOST_ROWS])), float(found["draft_s"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: unreadable, measured anew: %s", file, error)
-    costs = measure(backend)
+    costs = measure(backend, cancel)
     if file is not None and costs.rows_s[0] >= WORTH_KEEPING_S:
         try:
             files.write_text(file, json.dumps(asdict(costs)) + "\n")
@@ -223,6 +226,7 @@ class Speculator:
             self.success[name].first.learn(guess == token, SHADOW_WEIGHT if name == "mtp" else 1)
         self._shadows = {}
         self._lookup.append(token)
+        self._silent += 1
 
     def learn(self, draft: Draft, accepted: int) -> None:
         """Of a draft so many tokens were right."""
@@ -240,11 +244,10 @@ class Speculator:
         name, count = self._best(len(found), drafts)
         if name != "none" or found or drafts:  # where a lookup finds nothing there was no choice
             self._drafting = name
-        self._silent += 1
-        if name == "mtp":
-            return self._padded(self._drafted(generation, position, token, count), "mtp", room)
         if found and name != "ngram":
             self._shadows["ngram"] = found[0]
+        if name == "mtp":
+            return self._padded(self._drafted(generation, position, token, count), "mtp", room)
         if drafts and self._silent >= SHADOW_TOKENS:
             self._shadows["mtp"] = self._drafted(generation, position, token, 1)[0]
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()

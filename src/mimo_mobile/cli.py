@@ -89,13 +89,15 @@ def _load_options(command: Command) -> Command:
             "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
         ),
         click.option("--threads", type=int, help="[default: physical cores]"),
-        click.option("--kv-dtype", type=click.Choice(["f32", "f16", "int8"]), help="KV cache [default: f16]."),
+        click.option(
+            "--kv-dtype", type=click.Choice(["f32", "f16", "int8"]), help="KV cache [default: f16, or the graph's]."
+        ),
         click.option(
             "--repack/--no-repack",
             default=None,
             help="Copy weights into the CPU's order [default: if they fit]; llama.cpp.",
         ),
-        click.option("--cache/--no-cache", default=True, help="Keep prepacked weights on disk [default]; ONNX."),
+        click.option("--cache/--no-cache", default=True, help="Keep prepacked weights, and what runs cost, on disk."),
         click.option(
             "--speculate",
             type=click.Choice(["auto", "mtp", "ngram", "off"]),
@@ -297,8 +299,8 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
     drafting = options["speculate"] != "off"
     with _load(model, options) as session:
         result = measure.bench(session, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
-        drafts = drafting and measure.bench_speculation(session, generate_tokens=generate_tokens, repeats=repeats)
-    terminal.record(result, as_json=as_json, speculation=drafts or None)
+        drafts = measure.bench_speculation(session, repeats=repeats) if drafting else None
+    terminal.record(result, as_json=as_json, speculation=drafts)
 
 
 @main.command()

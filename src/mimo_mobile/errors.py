@@ -11,6 +11,7 @@
     ├── DiskFullError                an output would not fit on the disk
     ├── SessionError                 a model cannot be run
     │   ├── ModelLoadError           a file is no model, damaged, or too large
+    │   │   └── MemoryFullError      a model would not fit in the available memory
     │   ├── ContextFullError         prompt and answer do not fit the context
     │   └── BackendUnavailableError  a backend or an execution provider is not here
     └── MissingDependencyError       an extra was not installed
@@ -67,6 +68,10 @@ class SessionError(MimoMobileError):
 
 class ModelLoadError(SessionError):
     """A file is no model, is damaged, or cannot fit in memory."""
+
+
+class MemoryFullError(ModelLoadError):
+    """A model would not fit in the available memory; nothing was loaded."""
 
 
 class ContextFullError(SessionError):

@@ -97,6 +97,21 @@ def test_a_bad_draft_list_is_an_error(tiny: Source, tmp_path: Path, text: str) -
     assert not (tmp_path / "out").exists()
 
 
+def test_llama_cpp_gets_no_mtp_layer_that_it_would_run_wrongly(tiny: Source, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.path, tmp_path / "post"))
+    fields = json.loads((folder / "config.json").read_text())
+    (tmp_path / "x-mtp.gguf").write_bytes(b"of another checkpoint")
+    (folder / "config.json").write_text(json.dumps(fields | {"mtp_hidden_state": "post_norm"}))
+    written = convert_checkpoint(Source(folder, "post"), tmp_path / "x.gguf", to="gguf", force=True)
+    assert [path.name for path in written] == ["x.gguf"] and not (tmp_path / "x-mtp.gguf").exists()
+    with pytest.raises(CheckpointError, match="1 MTP layers on post_norm states found"):
+        convert_checkpoint(Source(folder, "post"), tmp_path / "y.gguf", to="gguf", single_file=True)
+    assert not (tmp_path / "y.gguf").exists()
+    (folder / "config.json").write_text(json.dumps(fields | {"mtp_hidden_state": "norm"}))
+    with pytest.raises(CheckpointError, match="mtp_hidden_state 'norm' found, pre_norm or post_norm expected"):
+        Checkpoint.open(folder)
+
+
 def test_of_a_large_vocabulary_the_most_frequent_tokens_and_all_added_ones_are_drafted(tmp_path: Path) -> None:
     kinds = ("normal",) * 151643 + ("control",) * 14 + ("user_defined",) * 8 + ("unused",) * 15
     vocabulary = Vocabulary(("",) * 151680, kinds, (), 151645, 151643, None)

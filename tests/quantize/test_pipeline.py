@@ -189,3 +189,14 @@ def test_a_score_is_made_of_its_replies() -> None:
     assert score.perplexity == pytest.approx(2.718281828 ** (3 / 5)) and score.same_top == 4 / 5
     with pytest.raises(QuantizationError, match="no replies"):
         evaluate.score([])
+
+
+def test_a_single_file_takes_the_place_of_two(tiny: Source, tmp_path: Path) -> None:
+    for single_file, names in (
+        (False, ["tiny-q8_0-mtp.gguf", "tiny-q8_0.gguf"]),
+        (True, ["tiny-q8_0-single.gguf"]),
+        (True, ["tiny-q8_0-single.gguf"]),
+    ):
+        made = quantize_checkpoint(tiny, tmp_path, ["q8_0"], problems=0, single_file=single_file)
+        assert sorted(path.name for path in tmp_path.glob("*.gguf")) == names
+        assert sorted(part.path for part in made.entries[0].parts) == names

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
-from mimo_mobile.errors import BackendUnavailableError
+from mimo_mobile.errors import BackendUnavailableError, MemoryFullError, ModelLoadError
 from mimo_mobile.hub import Source
-from mimo_mobile.runtime import GenerationConfig, load
+from mimo_mobile.runtime import GenerationConfig, load, memory
 from mimo_mobile.runtime.llama_backend import OUTPUT_ROWS
+from mimo_mobile.runtime.memory import MemoryNeed
 from mimo_mobile.runtime.mtp import WAITING_ROWS, MtpHead
 from tests import reference
 
@@ -32,6 +33,9 @@ class Notes:
     def __init__(self) -> None:
         self.rows: dict[int, tuple[float, int]] = {}
         self.runs = 0
+
+    def begin(self) -> None:
+        self.rows = {}
 
     def read(
         self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
@@ -165,6 +169,30 @@ def test_a_single_file_answers_as_the_trunk_alone(tiny_gguf: Path, tiny_single: 
         with load(model, speculate=mode, cache=False) as session:  # type: ignore[arg-type]
             found.append([token.token_id for token in session.generate(IDS, config)])
     assert found[0] and all(each == found[0] for each in found)
+
+
+def test_an_mtp_file_of_another_model_is_refused(tiny_gguf: Path, nano_gguf: Path, tmp_path: Path) -> None:
+    shutil.copyfile(tiny_gguf, tmp_path / "x.gguf")
+    shutil.copyfile(nano_gguf.with_name("nano-mtp.gguf"), tmp_path / "x-mtp.gguf")
+    with pytest.raises(ModelLoadError, match=r"x-mtp\.gguf: belongs to another model than x\.gguf"):
+        load(tmp_path / "x.gguf")
+    with load(tmp_path / "x.gguf", speculate="off") as session:
+        assert session.context_length
+
+
+def test_without_memory_for_the_mtp_layer_auto_does_without(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[MemoryNeed]] = []
+    choose = memory.choose
+    monkeypatch.setattr(memory, "choose", lambda path, needs: asked.append(needs) or choose(path, needs))
+    with load(tiny_gguf) as session, session.exclusive() as backend:
+        assert backend.mtp is not None
+    both, alone = asked[0][0].total_bytes, asked[0][1].total_bytes
+    assert both > alone + tiny_gguf.with_name("tiny-mtp.gguf").stat().st_size / 2
+    monkeypatch.setattr(memory, "available_bytes", lambda: alone)
+    with load(tiny_gguf) as session, session.exclusive() as backend:
+        assert backend.mtp is None
+    with pytest.raises(MemoryFullError, match="with its MTP layer"):
+        load(tiny_gguf, speculate="mtp")
 
 
 def test_mtp_is_refused_where_there_is_none(tiny_onnx: Path, tiny_gguf: Path, tmp_path: Path) -> None:

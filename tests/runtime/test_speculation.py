@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -200,6 +201,51 @@ def test_after_cancelling_and_closing_in_the_middle_the_next_answer_is_right(
             assert ids_of(drafting.generate(messages, GREEDY)) == expected
 
 
+@pytest.mark.parametrize("backend", ["onnx", "gguf"])
+def test_long_prompts_without_a_common_beginning_draft_as_well_as_fresh_ones(
+    models: dict[str, Path], backend: str
+) -> None:
+    prompts = [f"{' '.join(QUESTIONS[at : at + 5])} {QUESTIONS[at]}" for at in (0, 30, 60, 90)]
+
+    def share(session: Session, prompt: str) -> tuple[int, int]:
+        stats = list(session.generate([Message("user", prompt)], replace(GREEDY, max_tokens=60)))[-1].stats
+        assert stats is not None and stats.prompt_tokens > 64
+        return stats.drafted_tokens, stats.accepted_tokens
+
+    fresh = []
+    for prompt in prompts:
+        with session_of(models, backend, "mtp") as session:
+            fresh.append(share(session, prompt))
+    with session_of(models, backend, "mtp") as session:
+        assert [share(session, prompt) for prompt in prompts] == fresh
+    assert sum(drafted for drafted, _ in fresh) > 40
+
+
+def test_logits_and_generations_take_turns(models: dict[str, Path]) -> None:
+    for backend in "onnx", "gguf":
+        with session_of(models, backend, "mtp") as session:
+            before = session.logits(list(range(40)))
+            expected = ids_of(session.generate([Message("user", QUESTIONS[2])], GREEDY))
+            np.testing.assert_array_equal(session.logits(list(range(40))), before)
+            assert ids_of(session.generate([Message("user", QUESTIONS[2])], GREEDY)) == expected
+
+
+@pytest.mark.parametrize("backend", ["onnx", "gguf"])
+def test_cancelling_while_costs_are_measured_is_a_cancelled_generation(
+    models: dict[str, Path], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speculation, "REPEATS", 1_000_000)
+    with session_of(models, backend, "auto") as session:
+        timer = Timer(0.3, session.cancel)
+        timer.start()
+        (last,) = session.generate([Message("user", QUESTIONS[0])], GREEDY)
+        assert last.finish_reason == "cancelled" and session.speculator is None
+        timer.join()
+        monkeypatch.setattr(speculation, "REPEATS", 1)
+        tokens = list(session.generate([Message("user", QUESTIONS[0])], GREEDY))
+        assert tokens[-1].finish_reason == "stop" and session.speculator is not None
+
+
 def test_turns_that_share_a_beginning_draft_as_well_as_fresh_ones(models: dict[str, Path]) -> None:
     with session_of(models, "onnx", "off") as plain, session_of(models, "onnx", "mtp") as drafting:
         messages = []
@@ -209,7 +255,14 @@ def test_turns_that_share_a_beginning_draft_as_well_as_fresh_ones(models: dict[s
             tokens = list(drafting.generate(messages, GREEDY))
             assert ids_of(iter(tokens)) == expected
             messages.append(Message("assistant", "".join(t.text for t in tokens if t.channel == "answer")))
-        assert tokens[-1].stats is not None and tokens[-1].stats.cached_tokens > 20
+        stats = tokens[-1].stats
+        assert stats is not None and stats.cached_tokens > 20
+        with session_of(models, "onnx", "mtp") as fresh:
+            alone = list(fresh.generate(messages[:-1], GREEDY))[-1].stats
+        assert alone is not None and (stats.drafted_tokens, stats.accepted_tokens) == (
+            alone.drafted_tokens,
+            alone.accepted_tokens,
+        )
 
 
 def test_what_runs_cost_is_measured_once_and_remembered(
