@@ -1,17 +1,19 @@
 """Decoding with drafts against decoding without, at every acceptance from 0 to 1: what `auto` must never lose.
 
 Run ``python -m benchmarks.speculation MODEL``, best on random weights of MiMo-7B's shapes. There no draft is ever
-right, so acceptance is made: the MTP layer runs as always, and what it would have said is replaced by the token that
-will follow, or by another one, as a random number says. Both sides run alternately in one process.
+right, so acceptance is made: trunk and MTP layer run as always, and what they would have said is replaced by a script,
+from which the drafts depart as often as a random number says. Both sides run alternately in one process.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from mimo_mobile import terminal
 from mimo_mobile.runtime import GenerationConfig, Session, load
 from mimo_mobile.runtime.mtp import MtpHead, MtpLayer
+from mimo_mobile.runtime.session import Backend
 from mimo_mobile.runtime.speculation import Costs, Speculate, Speculator
 
 PROMPT = list(range(100, 132))
@@ -35,42 +38,76 @@ class Point:
     speedup: float
 
 
-class Scripted(MtpHead):
-    """The layer with its work, and drafts that are right as often as wanted."""
+class Script:
+    """The text that comes out, whatever the model says: of random weights' nearly equal logits rounding makes it."""
 
-    def __init__(self, layer: MtpLayer) -> None:
-        """Begin without a script."""
+    def __init__(self, tokens: int, vocabulary: int) -> None:
+        """Draw ``tokens`` ids, no three of which stand in the same order twice."""
+        random = np.random.Generator(np.random.PCG64(1))
+        self.ids = [*PROMPT, *random.integers(0, vocabulary, tokens + 64).tolist()]
+
+
+class ScriptedBackend:
+    """A backend with its work, in whose logits the script's tokens are the largest."""
+
+    def __init__(self, inner: Backend, script: Script) -> None:
+        """Stand in for ``inner``."""
+        self._inner, self._script = inner, script
+        self.mtp: MtpHead | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """The logits of the inner one, changed."""
+        logits = self._inner.decode(ids, position, cancel, rows, padding).copy()
+        first = position + len(ids) - rows + 1
+        for row in range(rows):
+            logits[row, self._script.ids[first + row]] = np.finfo(np.float32).max
+        return logits
+
+
+class ScriptedHead(MtpHead):
+    """The MTP layer with its work, and drafts that are right as often as wanted."""
+
+    def __init__(self, layer: MtpLayer, script: Script) -> None:
+        """Draft by ``script``."""
         super().__init__(layer)
-        self.script: Sequence[int] = ()
-        self.acceptance = 1.0
-        self.random = np.random.Generator(np.random.PCG64(0))
+        self._script, self.acceptance = script, 1.0
+        self._random = np.random.Generator(np.random.PCG64(0))
 
     def draft(self, position: int, token: int) -> NDArray[np.float32]:
         """Logits in which the wanted token is the largest."""
         logits = super().draft(position, token).copy()
-        following = self.script[position + 1] if position + 1 < len(self.script) else 0
-        wanted = following if self.random.random() < self.acceptance else following + 1
-        logits[np.searchsorted(self.draft_ids, wanted) % len(logits)] = np.finfo(np.float32).max
+        following = self._script.ids[position + 1]
+        right = self._random.random() < self.acceptance
+        index = int(np.searchsorted(self.draft_ids, following))
+        logits[index if right else (index + 1) % len(logits)] = np.finfo(np.float32).max
         return logits
 
 
-def scripted(session: Session) -> Scripted:
-    """Put a script in the place of a session's MTP head."""
+def scripted(session: Session, tokens: int) -> ScriptedHead:
+    """Put a script in the place of what a session's model says."""
     with session.exclusive() as backend:
         if backend.mtp is None:
             raise click.UsageError("the model has no MTP layer")
-        head = Scripted(backend.mtp.layer)
+        script = Script(tokens, 1000)
+        head = ScriptedHead(backend.mtp.layer, script)
         backend.mtp = head  # type: ignore[misc]
+        proxy = ScriptedBackend(backend, script)
+        proxy.mtp = head
+        session._backend = cast(Backend, proxy)
     return head
 
 
 def sweep(
-    session: Session, head: Scripted, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
+    session: Session, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
 ) -> list[Point]:
     """Speed with drafts over speed without, at each acceptance."""
     plain = GenerationConfig(temperature=0, max_tokens=tokens, speculate=False)
     drafting = GenerationConfig(temperature=0, max_tokens=tokens)
-    head.script = [*PROMPT, *(t.token_id for t in session.generate(PROMPT, plain) if t.token_id is not None)]
     list(session.generate(PROMPT, GenerationConfig(temperature=0, max_tokens=2)))  # costs are measured here
     assert session.speculator is not None
     costs: Costs = session.speculator.costs
@@ -121,7 +158,7 @@ def main(model: Path, modes: str, acceptances: str, tokens: int, rounds: int, ou
     out.mkdir(parents=True, exist_ok=True)
     steps = [float(each) for each in acceptances.split(",")]
     with load(model, speculate="mtp", context_length=1024) as session:
-        head = scripted(session)
+        head = scripted(session, tokens)
         points = {mode: sweep(session, head, mode, steps, tokens, rounds) for mode in modes.split(",")}  # type: ignore[arg-type]
         assert session.speculator is not None
         costs = session.speculator.costs

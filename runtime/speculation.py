@@ -45,7 +45,7 @@ SHADOW_TOKENS = 20
 SHADOW_WEIGHT = 2.0
 """What is seen that rarely counts for more."""
 
-PRIOR_DRAFTS, WINDOW_DRAFTS = 4, 32
+PRIOR_DRAFTS, WINDOW_DRAFTS = 2, 32
 """Drafts that the first expectation weighs as, and about how many are remembered."""
 
 WORTH_KEEPING_S = 0.005
@@ -208,7 +208,7 @@ class Speculator:
     def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None, mtp_drafts: int = 1) -> None:
         """Draft as ``mode`` says, with ``head`` if there is one, at most ``mtp_drafts`` tokens in a row."""
         self._mode, self.costs, self._head, self._mtp_drafts = mode, costs, head, mtp_drafts
-        self.success = {"mtp": Success(0.8), "ngram": Success(0.5)}
+        self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
         self.counts: list[tuple[int, int]] = [(0, 0)] * (MOST_ROWS - 1)
