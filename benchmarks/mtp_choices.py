@@ -19,6 +19,7 @@ from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat
 from mimo_mobile.convert.model import origin, write_onnx_model
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.quantize.evaluate import read_problems
+from mimo_mobile.quantize.formats import NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, recipe_named
 from mimo_mobile.runtime import GenerationConfig, Message, load
 
@@ -39,8 +40,8 @@ def write(source: Source, folder: Path, head: str, hidden_state: str) -> Path:
         made = FORMATS[chosen]
         if made is F16:
             return F32  # the same values, which are bfloat16 in the checkpoint; this graph computes in float32
-        assert isinstance(made, PlainFormat | MatMulFormat) or hasattr(made, "quantize")
-        return made  # type: ignore[return-value]
+        assert isinstance(made, PlainFormat | NBitsFormat)
+        return made
 
     return write_onnx_model(checkpoint, folder / "model", format_of, F32, F16, origin(source))[0]
 
