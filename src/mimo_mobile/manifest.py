@@ -63,7 +63,7 @@ class Entry:
         recipe: The recipe's name.
         format: ``gguf`` (``path`` is a file) or ``onnx`` (``path`` is a folder).
         path: What ``mimo run`` takes, relative to the manifest.
-        bits_per_weight: Of the trunk and the MTP layer together, scales included.
+        bits_per_weight: Of all files over the checkpoint's weights, scales included, and what an MTP file holds again.
         size_bytes: All parts together.
         parts: Every file.
         score: None when the checkpoint brings no held-out problems.
