@@ -121,7 +121,7 @@ def test_sampled_tokens_are_distributed_as_the_models_say(models: dict[str, Path
     config = GenerationConfig(temperature=2.0, top_p=0.9, top_k=12, min_p=0.02, max_tokens=3)
     filters = {"temperature": 2.0, "top_p": 0.9, "top_k": 12, "min_p": 0.02}
     with session_of(models, "onnx", "mtp") as session:
-        ids = session.encode_prompt([Message("user", QUESTIONS[0])], config)
+        ids = session.tokenizer.encode("The train to")  # nano knows stories, and does not know how this one goes on
         found, accepted, drafted = Counter[tuple[int, ...]](), 0, 0
         for seed in range(draws):
             tokens = list(session.generate(ids, replace(config, seed=seed)))
@@ -141,7 +141,7 @@ def test_sampled_tokens_are_distributed_as_the_models_say(models: dict[str, Path
             for after in np.flatnonzero(second):
                 pair = (int(token), -1 if int(after) in stops else int(after))
                 expected[pair] = expected.get(pair, 0.0) + first[token] * second[after]
-    assert drafted > draws / 2 and 0.1 * drafted < accepted < 0.99 * drafted
+    assert drafted > draws / 2 and 0.05 * drafted < accepted < 0.9 * drafted
     assert set(found) <= set(expected)
     # Rare pairs together in one class, as the test wants at least five in each.
     frequent = [pair for pair, share in expected.items() if share * draws >= 5]
