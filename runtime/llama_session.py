@@ -66,7 +66,6 @@ def load_gguf(
         cache: Remember on disk what runs cost on this machine.
         spin: Let idle threads wait actively: faster, and more power. The first load decides for the process.
         speculate: What drafts; ``mtp`` and ``auto`` take the MTP layer of the file, or of ``…-mtp.gguf`` beside it.
-
         mtp_drafts: 1: llama.cpp's API does not give the state that a second draft would read.
 
     Raises:
