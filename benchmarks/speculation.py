@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 import numpy as np
@@ -129,7 +129,7 @@ def sweep(
     return points
 
 
-def plot(points: dict[str, list[Point]], file: Path) -> None:
+def plot(points: Mapping[Speculate, list[Point]], file: Path) -> None:
     """Speed-up against acceptance."""
     import matplotlib
 
@@ -157,9 +157,10 @@ def main(model: Path, modes: str, acceptances: str, tokens: int, rounds: int, ou
     """Print a table, and write speculation.json and speculation.png to OUT."""
     out.mkdir(parents=True, exist_ok=True)
     steps = [float(each) for each in acceptances.split(",")]
+    drafting: list[Speculate] = [mode for mode in get_args(Speculate) if mode in modes.split(",")]
     with load(model, speculate="mtp", context_length=1024) as session:
         head = scripted(session, tokens)
-        points = {mode: sweep(session, head, mode, steps, tokens, rounds) for mode in modes.split(",")}  # type: ignore[arg-type]
+        points = {mode: sweep(session, head, mode, steps, tokens, rounds) for mode in drafting}
         assert session.speculator is not None
         costs = session.speculator.costs
     step = costs.rows_s[0]

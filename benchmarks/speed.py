@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import click
 import numpy as np
@@ -200,7 +201,8 @@ def show(rows: Sequence[Row]) -> None:
 def main(layers: int, nano: bool, depths: str, recipes: str, kv: str, rounds: int, out: Path) -> None:
     """Print tables, and write bench.json and bench.png to OUT, where the models are kept, too."""
     out.mkdir(parents=True, exist_ok=True)
-    steps, names, kv_dtypes = [int(depth) for depth in depths.split(",")], recipes.split(","), kv.split(",")
+    steps, names = [int(depth) for depth in depths.split(",")], recipes.split(",")
+    kv_dtypes = [kv_dtype for kv_dtype in get_args(KvDtype) if kv_dtype in kv.split(",")]
     ran_on = machine()
     click.echo(json.dumps(ran_on))
     sources = [(resolve("nano"), [depth for depth in steps if depth <= NANO_DEPTH])] if nano else []
@@ -210,7 +212,7 @@ def main(layers: int, nano: bool, depths: str, recipes: str, kv: str, rounds: in
     sources.append((Source(random, random.name), steps))
     rows: list[Row] = []
     for source, at in sources:
-        rows += measure(source, out, names, kv_dtypes, at, rounds)  # type: ignore[arg-type]
+        rows += measure(source, out, names, kv_dtypes, at, rounds)
         record = {"machine": ran_on, "rows": [asdict(row) for row in rows]}
         (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plot([row for row in rows if row.model.startswith(random.name)], out / "bench.png")
