@@ -12,9 +12,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile import files
@@ -42,6 +44,9 @@ MARGIN = 1.05
 SHADOW_TOKENS = 20
 """While the MTP layer does not pay, it drafts once in so many tokens to see whether it would be right again."""
 
+SHADOW_SHARE = 0.01
+"""Of the time, at most so much goes into those: less often where a draft costs much of a step."""
+
 SHADOW_WEIGHT = 2.0
 """What is seen that rarely counts for more."""
 
@@ -51,7 +56,8 @@ PRIOR_DRAFTS, WINDOW_DRAFTS = 2, 32
 WORTH_KEEPING_S = 0.005
 """Of smaller models, whose steps take less, costs are measured in no time."""
 
-REPEATS = 3
+REPEATS, REPEATS_S = 3, 0.02
+"""So often a cost is measured at least, and so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +85,25 @@ def measure(backend: Backend, cancel: threading.Event) -> Costs:
         Cancelled: ``cancel`` was set meanwhile.
     """
 
-    def seconds(rows: int) -> float:
-        times = []
-        for _ in range(REPEATS):
+    def seconds(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+        times: list[float] = []
+        while len(times) < REPEATS or sum(times) < REPEATS_S:
+            before()
             started = time.perf_counter()
-            backend.decode([0] * rows, 0, cancel, rows)
+            run()
             times.append(time.perf_counter() - started)
-        return min(times)
+        return median(times)
 
-    backend.decode([0], 0, cancel)  # warms up
+    def step(rows: int = 1) -> object:
+        return backend.decode([0] * rows, 0, cancel, rows)
+
+    step()  # warms up
     most = min(MOST_ROWS, backend.context_length)
-    rows_s, drafts = tuple(seconds(rows) for rows in range(1, most + 1)), [0.0]
-    if backend.mtp is not None:
-        drafts = []
-        for _ in range(REPEATS):
-            backend.decode([0], 0, cancel)
-            started = time.perf_counter()
-            backend.mtp.draft(1, 0)
-            drafts.append(time.perf_counter() - started)
-        backend.mtp.resume(0)
-    return Costs(rows_s, min(drafts))
+    rows_s, draft_s, head = tuple(seconds(partial(step, rows)) for rows in range(1, most + 1)), 0.0, backend.mtp
+    if head is not None:
+        draft_s = seconds(lambda: head.draft(1, 0), before=step)
+        head.resume(0)
+    return Costs(rows_s, draft_s)
 
 
 def costs_file(model: Path, *options: object) -> Path:
@@ -207,7 +212,13 @@ class Speculator:
 
     def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None, mtp_drafts: int = 1) -> None:
         """Draft as ``mode`` says, with ``head`` if there is one, at most ``mtp_drafts`` tokens in a row."""
-        self._mode, self.costs, self._head, self._mtp_drafts = mode, costs, head, mtp_drafts
+        self._mode, self.costs, self._head = mode, costs, head
+        self._mtp_drafts = mtp_drafts if head is not None and mode in ("auto", "mtp") else 0
+        step = costs.rows_s[0]
+        self._cheapest = [costs.cheapest(rows + 1) for rows in range(len(costs.rows_s))]
+        if mode == "auto" and all(self._speed(n, n, costs.draft_s) * step <= MARGIN for n in range(1, mtp_drafts + 1)):
+            self._mtp_drafts = 0  # would not pay if every draft were right
+        self._shadow_tokens = max(SHADOW_TOKENS, costs.draft_s / step / SHADOW_SHARE)
         self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
@@ -230,8 +241,9 @@ class Speculator:
 
     def learn(self, draft: Draft, accepted: int) -> None:
         """Of a draft so many tokens were right."""
-        if draft.ids:
-            self.success[draft.drafter].learn(len(draft.ids), accepted)
+        if not draft.ids:
+            return
+        self.success[draft.drafter].learn(len(draft.ids), accepted)
         for place in range(min(accepted + 1, len(draft.ids))):
             verified, right = self.counts[place]
             self.counts[place] = verified + 1, right + (place < accepted)
@@ -240,15 +252,16 @@ class Speculator:
         """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
         most = max(0, min(room, len(self.costs.rows_s) - 1))
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
-        drafts = min(most, self._mtp_drafts) if self._head is not None and self._mode in ("auto", "mtp") else 0
+        drafts = min(most, self._mtp_drafts)
+        if not found and not drafts:
+            return Draft()
         name, count = self._best(len(found), drafts)
-        if name != "none" or found or drafts:  # where a lookup finds nothing there was no choice
-            self._drafting = name
+        self._drafting = name
         if found and name != "ngram":
             self._shadows["ngram"] = found[0]
         if name == "mtp":
             return self._padded(self._drafted(generation, position, token, count), "mtp", room)
-        if drafts and self._silent >= SHADOW_TOKENS:
+        if drafts and self._silent >= self._shadow_tokens:
             self._shadows["mtp"] = self._drafted(generation, position, token, 1)[0]
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
 
@@ -263,10 +276,13 @@ class Speculator:
         )
         for name, most, draft_s in names:
             for count in range(1, most + 1):
-                seconds = self.costs.cheapest(count + 1)[1] + count * draft_s
-                speed = self.success[name].expected(count) / seconds / (1 if name == self._drafting else MARGIN)
-                best = max(best, (speed, name, count))
+                speed = self._speed(self.success[name].expected(count) - 1, count, draft_s)
+                best = max(best, (speed / (1 if name == self._drafting else MARGIN), name, count))
         return best[1], best[2]
+
+    def _speed(self, right: float, drafts: int, draft_s: float) -> float:
+        """Tokens a second when of so many drafts so many are right."""
+        return (1 + right) / (self._cheapest[min(drafts, len(self._cheapest) - 1)][1] + drafts * draft_s)
 
     def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[int, ...]:
         assert self._head is not None
@@ -279,4 +295,4 @@ class Speculator:
         return tuple(ids)
 
     def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram"], room: int) -> Draft:
-        return Draft(ids, min(self.costs.cheapest(len(ids) + 1)[0], room - len(ids)), drafter)
+        return Draft(ids, min(self._cheapest[len(ids)][0], room - len(ids)), drafter)

@@ -347,6 +347,14 @@ def test_auto_is_never_much_slower_and_uses_what_pays(acceptance: float, second_
     assert found > 0.97 and found > 0.95 * always
 
 
+def test_drafts_that_cost_much_of_a_step_are_looked_at_rarely() -> None:
+    assert tokens_per_second(0.0, Costs((1.0, 1.1), 0.7), count=20_000) > 0.98
+
+
+def test_where_no_draft_could_pay_none_is_made() -> None:
+    assert tokens_per_second(0.0, Costs((1.0, 1.4), 0.55)) == 1.0  # not even to see how right they are
+
+
 def test_a_rate_follows_what_happens() -> None:
     rate = Rate(0.8)
     for _ in range(16):
