@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 import onnx_ir as ir
 
 from mimo_mobile import files
-from mimo_mobile.convert import onnx_graph
+from mimo_mobile.convert import npu_graph, onnx_graph
 from mimo_mobile.convert.checkpoint import Checkpoint, read_json
 from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.onnx_graph import Compute
-from mimo_mobile.convert.onnx_weights import FormatOf, KvScales, LazyWeights
+from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
 from mimo_mobile.convert.vocabulary import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_vocabulary
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -30,6 +30,9 @@ MODEL, MTP, DATA = "model.onnx", "mtp.onnx", "model.onnx.data"
 KV_INT8 = "model.kv-int8.onnx"
 """The trunk with an int8 KV cache, on the same weights."""
 
+REFERENCE = "reference.json"
+"""What the CPU computes for a known prompt, for the self-test of other execution providers."""
+
 GENAI_CONFIG = "genai_config.json"
 
 COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
@@ -37,8 +40,8 @@ COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json
 ALIGNMENT_BYTES = 4096
 """Of every tensor in the data file: a page, so that it can be mapped as it lies."""
 
-Calibrate = Callable[[Sequence[ir.Model], Path], KvScales]
-"""Runs the trunk's layers one after the other, their data in a folder, and says what an INT8 cache needs."""
+Calibrate = Callable[[Sequence[ir.Model], ir.Model, Path], Calibrated]
+"""Runs the trunk's layers one after the other and its head, their data in a folder."""
 
 
 def write_onnx(
@@ -61,7 +64,7 @@ def write_onnx(
         format_of: Checkpoint's tensor name → format of matrices and embedding.
         compute: What activations and attention are computed with.
         metadata: Goes into the models' metadata_props.
-        calibrate: Finds the scales for a second trunk with an int8 KV cache; None writes none.
+        calibrate: Finds the scales for a second trunk with an int8 KV cache, and reference logits; None writes none.
         threads: Default: one per core.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -85,7 +88,10 @@ def write_onnx(
             places = _write_data(data, folder, graphs, progress, out)
         if calibrate is not None:
             each = (onnx_graph.trunk_layer(config, weights, compute, i) for i in range(config.num_hidden_layers))
-            weights.set_kv_scales(calibrate([_placed(layer, places) for layer in each], folder))
+            head = _placed(npu_graph.head(config, weights, compute, 1), places)
+            found = calibrate([_placed(layer, places) for layer in each], head, folder)
+            (folder / REFERENCE).write_text(json.dumps(found.reference) + "\n", encoding="utf-8")
+            weights.set_kv_scales(found.kv_scales)
             int8 = Compute(compute.activations, ir.DataType.INT8)
             graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)
         for name, model in graphs.items():

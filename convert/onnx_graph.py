@@ -80,10 +80,11 @@ class OnnxWeights(Protocol):
         """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
 
 
-class _Block:
+class Block:
     """One graph being made: its tape, its weights and what every layer needs."""
 
     def __init__(self, config: MimoConfig, weights: OnnxWeights, compute: Compute) -> None:
+        """Begin a graph."""
         self.config, self.weights, self.compute = config, weights, compute
         self.tape = Tape()
         self.inputs: list[ir.Value] = []
@@ -92,21 +93,25 @@ class _Block:
         self._rope: list[ir.Value] = []
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """A graph input."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
         self.inputs.append(value)
         return value
 
     def output(self, name: str, value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        """Make a value a graph output."""
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         self.outputs.append(value)
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """A weight, once for all that use it."""
         name = str(tensor.name)
         if name not in self._initializers:
             self._initializers[name] = self.tape.initializer(tensor)
         return self._initializers[name]
 
     def integers(self, name: str, values: Sequence[int] | int, dtype: type[np.signedinteger] = np.int64) -> ir.Value:
+        """A constant, once for all that use it."""
         return self.initializer(ir.tensor(np.array(values, dtype), name=name))
 
     def default(self, name: str, values: Sequence[int]) -> ir.Value:
@@ -116,6 +121,7 @@ class _Block:
         return value
 
     def cast(self, x: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        """The value in another dtype."""
         return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
 
     def rope(self) -> list[ir.Value]:
@@ -126,6 +132,7 @@ class _Block:
         return self._rope
 
     def model(self, name: str) -> ir.Model:
+        """The finished graph."""
         graph = ir.Graph(
             self.inputs, self.outputs, nodes=self.tape.nodes, initializers=self.tape.initializers,
             opset_imports=OPSETS, name=name,
@@ -135,7 +142,7 @@ class _Block:
 
 def trunk(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Model:
     """The trunk: input_ids → logits `[B, T, V]`, hidden_states `[B, T, E]` as its MTP layer wants them, present KV."""
-    block = _Block(config, weights, compute)
+    block = Block(config, weights, compute)
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
     lengths = _lengths(block)
     x, skip = embed(block, ids), None
@@ -155,7 +162,7 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
     state's place for one more draft. Rows stand at the position of their hidden state; its half comes first in
     input_proj. Source: modeling_mimo.py, MiMoMTPLayers.
     """
-    block, prefix = _Block(config, weights, compute), f"model.mtp_layers.{layer}."
+    block, prefix = Block(config, weights, compute), f"model.mtp_layers.{layer}."
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
     shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
     hidden = block.input("hidden_states", compute.activations, shape)
@@ -177,7 +184,7 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
 
 def trunk_layer(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int) -> ir.Model:
     """One layer alone: input_ids for the first, x and skip `[B, T, E]` for others → x_out, skip_out, present KV."""
-    block = _Block(config, weights, compute)
+    block = Block(config, weights, compute)
     shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
     if layer == 0:
         x, skip = embed(block, block.input("input_ids", ir.DataType.INT64, shape[:2])), None
@@ -189,7 +196,7 @@ def trunk_layer(config: MimoConfig, weights: OnnxWeights, compute: Compute, laye
     return block.model(f"mimo_layer_{layer}")
 
 
-def embed(block: _Block, ids: ir.Value) -> ir.Value:
+def embed(block: Block, ids: ir.Value) -> ir.Value:
     """Rows of the embedding, `[B, T, E]`."""
     table = block.weights.embedding("model.embed_tokens.weight")
     values = block.initializer(table.values)
@@ -201,7 +208,7 @@ def embed(block: _Block, ids: ir.Value) -> ir.Value:
     return block.tape.op("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)
 
 
-def norm(block: _Block, name: str, x: ir.Value, skip: ir.Value | None = None) -> tuple[ir.Value, ir.Value]:
+def norm(block: Block, name: str, x: ir.Value, skip: ir.Value | None = None) -> tuple[ir.Value, ir.Value]:
     """(RMS norm of x + skip, x + skip)."""
     weight = block.initializer(block.weights.vector(name))
     epsilon = {"epsilon": block.config.rms_norm_eps}
@@ -214,7 +221,7 @@ def norm(block: _Block, name: str, x: ir.Value, skip: ir.Value | None = None) ->
     return outputs[0], outputs[3]
 
 
-def linear(block: _Block, x: ir.Value, weight: Matrix) -> ir.Value:
+def linear(block: Block, x: ir.Value, weight: Matrix) -> ir.Value:
     """Input `[B, T, in]` times a weight: `[B, T, out]`."""
     values = block.initializer(weight.values)
     if weight.scales is None:
@@ -230,7 +237,7 @@ def linear(block: _Block, x: ir.Value, weight: Matrix) -> ir.Value:
 
 
 def decoder_layer(
-    block: _Block, prefix: str, index: int, x: ir.Value, skip: ir.Value | None, lengths: tuple[ir.Value, ir.Value]
+    block: Block, prefix: str, index: int, x: ir.Value, skip: ir.Value | None, lengths: tuple[ir.Value, ir.Value]
 ) -> tuple[ir.Value, ir.Value]:
     """A layer; the residual stream is kept as two summands, added inside the next norm."""
     normed, residual = norm(block, prefix + "input_layernorm.weight", x, skip)
@@ -239,7 +246,7 @@ def decoder_layer(
     return mlp(block, prefix + "mlp.", normed), residual
 
 
-def attention(block: _Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
+def attention(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
     """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`."""
     config, compute = block.config, block.compute
     cache: list[int | str] = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
@@ -269,7 +276,7 @@ def attention(block: _Block, prefix: str, index: int, x: ir.Value, lengths: tupl
     return linear(block, mixed, block.weights.matrix(prefix + "o_proj.weight"))
 
 
-def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
+def mlp(block: Block, prefix: str, x: ir.Value) -> ir.Value:
     """SwiGLU, `[B, T, E]`; gate and up are one product."""
     both = linear(block, x, block.weights.matrix(prefix + "gate_proj.weight", prefix + "up_proj.weight"))
     gate, up = block.tape.op_multi_out("Split", [both], {"axis": -1, "num_outputs": 2}, num_outputs=2)
@@ -277,7 +284,7 @@ def mlp(block: _Block, prefix: str, x: ir.Value) -> ir.Value:
     return linear(block, block.tape.op("Mul", [silu, up]), block.weights.matrix(prefix + "down_proj.weight"))
 
 
-def logits(block: _Block, x: ir.Value, head: Matrix) -> None:
+def logits(block: Block, x: ir.Value, head: Matrix) -> None:
     """The output ``logits`` `[B, T, V]`; of the rows from ``logits_start`` on, when that is given.
 
     The head is 9 % of MiMo-7B's work, and of a prompt only the last row is wanted.
@@ -290,12 +297,12 @@ def logits(block: _Block, x: ir.Value, head: Matrix) -> None:
     block.output("logits", value, block.compute.activations, shape)
 
 
-def _hidden_output(block: _Block, name: str, value: ir.Value) -> None:
+def _hidden_output(block: Block, name: str, value: ir.Value) -> None:
     shape: list[int | str] = ["batch_size", "sequence_length", block.config.hidden_size]
     block.output(name, value, block.compute.activations, shape)
 
 
-def _lengths(block: _Block) -> tuple[ir.Value, ir.Value]:
+def _lengths(block: Block) -> tuple[ir.Value, ir.Value]:
     """(seqlens_k `[B]`: tokens with the new ones, less one; total_sequence_length), from attention_mask, int32."""
     mask = block.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
     summed = block.tape.op("ReduceSum", [mask, block.integers("axis_1", [1])], {"keepdims": 0})

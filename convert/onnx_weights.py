@@ -6,7 +6,7 @@ Knows checkpoints and formats; the graphs that take these weights are ``onnx_gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +31,19 @@ FormatOf = Callable[[str], PlainFormat | MatMulFormat]
 
 KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Of keys and of values `[K * D]`, layer by layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What running a model while it is written gave.
+
+    Attributes:
+        kv_scales: For an INT8 cache.
+        reference: ``ids``, and the largest ``logits`` after them with their ``top_ids``: what others have to compute.
+    """
+
+    kv_scales: KvScales
+    reference: Mapping[str, list[int] | list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,7 @@ class LazyWeights:
             return joined.astype(self._compute.activations.numpy())
 
         size = sum(self._tensors[name].size for name in names)
-        return _lazy(_joint(names), self._compute.activations, (size,), read)
+        return _lazy(joint(names), self._compute.activations, (size,), read)
 
     def matrix(self, *names: str) -> Matrix:
         """Weights of linear layers that read the same input, stacked along the outputs."""
@@ -105,14 +118,14 @@ class LazyWeights:
                 stacked = np.concatenate([view.float32() for view in views])
                 return np.ascontiguousarray(row_format.cast(stacked).T)
 
-            return Matrix(_lazy(_joint(names), dtype, (columns, rows), read), columns, rows)
+            return Matrix(_lazy(joint(names), dtype, (columns, rows), read), columns, rows)
         block_size, bits = row_format.block_size, row_format.bits
         blocks = columns // block_size
         scale_type = self._compute.activations
         shape = (rows, blocks, block_size * bits // 8)
-        values = _lazy(_joint(names), ir.DataType.UINT8, shape, lambda: self._quantized(names)[0])
+        values = _lazy(joint(names), ir.DataType.UINT8, shape, lambda: self._quantized(names)[0])
         scales = _lazy(
-            _joint(names) + ".scales", scale_type, (rows, blocks),
+            joint(names) + ".scales", scale_type, (rows, blocks),
             lambda: self._quantized(names)[1].astype(scale_type.numpy()),
         )  # fmt: skip
         return Matrix(values, columns, rows, scales, bits, block_size)
@@ -194,7 +207,7 @@ def _dtype(row_format: PlainFormat) -> ir.DataType:
     return ir.DataType.from_numpy(row_format.dtype)
 
 
-def _joint(names: tuple[str, ...]) -> str:
+def joint(names: tuple[str, ...]) -> str:
     """One name for stacked tensors: ``….q_proj+k_proj+v_proj.weight``."""
     if len(names) == 1:
         return names[0]

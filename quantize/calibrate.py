@@ -1,6 +1,7 @@
-"""Scales for an int8 KV cache, found by running a model's own layers over short texts, one layer in memory at a time.
+"""What a model's own layers compute for short texts, run one in memory at a time.
 
-The graphs are ``convert.onnx_graph``'s. Knows what the texts are and how keys turn; knows no files.
+That gives scales for an int8 KV cache, and the reference that execution providers are tested with. The graphs are
+``convert.onnx_graph``'s. Knows what the texts are and how keys turn; knows no files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mimo_mobile.progress import Progress, ProgressCallback, ignore
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from mimo_mobile.convert.onnx_weights import KvScales
+    from mimo_mobile.convert.onnx_weights import Calibrated, KvScales
 
 LARGEST = 127
 """The integer that the largest key or value seen becomes; beyond it the kernel saturates."""
@@ -32,24 +33,31 @@ TEXT = Path(__file__).with_name("calibration.txt")
 """What MiMo is made for: sums, algebra, code and a proof with thinking, in its chat template. Written for this."""
 
 
-class KvCalibration:
-    """Runs a trunk's layers over token ids; what it returns are the scales of an int8 KV cache."""
+REFERENCE_TOKENS, REFERENCE_LOGITS = 48, 64
+"""Of the text are the reference's prompt; and so many logits after it are kept, the largest."""
+
+
+class Calibration:
+    """Runs a trunk over token ids."""
 
     def __init__(self, ids: Sequence[int], progress: ProgressCallback = ignore) -> None:
         """Calibrate on ``ids``, which may be several texts in a row."""
         self._ids, self._progress = ids, progress
         require("onnxruntime", "onnx")
 
-    def __call__(self, layers: Sequence[ir.Model], folder: Path) -> KvScales:
-        """Scales of keys and values `[K * D]` float32, layer by layer.
+    def __call__(self, layers: Sequence[ir.Model], head: ir.Model, folder: Path) -> Calibrated:
+        """Scales of keys and values, layer by layer, and logits after the first tokens.
 
         Args:
             layers: Graphs of ``onnx_graph.trunk_layer``.
+            head: That of ``npu_graph.head`` for one token.
             folder: Where their data are.
 
         Raises:
             QuantizationError: A layer cannot be run, or makes NaN or infinity.
         """
+        from mimo_mobile.convert.onnx_weights import Calibrated
+
         ids = np.array([self._ids], np.int64)
         feeds: dict[str, NDArray[Any]] = {"input_ids": ids}
         scales: KvScales = []
@@ -65,7 +73,12 @@ class KvCalibration:
             scales.append((_steps(_turned(key)), _steps(np.abs(value.astype(np.float32)))))
             feeds = {"x": outputs["x_out"], "skip": outputs["skip_out"]}
             self._progress(Progress("calibrate int8 KV cache", index + 1, len(layers), f"layer {index}", "layers"))
-        return scales
+        count = min(REFERENCE_TOKENS, len(self._ids))
+        last = {"x": (feeds["x"] + feeds["skip"])[:, count - 1 : count]}
+        logits = _run(head, folder, last)["logits"][0, 0].astype(np.float32)
+        top = np.argsort(-logits, kind="stable")[:REFERENCE_LOGITS]
+        reference = {"ids": list(self._ids[:count]), "top_ids": top.tolist(), "logits": logits[top].tolist()}
+        return Calibrated(scales, reference)
 
 
 def _run(layer: ir.Model, folder: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -9,21 +9,38 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import files, manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import MissingDependencyError
+from mimo_mobile.errors import MissingDependencyError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Entry, Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
-from mimo_mobile.quantize.calibrate import TEXT, KvCalibration
+from mimo_mobile.quantize.calibrate import TEXT, Calibration
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
 from mimo_mobile.runtime.tokenizer import TextTokenizer
+from mimo_mobile.socs import Soc
+
+
+@dataclass(frozen=True, slots=True)
+class NpuTarget:
+    """What to compile for.
+
+    Attributes:
+        socs: Chips.
+        context_length: Tokens of prompt and answer, fixed when compiled; None is the model's, at most 4096.
+        chunk: Tokens of a prompt in one run.
+    """
+
+    socs: tuple[Soc, ...]
+    context_length: int | None = None
+    chunk: int = 64
 
 
 def quantize_checkpoint(
@@ -34,6 +51,7 @@ def quantize_checkpoint(
     force: bool = False,
     problems: int | None = None,
     single_file: bool = False,
+    npu: NpuTarget | None = None,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
     """Quantize a checkpoint by each recipe into ``out`` and score what came out.
@@ -45,15 +63,19 @@ def quantize_checkpoint(
         force: Replace another checkpoint's files in ``out`` and do finished recipes anew.
         problems: How many of the held-out problems to answer, 0 for none, None for all.
         single_file: GGUF: trunk and MTP layer in one file, which stock llama.cpp drafts with.
+        npu: Chips to compile what ONNX recipes give for.
         progress: Called often.
 
     Raises:
+        BackendUnavailableError: QNN does not take the model.
         CheckpointError: The checkpoint cannot be used.
         QuantizationError: A recipe is unknown or cannot be applied.
         OutputExistsError: ``out`` holds something else.
     """
     out = Path(out)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
+    if npu is not None and not any(recipe.target == "onnx" for recipe in chosen):
+        raise QuantizationError("--target qnn compiles ONNX recipes, none of which was asked for; add e.g. int4_b32")
     checkpoint = Checkpoint.open(source.path)
     questions = evaluate.read_problems(source.path)
     if problems is not None:
@@ -72,6 +94,8 @@ def quantize_checkpoint(
                 if old is not None and old.path != path.name:
                     for part in old.parts:
                         files.remove(out / part.path)
+            if npu is not None and recipe.target == "onnx":
+                state = _compile(state, out, recipe, npu, force, progress)
         if questions:
             state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)
@@ -110,6 +134,32 @@ def _quantize(
         size_bytes=size,
         parts=parts,
     )
+
+
+def _compile(
+    state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, force: bool, progress: ProgressCallback
+) -> Manifest:
+    """The manifest with binaries for the chips among the parts of a recipe's entry."""
+    from mimo_mobile.convert.npu_file import compile_for_npu, is_compiled
+
+    entry = state.entry(recipe.name)
+    assert entry is not None
+    folder = out / entry.path
+    for soc in npu.socs:
+        if force or not is_compiled(folder, soc, npu.context_length, npu.chunk):
+            compile_for_npu(
+                folder, soc, context_length=npu.context_length, chunk=npu.chunk, force=True, progress=progress
+            )
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            known = {part.path: part for part in entry.parts if f"/qnn-{soc.name}/" not in part.path}
+            parts = [
+                known.get(path.relative_to(out).as_posix()) or manifest.part(out, path, progress) for path in paths
+            ]
+            size = sum(part.size_bytes for part in parts)
+            entry = dataclasses.replace(entry, parts=tuple(parts), size_bytes=size)
+            state = state.with_entry(entry)
+            state.write(out)
+    return state
 
 
 def _score(
@@ -181,5 +231,5 @@ def write_model(
         return write_gguf_model(checkpoint, out, row_format, recipe.name.upper(), metadata, True, progress, single_file)
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
     ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
-    calibrate = KvCalibration(ids, progress)
+    calibrate = Calibration(ids, progress)
     return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, True, progress, calibrate)

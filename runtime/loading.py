@@ -12,6 +12,7 @@ from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from mimo_mobile.runtime.providers import Ep, Options
     from mimo_mobile.runtime.session import KvDtype, Session
     from mimo_mobile.runtime.speculation import Speculate
 
@@ -28,6 +29,9 @@ def load(
     spin: bool = True,
     speculate: Speculate = "auto",
     mtp_drafts: int = 1,
+    ep: Ep = "auto",
+    ep_options: Options | None = None,
+    strict: bool = False,
 ) -> Session:
     """A session on a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
 
@@ -44,6 +48,10 @@ def load(
         speculate: What drafts tokens for the model to verify several at once: ``mtp``, its own layer, or ``ngram``,
             what stood in the text before; ``auto`` takes what pays at the moment. The text is the same with all.
         mtp_drafts: At most so many tokens in a row by the MTP layer, which was trained for one; ONNX only.
+        ep: ONNX: the execution provider. ``auto`` is the NPU where the model was compiled for it and it passes a test,
+            else the CPU. ``Session.placement`` tells what computes where.
+        ep_options: That provider's, from ``mimo_mobile.runtime.providers``.
+        strict: Fail where ``ep`` would leave work to the CPU or computes wrong numbers, instead of going on without.
 
     Raises:
         ModelLoadError: Nothing that can be run is there, or it does not fit in memory.
@@ -75,6 +83,8 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from mimo_mobile.runtime.llama_session import load_gguf
 
+        if ep not in ("auto", "cpu"):
+            raise BackendUnavailableError(f"{path}: --ep {ep} is ONNX Runtime's; take an ONNX recipe, e.g. int4_b32")
         return _announced(path, load_gguf(path, repack=repack, **options))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
@@ -83,7 +93,7 @@ def load(
 
         if repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
-        return _announced(path, load_onnx(path, **options))
+        return _announced(path, load_onnx(path, ep=ep, ep_options=ep_options, strict=strict, **options))
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
 

@@ -6,7 +6,7 @@ Trunk and MTP layer are both such graphs. Knows input names and IOBinding, no se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ BATCH_TOKENS = 128
 LOGITS_START = "logits_start"
 """The first row that has logits: of a prompt's rows only the last pays lm_head."""
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class CachedGraph:
@@ -39,8 +39,18 @@ class CachedGraph:
         run_options: Of the run under way; ``terminate`` ends it.
     """
 
-    def __init__(self, ort: Any, session: Any, model: Path, context_length: int, others: Sequence[str] = ()) -> None:
-        """Make room for ``context_length`` tokens beside the session of ``model``; ``others`` are inputs beside ours.
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        model: Path,
+        context_length: int,
+        others: Sequence[str] = (),
+        caches: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make room for ``context_length`` tokens beside the session of ``model``.
+
+        ``others`` are inputs beside ours; ``caches`` are OrtValues to share, by input name, instead of new ones.
 
         Raises:
             ModelLoadError: The graph has other inputs, or the KV cache does not fit in memory.
@@ -59,13 +69,14 @@ class CachedGraph:
                 " and a KV cache expected: convert or quantize the checkpoint again"
             )
         self.logits_size = int(outputs["logits"].shape[-1])
-        self.logits_dtype = _DTYPES[outputs["logits"].type]
-        self.hidden_size, self.hidden_dtype = int(hidden.shape[-1]), _DTYPES[hidden.type]
+        self.logits_dtype = DTYPES[outputs["logits"].type]
+        self.hidden_size, self.hidden_dtype = int(hidden.shape[-1]), DTYPES[hidden.type]
         self.kv_type = str(inputs[past[0]].type)
         shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in past}
-        kv = sum(math.prod(shape) * np.dtype(_DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
+        kv = sum(math.prod(shape) * np.dtype(DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
         self.kv_bytes_per_token = kv // context_length
-        memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
+        if caches is None:
+            memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
         # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
         self._mask = np.zeros((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
@@ -76,7 +87,10 @@ class CachedGraph:
         self.bind_input(LOGITS_START, self._first_row)
         self._caches = []  # a binding keeps no array alive
         for name, shape in shapes.items():
-            cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, _DTYPES[inputs[name].type]))
+            if caches is None:
+                cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, DTYPES[inputs[name].type]))
+            else:
+                cache = caches[name]
             self._binding.bind_ortvalue_input(name, cache)
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
             self._caches.append(cache)

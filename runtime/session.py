@@ -31,6 +31,7 @@ from mimo_mobile.runtime.generation import (
     GenerationStats,
 )
 from mimo_mobile.runtime.mtp import MtpHead
+from mimo_mobile.runtime.providers import Placement
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.speculation import Draft, Speculate, Speculator
 from mimo_mobile.runtime.tokenizer import TextTokenizer
@@ -96,6 +97,7 @@ class Session:
     Attributes:
         tokenizer: Text ↔ ids.
         synthetic: The weights are random, the text means nothing.
+        placement: What each execution provider took of the model; None with llama.cpp.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Session:
         speculate: Speculate = "off",
         mtp_drafts: int = 1,
         costs_file: Path | None = None,
+        placement: Placement | None = None,
     ) -> None:
         """Join a backend with its tokenizer; ``runtime.load`` does it.
 
@@ -119,9 +122,11 @@ class Session:
             speculate: What drafts.
             mtp_drafts: At most so many tokens in a row by the MTP layer.
             costs_file: Where it is remembered what runs cost on this machine.
+            placement: Where the model's nodes are; None where there are no execution providers.
         """
         self.tokenizer = tokenizer
         self.synthetic = synthetic
+        self.placement = placement
         self._speculate, self._mtp_drafts, self._costs_file = speculate, mtp_drafts, costs_file
         self._speculator: Speculator | None = None
         self._backend: Backend | None = backend

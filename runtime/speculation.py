@@ -218,7 +218,7 @@ class Speculator:
         self._cheapest = [costs.cheapest(rows + 1) for rows in range(len(costs.rows_s))]
         if mode == "auto" and all(self._speed(n, n, costs.draft_s) * step <= MARGIN for n in range(1, mtp_drafts + 1)):
             self._mtp_drafts = 0  # would not pay if every draft were right
-        self._shadow_tokens = max(SHADOW_TOKENS, costs.draft_s / step / SHADOW_SHARE)
+        self._shadow_tokens = float(SHADOW_TOKENS)
         self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
@@ -262,7 +262,10 @@ class Speculator:
         if name == "mtp":
             return self._padded(self._drafted(generation, position, token, count), "mtp", room)
         if drafts and self._silent >= self._shadow_tokens:
+            started = time.perf_counter()
             self._shadows["mtp"] = self._drafted(generation, position, token, 1)[0]
+            seconds = time.perf_counter() - started  # with all rows that waited, of weights that are no longer at hand
+            self._shadow_tokens = max(SHADOW_TOKENS, seconds / self.costs.rows_s[0] / SHADOW_SHARE)
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
 
     def _best(self, found: int, drafts: int) -> tuple[Literal["mtp", "ngram", "none"], int]:

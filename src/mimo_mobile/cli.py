@@ -113,22 +113,70 @@ def _load_options(command: Command) -> Command:
             help="In a row by the MTP layer, trained for one; ONNX.",
         ),
         click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
+        click.option(
+            "--ep",
+            type=click.Choice(["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]),
+            default="auto",
+            show_default=True,
+            help="ONNX: where to compute.",
+        ),
+        click.option("--ep-option", "ep_options", multiple=True, metavar="NAME=VALUE", help="Of the --ep."),
+        click.option("--strict", is_flag=True, help="Fail where --ep leaves work to the CPU or is wrong."),
     )
     return _decorated(command, options)
 
 
 def _load(model: Path, options: dict[str, Any]) -> Session:
     from mimo_mobile.runtime import load
+    from mimo_mobile.runtime.providers import parse_options
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
-    keys = "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate", "mtp_drafts"
-    return load(model, **{key: options.pop(key) for key in keys})
+    keys = (
+        "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate", "mtp_drafts", "ep",
+        "strict",
+    )  # fmt: skip
+    pairs = options.pop("ep_options")
+    chosen = parse_options(options["ep"], pairs) if pairs else None
+    return load(model, ep_options=chosen, **{key: options.pop(key) for key in keys})
 
 
 _single_file = click.option(
     "--single-file", is_flag=True, help="GGUF with trunk and MTP layer in one file, for llama.cpp's draft-mtp."
 )
+
+
+def _npu_options(command: Command) -> Command:
+    """The options on NPUs that convert and quantize share."""
+    options = (
+        click.option(
+            "--target",
+            "device",
+            type=click.Choice(["cpu", "qnn"]),
+            default="cpu",
+            show_default=True,
+            help="qnn: compile ONNX for Snapdragon NPUs, too.",
+        ),
+        click.option("--soc", "socs", default="SM8750", show_default=True, help="Chips, e.g. SM8750,SM8650."),
+        click.option(
+            "--context", type=click.IntRange(min=16), help="Of what is compiled [default: the model's, at most 4096]."
+        ),
+    )
+    return _decorated(command, options)
+
+
+def _report_compiled(folder: Path) -> None:
+    from mimo_mobile import terminal
+
+    for file in sorted(folder.glob("qnn-*/npu.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        rows = [
+            (each["name"], f"{each['seconds']:.1f} s", f"{each['size_bytes'] / 1e6:.1f} MB",
+             f"{each['peak_rss_bytes'] / 1e9:.2f} GB")
+            for each in found["graphs"]
+        ]  # fmt: skip
+        title = f"{file.parent}  (context {found['context_length']}, windows {found['windows']})"
+        terminal.table(title, ("graph", "compiled in", "size", "peak memory"), rows)
 
 
 def _config(options: dict[str, Any]) -> GenerationConfig:
@@ -150,15 +198,27 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
     help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.",
 )
 @_single_file
+@_npu_options
 @click.option("--force", is_flag=True, help="Replace OUT.")
-def convert(checkpoint: str, out: Path, target: Target, **options: Any) -> None:
+def convert(
+    checkpoint: str, out: Path, target: Target, device: str, socs: str, context: int | None, **options: Any
+) -> None:
     """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
+    from mimo_mobile.socs import soc_named
     from mimo_mobile.terminal import progress_shown
 
+    if device == "qnn" and target != "onnx":
+        raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
+    chips = [soc_named(name) for name in socs.split(",")] if device == "qnn" else []
     with progress_shown() as progress:
         written = convert_checkpoint(resolve(checkpoint), out, to=target, progress=progress, **options)
+        for chip in chips:
+            from mimo_mobile.convert.npu_file import compile_for_npu
+
+            compile_for_npu(out, chip, context_length=context, progress=progress)
+    _report_compiled(out)
     for path in written:
         click.echo(path)
 
@@ -199,25 +259,41 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].",
 )
 @_single_file
+@_npu_options
 @click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
 @click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
-def quantize(model: str, recipes: Sequence[str], out: Path, answer: bool, as_json: bool, **options: Any) -> None:
+def quantize(
+    model: str,
+    recipes: Sequence[str],
+    out: Path,
+    answer: bool,
+    as_json: bool,
+    device: str,
+    socs: str,
+    context: int | None,
+    **options: Any,
+) -> None:
     """Quantize MODEL (nano, a folder or a hub id) to GGUF and ONNX, score it and ask a first question."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
     from mimo_mobile.quantize import report
-    from mimo_mobile.quantize.pipeline import quantize_checkpoint
+    from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
+    from mimo_mobile.socs import soc_named
 
+    npu = NpuTarget(tuple(map(soc_named, socs.split(","))), context) if device == "qnn" else None
     source = resolve(model)
     folder = out / source.name
     with terminal.progress_shown() as progress:
-        made = quantize_checkpoint(source, folder, recipes, progress=progress, **options)
+        made = quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(made.to_json(), ensure_ascii=False))
         return
     title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
     terminal.table(title, report.COLUMNS, report.rows(made))
+    if npu is not None:
+        for entry in made.entries:
+            _report_compiled(folder / entry.path)
     if answer:
         firsts: dict[str, str] = {}
         for entry in made.entries:

@@ -1,0 +1,179 @@
+"""An int4 ONNX folder → binaries for one NPU beside it, compiled here by QNN: ``qnn-SM8750/`` and ``embedding.onnx``.
+
+Each piece of the model (``npu_graph``) is compiled once for each window of tokens. Nothing of a piece is left to the
+CPU: a piece that QNN does not take whole is an error. The weights are the folder's, unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mimo_mobile import files
+from mimo_mobile.convert import npu_graph
+from mimo_mobile.convert.npu_graph import Window
+from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.errors import BackendUnavailableError, QuantizationError, require
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.runtime import providers
+from mimo_mobile.socs import Soc
+
+EMBEDDING, SETTINGS, DRAFT_IDS = "embedding.onnx", "npu.json", "draft_ids.npy"
+
+SESSION_BYTES = 3_000_000_000
+"""Of weights and cache in one piece: of a Hexagon session's address space of 3.75 GB, the rest is for activations."""
+
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One binary.
+
+    Attributes:
+        name: Of the graph, with its window.
+        seconds: To compile it.
+        size_bytes: Of the binary.
+        peak_rss_bytes: Of this process so far.
+    """
+
+    name: str
+    seconds: float
+    size_bytes: int
+    peak_rss_bytes: int
+
+
+def compile_for_npu(
+    folder: Path,
+    soc: Soc,
+    *,
+    context_length: int | None = None,
+    chunk: int = 64,
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> tuple[Path, list[Compiled]]:
+    """Compile the model of an ONNX folder for a chip; returns the folder of binaries, and what each took.
+
+    Args:
+        folder: What ``write_onnx`` made.
+        soc: The chip.
+        context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
+        chunk: Tokens of a prompt in one run.
+        force: Replace an earlier one.
+        progress: Called after each graph.
+
+    Raises:
+        ModelLoadError: ``folder`` is no ONNX folder of ours.
+        QuantizationError: ``context_length`` or ``chunk`` do not fit the model.
+        BackendUnavailableError: QNN does not take a graph.
+        MissingDependencyError: onnxruntime-qnn is not installed.
+        OutputExistsError: There is one and ``force`` is false.
+    """
+    ort = require("onnxruntime", "onnx")
+    providers.register(ort, providers.PROVIDERS["qnn"])
+    weights = WrittenWeights(folder)
+    most = weights.config.max_position_embeddings
+    context_length = context_length or min(most, DEFAULT_CONTEXT)
+    if not 2 < chunk < context_length <= most:
+        raise QuantizationError(
+            f"--context {context_length} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
+        )
+    graphs = _graphs(weights, context_length, chunk)
+    made: list[Compiled] = []
+    out = folder / f"qnn-{soc.name}"
+    with files.whole(folder / EMBEDDING, force=True) as temporary:
+        ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
+    with files.whole(out, force=force) as temporary:
+        temporary.mkdir()
+        for index, (name, build) in enumerate(graphs.items()):
+            made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc))
+            progress(Progress(f"compile for {soc.name}", index + 1, len(graphs), name, "graphs"))
+        if weights.draft_ids is not None:
+            np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
+        settings = {
+            "ep": "qnn",
+            "soc": soc.name,
+            "context_length": context_length,
+            "windows": [chunk, 2, 1],
+            "layers": [[each.start, each.stop] for each in split(weights, context_length)],
+            "mtp": weights.draft_ids is not None,
+            "onnxruntime": ort.__version__,
+            "graphs": [dataclasses.asdict(each) for each in made],
+        }
+        (temporary / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return out, made
+
+
+def is_compiled(folder: Path, soc: Soc, context_length: int | None, chunk: int) -> bool:
+    """Whether an ONNX folder has binaries for a chip, with this context (None: any) and chunk."""
+    try:
+        found = json.loads((folder / f"qnn-{soc.name}" / SETTINGS).read_text(encoding="utf-8"))
+        return context_length in (None, found["context_length"]) and found["windows"][0] == chunk
+    except (OSError, ValueError, KeyError, IndexError):
+        return False
+
+
+def split(weights: WrittenWeights, context_length: int) -> list[range]:
+    """Runs of layers that fit a session of the NPU each, equally long."""
+    config = weights.config
+    layer = weights.nbytes("model.layers.0.")
+    # Keys and values in float16, once as input and once as output.
+    layer += 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
+    count = config.num_hidden_layers
+    parts = min(count, math.ceil(count * layer / SESSION_BYTES))
+    edges = [round(count * part / parts) for part in range(parts + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _graphs(weights: WrittenWeights, context_length: int, chunk: int) -> Mapping[str, Callable[[], ir.Model]]:
+    """Every graph by its file's name, made when it is its turn."""
+    config, compute = weights.config, weights.compute
+    graphs: dict[str, Callable[[], ir.Model]] = {}
+
+    def add(name: str, build: Callable[..., ir.Model], *arguments: Any) -> None:
+        graphs[name] = lambda: build(config, weights, compute, *arguments)
+
+    windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
+    for index, which in enumerate(split(weights, context_length)):
+        for window in windows:
+            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window)
+    for tokens in (2, 1):
+        add(f"head.{tokens}", npu_graph.head, tokens)
+    if weights.draft_ids is not None:
+        for window in windows:
+            add(f"mtp.{window.tokens}", npu_graph.mtp, window)
+        add("draft_head.1", npu_graph.draft_head)
+    return graphs
+
+
+def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc) -> Compiled:
+    started = time.perf_counter()
+    source = folder / f".{out.name}{files.PARTIAL}"  # beside the weights: ONNX finds them nowhere else
+    try:
+        ir.save(graph, source)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.add_session_config_entry(providers.NO_FALLBACK, "1")
+        settings = {"soc_model": str(soc.model), "htp_graph_finalization_optimization_mode": "3"}
+        providers.attach(ort, options, "qnn", providers.QnnOptions(), **settings)
+        ort.ModelCompiler(options, str(source)).compile_to_file(str(out))
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        message = str(error).strip().splitlines()[0]
+        raise BackendUnavailableError(f"{out.stem}: QNN does not take it for {soc.name}: {message}") from error
+    finally:
+        files.remove(source)
+    size = sum(each.stat().st_size for each in out.parent.glob(f"{out.stem}*"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Compiled(out.stem, round(time.perf_counter() - started, 2), size, peak)

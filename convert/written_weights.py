@@ -1,0 +1,97 @@
+"""The weights of an ONNX folder, for more graphs on the same data file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from mimo_mobile.convert.checkpoint import read_json
+from mimo_mobile.convert.onnx_file import MODEL, MTP
+from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
+from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.mimo7b import MimoConfig
+
+
+class WrittenWeights:
+    """Tensors that ``write_onnx`` wrote, where they lie; nothing is read.
+
+    Attributes:
+        config: Of the checkpoint.
+        compute: Of the folder's trunk.
+        draft_ids: The tokens that the MTP layer scores; None without one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open ``folder``.
+
+        Raises:
+            ModelLoadError: It is no folder of ours.
+        """
+        self.config = MimoConfig.from_json(read_json(folder / "config.json"))
+        self._tensors: dict[str, ir.TensorProtocol] = {}
+        self._uses: dict[str, ir.Node] = {}
+        try:
+            graphs = [ir.load(folder / name).graph for name in (MODEL, MTP) if (folder / name).is_file()]
+            for graph in graphs:
+                for name, value in graph.initializers.items():
+                    if value.const_value is not None:
+                        self._tensors[name] = value.const_value
+                for node in graph:
+                    if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+                        weight = node.inputs[1 if node.op_type == "MatMulNBits" else 0]
+                        self._uses[str(weight.name if weight else "")] = node
+            inputs = {str(value.name): value.dtype for value in graphs[0].inputs}
+            activations, kv = graphs[0].outputs[0].dtype, inputs["past_key_values.0.key"]
+            assert activations is not None and kv is not None
+            self.compute = Compute(activations, kv)
+        except Exception as error:  # of protobuf and onnx-ir, which share no base
+            raise ModelLoadError(f"{folder}: no ONNX folder that mimo wrote ({error}); quantize again") from error
+        self.draft_ids = self._tensors.get("draft_tokens")
+
+    def vector(self, *names: str) -> ir.TensorProtocol:
+        """Norm weights or biases."""
+        return self._tensor(joint(names))
+
+    def matrix(self, *names: str) -> Matrix:
+        """Weights of linear layers."""
+        name = joint(names)
+        values, node = self._tensor(name), self._uses.get(name)
+        if node is None:
+            rows, columns = (int(size) for size in values.shape)
+            return Matrix(values, rows, columns)
+        sizes = {key: node.attributes[key].as_int() for key in ("K", "N", "bits", "block_size")}
+        scales = self._tensor(name + ".scales")
+        return Matrix(values, sizes["K"], sizes["N"], scales, sizes["bits"], sizes["block_size"])
+
+    def embedding(self, name: str) -> Matrix:
+        """The embedding, plain or in blocks."""
+        values, node = self._tensor(name), self._uses.get(name)
+        rows, columns = (int(size) for size in values.shape)
+        if node is None:
+            return Matrix(values, columns, rows)
+        return Matrix(values, columns, rows, self._tensor(name + ".scales"), 4, node.attributes["block_size"].as_int())
+
+    def draft_head(self) -> tuple[Matrix, ir.TensorProtocol]:
+        """The rows of lm_head that drafts are chosen from, and their token ids `[R]`."""
+        assert self.draft_ids is not None
+        return self.matrix(DRAFT_HEAD), self.draft_ids
+
+    def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """Cosines and sines."""
+        return self._tensor("rope.cos"), self._tensor("rope.sin")
+
+    def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+        """Not in these graphs: NPUs have no int8 cache."""
+        raise NotImplementedError(f"layer {layer}")
+
+    def nbytes(self, prefix: str) -> int:
+        """Of all tensors whose names begin so."""
+        return sum(tensor.nbytes for name, tensor in self._tensors.items() if name.startswith(prefix))
+
+    def _tensor(self, name: str) -> ir.TensorProtocol:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise ModelLoadError(f"no weight {name} in the ONNX folder; quantize the checkpoint again") from None
