@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mimo_mobile import files, manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
 from mimo_mobile.errors import MissingDependencyError, QuantizationError
 from mimo_mobile.hub import Source
@@ -232,4 +232,6 @@ def write_model(
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
     ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
     calibrate = Calibration(ids, progress)
-    return write_onnx_model(checkpoint, out, matmul_format, F32, F16, metadata, True, progress, calibrate)
+    return write_onnx_model(
+        checkpoint, out, matmul_format, recipe.activations, F16, metadata, True, progress, calibrate
+    )

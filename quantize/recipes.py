@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from mimo_mobile.convert.formats import F16, F32, MatMulFormat, RowFormat
+from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
@@ -28,12 +28,14 @@ class Recipe:
         target: The file format it is for.
         summary: One line that says whom it serves.
         rules: (regular expression over the tensor's name, format name or choice by layer).
+        activations: What an ONNX graph computes with between its matrices.
     """
 
     name: str
     target: Literal["gguf", "onnx"]
     summary: str
     rules: tuple[tuple[str, str | Choice], ...]
+    activations: PlainFormat = F32
 
     def format_of(self, name: str, num_hidden_layers: int) -> str:
         """The name of the format for a tensor.
@@ -90,10 +92,10 @@ def _mixed(name: str, summary: str, most: str) -> Recipe:
     return _gguf(name, summary, (r"lm_head", "Q6_K"), (r"v_proj|down_proj", some), (r"", most))
 
 
-def _onnx(name: str, summary: str, block_size: int) -> Recipe:
+def _onnx(name: str, summary: str, block_size: int, activations: PlainFormat = F32) -> Recipe:
     """4-bit blocks in the trunk; 8 bits where drafts and the choice of a token are made."""
     rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), (r"", f"int4_b{block_size}"))
-    return Recipe(name, "onnx", summary, rules)
+    return Recipe(name, "onnx", summary, rules, activations)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -107,6 +109,7 @@ RECIPES: dict[str, Recipe] = {
         _onnx("int4_b32", "5 bits, the finest int4 blocks that KleidiAI takes on ARM", 32),
         _onnx("int4_b64", "4.5 bits, smaller and faster", 64),
         _onnx("int4_b128", "4.25 bits, smallest and fastest", 128),
+        _onnx("int4_b32_f16", "int4_b32 in float16 throughout, for GPUs (WebGPU); slow on CPUs", 32, F16),
         Recipe("int8", "onnx", "9 bits", (_VECTORS, (r"embed_tokens", "F16"), (r"", "int8_b32"))),
     )
 }

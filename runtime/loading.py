@@ -99,6 +99,8 @@ def load(
 
 
 def _announced(path: Path, session: Session) -> Session:
+    if session.placement is not None and session.placement.asked != "cpu":
+        logger.info("%s: %s", path.name, session.placement)
     if session.synthetic:
         logger.warning("%s: random weights in MiMo-7B's shapes; the text means nothing", path)
     return session

@@ -348,14 +348,27 @@ def placement(session: Any, asked: str, weights: Mapping[str, int]) -> Placement
 
 
 def weights_by_node(model: Path) -> dict[str, int]:
-    """Bytes of the weights that each node of a graph uses, by its name; of their external data."""
+    """Bytes of the weights that each node of a graph uses, by its name."""
+    return {name: size for name, _, size in _weighted_nodes(model)}
+
+
+def weights_by_operator(model: Path) -> dict[str, int]:
+    """Bytes of the weights that each operator of a graph uses."""
+    total: Counter[str] = Counter()
+    for _, operator, size in _weighted_nodes(model):
+        total[operator] += size
+    return dict(total)
+
+
+def _weighted_nodes(model: Path) -> list[tuple[str, str, int]]:
+    """(name, operator, bytes of external weights) of every node."""
     onnx = require("onnx", "onnx")
     graph = onnx.load(str(model), load_external_data=False).graph
     sizes = {
         tensor.name: sum(int(each.value) for each in tensor.external_data if each.key == "length")
         for tensor in graph.initializer
     }
-    return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in graph.node}
+    return [(node.name, node.op_type, sum(sizes.get(name, 0) for name in node.input)) for node in graph.node]
 
 
 def joined(asked: str, nodes: Mapping[str, Sequence[Any]], weights: Mapping[str, int]) -> Placement:
@@ -365,7 +378,7 @@ def joined(asked: str, nodes: Mapping[str, Sequence[Any]], weights: Mapping[str,
         Share(
             name,
             len(each),
-            sum(weights.get(node.name, 0) for node in each) / total,
+            sum(weights.get(node.name, 0) for node in each) / total if len(nodes) > 1 else 1.0,
             dict(Counter(node.op_type for node in each).most_common()),
         )
         for name, each in nodes.items()

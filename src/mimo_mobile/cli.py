@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimo_mobile import __version__
+from mimo_mobile.cli_options import Recipes, generation_options, load_options, npu_options, single_file
 from mimo_mobile.errors import MimoMobileError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
     from mimo_mobile.runtime import GenerationConfig, Session
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 FIRST_QUESTION = "What is 348 + 27 * 6?"
 
@@ -35,95 +34,10 @@ class _Group(click.Group):
             raise click.UsageError(str(error)) from error
 
 
-class _Recipes(click.ParamType[Sequence[str]]):
-    """A comma-separated list of recipe names."""
-
-    name = "recipes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sequence[str]:
-        from mimo_mobile.quantize.recipes import recipe_named
-
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            return [recipe_named(name.strip()).name for name in value.split(",") if name.strip()]
-        except MimoMobileError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mimo")
 def main() -> None:
     """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
-
-
-def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
-    for option in reversed(options):  # the last decorator is the first in --help
-        command = option(command)
-    return command
-
-
-def _generation_options(command: Command) -> Command:
-    """The sampling options that run and chat share."""
-    options = (
-        click.option("--temperature", type=float, default=0.6, show_default=True, help="0 is greedy."),
-        click.option("--top-p", type=float, default=0.95, show_default=True),
-        click.option("--top-k", type=int, default=0, show_default=True, help="0 is off."),
-        click.option("--min-p", type=float, default=0.0, show_default=True),
-        click.option("--seed", type=int, help="Same seed, same text."),
-        click.option("--max-tokens", type=int, default=2048, show_default=True, help="Thinking and answer together."),
-        click.option("--stop", multiple=True, help="End before this text; may be given more than once."),
-        click.option("--thinking/--no-thinking", default=True, show_default=True),
-        click.option(
-            "--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."
-        ),
-    )
-    return _decorated(command, options)
-
-
-def _load_options(command: Command) -> Command:
-    """The options on how a model is loaded that run, chat and bench share."""
-    options = (
-        click.option("--recipe", help="Which file of a folder that `mimo quantize` wrote."),
-        click.option(
-            "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
-        ),
-        click.option("--threads", type=int, help="[default: physical cores]"),
-        click.option(
-            "--kv-dtype", type=click.Choice(["f32", "f16", "int8"]), help="KV cache [default: f16, or the graph's]."
-        ),
-        click.option(
-            "--repack/--no-repack",
-            default=None,
-            help="Copy weights into the CPU's order [default: if they fit]; llama.cpp.",
-        ),
-        click.option("--cache/--no-cache", default=True, help="Keep prepacked weights, and what runs cost, on disk."),
-        click.option(
-            "--speculate",
-            type=click.Choice(["auto", "mtp", "ngram", "off"]),
-            default="auto",
-            show_default=True,
-            help="What drafts tokens; the text stays the same.",
-        ),
-        click.option(
-            "--mtp-drafts",
-            type=click.IntRange(1, 7),
-            default=1,
-            show_default=True,
-            help="In a row by the MTP layer, trained for one; ONNX.",
-        ),
-        click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
-        click.option(
-            "--ep",
-            type=click.Choice(["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]),
-            default="auto",
-            show_default=True,
-            help="ONNX: where to compute.",
-        ),
-        click.option("--ep-option", "ep_options", multiple=True, metavar="NAME=VALUE", help="Of the --ep."),
-        click.option("--strict", is_flag=True, help="Fail where --ep leaves work to the CPU or is wrong."),
-    )
-    return _decorated(command, options)
 
 
 def _load(model: Path, options: dict[str, Any]) -> Session:
@@ -139,30 +53,6 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
     pairs = options.pop("ep_options")
     chosen = parse_options(options["ep"], pairs) if pairs else None
     return load(model, ep_options=chosen, **{key: options.pop(key) for key in keys})
-
-
-_single_file = click.option(
-    "--single-file", is_flag=True, help="GGUF with trunk and MTP layer in one file, for llama.cpp's draft-mtp."
-)
-
-
-def _npu_options(command: Command) -> Command:
-    """The options on NPUs that convert and quantize share."""
-    options = (
-        click.option(
-            "--target",
-            "device",
-            type=click.Choice(["cpu", "qnn"]),
-            default="cpu",
-            show_default=True,
-            help="qnn: compile ONNX for Snapdragon NPUs, too.",
-        ),
-        click.option("--soc", "socs", default="SM8750", show_default=True, help="Chips, e.g. SM8750,SM8650."),
-        click.option(
-            "--context", type=click.IntRange(min=16), help="Of what is compiled [default: the model's, at most 4096]."
-        ),
-    )
-    return _decorated(command, options)
 
 
 def _report_compiled(folder: Path) -> None:
@@ -197,8 +87,8 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
     show_default=True,
     help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.",
 )
-@_single_file
-@_npu_options
+@single_file
+@npu_options
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def convert(
     checkpoint: str, out: Path, target: Target, device: str, socs: str, context: int | None, **options: Any
@@ -245,7 +135,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 
 @main.command()
 @click.argument("model", default="nano")
-@click.option("--recipe", "recipes", type=_Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
+@click.option("--recipe", "recipes", type=Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -258,8 +148,8 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     type=click.IntRange(min=0),
     help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].",
 )
-@_single_file
-@_npu_options
+@single_file
+@npu_options
 @click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
 @click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
@@ -321,8 +211,8 @@ def _first_answer(path: Path) -> None:
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands, without the chat template.")
 @click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
-@_generation_options
-@_load_options
+@generation_options
+@load_options
 def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, **options: Any) -> None:
     """Answer PROMPT with MODEL, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
     from mimo_mobile import terminal
@@ -343,8 +233,8 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
 @click.option("--hide-thinking", is_flag=True, help="Print the answers only.")
-@_generation_options
-@_load_options
+@generation_options
+@load_options
 def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     """Talk with MODEL; Ctrl-C stops an answer, Ctrl-D or an empty line ends."""
     from mimo_mobile import terminal
@@ -366,7 +256,7 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
 @click.option("--generate-tokens", type=click.IntRange(min=2), default=64, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is printed.")
 @click.option("--json", "as_json", is_flag=True)
-@_load_options
+@load_options
 def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any) -> None:
     """Measure prefill, decode, time to first token and peak memory of MODEL on this machine, and what drafts give."""
     from mimo_mobile import terminal
@@ -391,6 +281,17 @@ def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
     if verify:
         click.echo(f"{inspection.verify(path)} files are as the manifest says", err=True)
     terminal.record(inspection.inspect(path, tensors=tensors), as_json=as_json)
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True)
+def doctor(model: Path | None, as_json: bool) -> None:
+    """Say what this machine is, which execution providers it has, and what each would do with MODEL, an ONNX folder."""
+    from mimo_mobile import doctor as doctors
+    from mimo_mobile import terminal
+
+    terminal.doctor(doctors.machine(), doctors.states(model), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rich.table import Table
 from mimo_mobile.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
+    from mimo_mobile.doctor import Machine, ProviderState
     from mimo_mobile.runtime import GeneratedToken
 
 PLAIN_INTERVAL_S = 10.0
@@ -194,6 +195,30 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
             table(key, ("name", "value"), [(name, _number(cell)) for name, cell in item.items()], left=2)
         elif item not in (None, (), []):
             print(f"{key:<{width}}  {_number(item)}")
+
+
+def doctor(machine: Machine, states: Sequence[ProviderState], *, as_json: bool) -> None:
+    """Print what a machine is and what its execution providers can do."""
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(machine), "providers": [dataclasses.asdict(each) for each in states]}))
+        return
+    there = [name for name, is_there in machine.features.items() if is_there]
+    missing = [name for name, is_there in machine.features.items() if not is_there]
+    lines = {
+        "processor": f"{machine.processor} ({machine.architecture}), {machine.physical_cores} physical cores",
+        "features": f"{', '.join(there) or 'none'}; without {', '.join(missing) or 'none that matter'}",
+        "int4 in ONNX": machine.int4,
+        "memory": f"{_gigabytes(machine.available_bytes)} available of {_gigabytes(machine.memory_bytes)}",
+        "onnxruntime": machine.onnxruntime,
+        "llama.cpp": machine.llama_cpp,
+    }
+    lines |= {f"--ep {each.ep}": each.here + (f" → {each.model}" if each.model else "") for each in states}
+    for name, line in lines.items():
+        print(f"{name:<14}{line}")
+
+
+def _gigabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e9:.1f} GB"
 
 
 def _number(item: object) -> str:
