@@ -244,8 +244,9 @@ class Session:
                 pending, position, draft = ids[cached:], cached, Draft()
                 while reason is None:
                     self._cached = self._cached[:position]
-                    rows = len(draft.ids) + 1
+                    rows, run = len(draft.ids) + 1, time.perf_counter()
                     logits = backend.decode([*pending, *draft.ids], position, self._cancelled, rows, draft.padding)
+                    run_s, step = time.perf_counter() - run, len(pending) == 1
                     self._cached += pending
                     position += len(pending)
                     right = 0
@@ -270,7 +271,8 @@ class Session:
                         right += 1
                     drafted, accepted = drafted + len(draft.ids), accepted + right
                     if speculator is not None and reason is None:
-                        speculator.learn(draft, right)
+                        if step:
+                            speculator.learn(draft, right, run_s)
                         room = min(config.max_tokens - generation.count, backend.context_length - position - 1) - 1
                         draft = speculator.propose(generation, position, pending[0], room)
             except Cancelled:

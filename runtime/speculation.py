@@ -56,6 +56,9 @@ PRIOR_DRAFTS, WINDOW_DRAFTS = 2, 32
 WORTH_KEEPING_S = 0.005
 """Of smaller models, whose steps take less, costs are measured in no time."""
 
+PACE_LEARNT, PACE_FORGOTTEN, MOST_CHANGE = 0.1, 0.02, 4.0
+"""How much one run changes what is expected of its kind and of others, and a run that was held up."""
+
 REPEATS, REPEATS_S = 3, 0.02
 """So often a cost is measured at least, and so long."""
 
@@ -72,10 +75,35 @@ class Costs:
     rows_s: tuple[float, ...]
     draft_s: float
 
+
+class Pace:
+    """What runs take now, beside what was measured: heat, other programs and a longer context change it."""
+
+    def __init__(self, rows_s: Sequence[float]) -> None:
+        """Begin with seconds of a run of 1, 2, … rows."""
+        self._measured, self._factors = rows_s, [1.0] * len(rows_s)
+        self._cheapest = self._chosen()
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A run of so many rows took so long; what is not run by and by counts as changed likewise."""
+        factor = min(seconds / self._measured[rows - 1], MOST_CHANGE)
+        for index, old in enumerate(self._factors):
+            self._factors[index] += (PACE_LEARNT if index == rows - 1 else PACE_FORGOTTEN) * (factor - old)
+        self._cheapest = self._chosen()
+
     def cheapest(self, rows: int) -> tuple[int, float]:
         """(rows of padding, seconds): more rows can be cheaper, as kernels take some numbers better than others."""
-        seconds, count = min((self.rows_s[count - 1], count) for count in range(rows, len(self.rows_s) + 1))
-        return count - rows, seconds
+        return self._cheapest[rows - 1]
+
+    def _chosen(self) -> list[tuple[int, float]]:
+        chosen: list[tuple[int, float]] = []
+        for index in reversed(range(len(self._measured))):
+            seconds = self._measured[index] * self._factors[index]
+            if chosen and chosen[-1][1] < seconds:
+                chosen.append((chosen[-1][0] + 1, chosen[-1][1]))
+            else:
+                chosen.append((0, seconds))
+        return chosen[::-1]
 
 
 def measure(backend: Backend, cancel: threading.Event) -> Costs:
@@ -214,8 +242,7 @@ class Speculator:
         """Draft as ``mode`` says, with ``head`` if there is one, at most ``mtp_drafts`` tokens in a row."""
         self._mode, self.costs, self._head = mode, costs, head
         self._mtp_drafts = mtp_drafts if head is not None and mode in ("auto", "mtp") else 0
-        step = costs.rows_s[0]
-        self._cheapest = [costs.cheapest(rows + 1) for rows in range(len(costs.rows_s))]
+        self._pace, self._draft_s, step = Pace(costs.rows_s), costs.draft_s, costs.rows_s[0]
         if mode == "auto" and all(self._speed(n, n, costs.draft_s) * step <= MARGIN for n in range(1, mtp_drafts + 1)):
             self._mtp_drafts = 0  # would not pay if every draft were right
         self._shadow_tokens = float(SHADOW_TOKENS)
@@ -239,8 +266,9 @@ class Speculator:
         self._lookup.append(token)
         self._silent += 1
 
-    def learn(self, draft: Draft, accepted: int) -> None:
-        """Of a draft so many tokens were right."""
+    def learn(self, draft: Draft, accepted: int, seconds: float) -> None:
+        """Of a draft so many tokens were right; the run took so long."""
+        self._pace.learn(len(draft.ids) + draft.padding + 1, seconds)
         if not draft.ids:
             return
         self.success[draft.drafter].learn(len(draft.ids), accepted)
@@ -260,22 +288,24 @@ class Speculator:
         if found and name != "ngram":
             self._shadows["ngram"] = found[0]
         if name == "mtp":
-            return self._padded(self._drafted(generation, position, token, count), "mtp", room)
+            ids, seconds = self._drafted(generation, position, token, count)
+            self._draft_s += PACE_LEARNT * (min(seconds / count, MOST_CHANGE * self.costs.draft_s) - self._draft_s)
+            return self._padded(ids, "mtp", room)
         if drafts and self._silent >= self._shadow_tokens:
-            started = time.perf_counter()
-            self._shadows["mtp"] = self._drafted(generation, position, token, 1)[0]
-            seconds = time.perf_counter() - started  # with all rows that waited, of weights that are no longer at hand
-            self._shadow_tokens = max(SHADOW_TOKENS, seconds / self.costs.rows_s[0] / SHADOW_SHARE)
+            ids, seconds = self._drafted(generation, position, token, 1)
+            self._shadows["mtp"] = ids[0]
+            # With all rows that waited, of weights that are no longer at hand.
+            self._shadow_tokens = max(SHADOW_TOKENS, seconds / self._pace.cheapest(1)[1] / SHADOW_SHARE)
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
 
     def _best(self, found: int, drafts: int) -> tuple[Literal["mtp", "ngram", "none"], int]:
         """The drafter and the number of its tokens that give most tokens a second."""
         if self._mode != "auto":
             return ("mtp", drafts) if drafts else ("ngram", found) if found else ("none", 0)
-        best: tuple[float, Literal["mtp", "ngram", "none"], int] = (1 / self.costs.rows_s[0], "none", 0)
+        best: tuple[float, Literal["mtp", "ngram", "none"], int] = (1 / self._pace.cheapest(1)[1], "none", 0)
         names: tuple[tuple[Literal["mtp", "ngram"], int, float], ...] = (
             ("ngram", found, 0.0),
-            ("mtp", drafts, self.costs.draft_s),
+            ("mtp", drafts, self._draft_s),
         )
         for name, most, draft_s in names:
             for count in range(1, most + 1):
@@ -285,17 +315,19 @@ class Speculator:
 
     def _speed(self, right: float, drafts: int, draft_s: float) -> float:
         """Tokens a second when of so many drafts so many are right."""
-        return (1 + right) / (self._cheapest[min(drafts, len(self._cheapest) - 1)][1] + drafts * draft_s)
+        rows = min(drafts + 1, len(self.costs.rows_s))
+        return (1 + right) / (self._pace.cheapest(rows)[1] + drafts * draft_s)
 
-    def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[int, ...]:
+    def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[tuple[int, ...], float]:
+        """The MTP layer's drafts, and seconds."""
         assert self._head is not None
-        self._silent = 0
+        self._silent, started = 0, time.perf_counter()
         logits, ids = self._head.draft(position, token), list[int]()
         for ahead in range(count):
             if ahead:
                 logits = self._head.draft_more(position + ahead, ids[-1])
             ids.append(int(self._head.draft_ids[generation.guess(logits, ahead)]))
-        return tuple(ids)
+        return tuple(ids), time.perf_counter() - started
 
     def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram"], room: int) -> Draft:
-        return Draft(ids, min(self._cheapest[len(ids)][0], room - len(ids)), drafter)
+        return Draft(ids, min(self._pace.cheapest(len(ids) + 1)[0], room - len(ids)), drafter)

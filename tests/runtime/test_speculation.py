@@ -21,7 +21,7 @@ from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Sessi
 from mimo_mobile.runtime.generation import Generation
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.sampling import distribution
-from mimo_mobile.runtime.speculation import Costs, Draft, Lookup, Rate, Speculator, Success
+from mimo_mobile.runtime.speculation import Costs, Draft, Lookup, Pace, Rate, Speculator, Success
 from mimo_mobile.runtime.tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.from_file(resolve("nano").path / "tokenizer.json")
@@ -298,10 +298,28 @@ def test_lookup_finds_what_followed_last() -> None:
 
 
 def test_padding_is_added_where_more_rows_are_cheaper() -> None:
-    costs = Costs((1.0, 1.8, 1.9, 1.5, 2.0), 0.1)
-    assert costs.cheapest(1) == (0, 1.0)
-    assert costs.cheapest(2) == (2, 1.5)
-    assert costs.cheapest(5) == (0, 2.0)
+    pace = Pace((1.0, 1.8, 1.9, 1.5, 2.0))
+    assert pace.cheapest(1) == (0, 1.0)
+    assert pace.cheapest(2) == (2, 1.5)
+    assert pace.cheapest(4) == (0, 1.5) and pace.cheapest(5) == (0, 2.0)
+
+
+def test_the_pace_follows_what_runs_take_now() -> None:
+    pace = Pace((1.0, 1.1))
+    for _ in range(60):
+        pace.learn(2, 2.2)  # all is half as fast, and only two rows are run
+    assert pace.cheapest(2)[1] == pytest.approx(2.2, rel=0.01)
+    assert 1.5 < pace.cheapest(1)[1] < 2.0
+    pace = Pace((1.0, 1.1))
+    for _ in range(30):
+        pace.learn(2, 1.6)  # another program takes the second core: rows are no longer nearly free
+        pace.learn(1, 1.0)
+    assert pace.cheapest(2)[1] / pace.cheapest(1)[1] > 1.35
+    for _ in range(200):
+        pace.learn(1, 1.0)  # long ago: worth a new look
+    assert pace.cheapest(2)[1] == pytest.approx(1.1, rel=0.02)
+    pace.learn(1, 1000.0)  # held up
+    assert pace.cheapest(1)[1] < 1.4
 
 
 class OneGuess:
@@ -326,7 +344,8 @@ def tokens_per_second(acceptance: float, costs: Costs, count: int = 4000) -> flo
     random, made, seconds, draft = np.random.Generator(np.random.PCG64(1)), 0, 0.0, Draft()
     unique = 10
     while made < count:
-        seconds += costs.rows_s[len(draft.ids) + draft.padding]
+        run_s = costs.rows_s[len(draft.ids) + draft.padding]
+        seconds += run_s
         right = 0
         for _ in range(len(draft.ids) + 1):
             unique += 1
@@ -336,7 +355,7 @@ def tokens_per_second(acceptance: float, costs: Costs, count: int = 4000) -> flo
             if right == len(draft.ids) or token != draft.ids[right]:
                 break
             right += 1
-        speculator.learn(draft, right)
+        speculator.learn(draft, right, run_s)
         draft = speculator.propose(generation, 0, token, 100)
     return made * costs.rows_s[0] / (seconds + head.calls * costs.draft_s)
 
@@ -358,7 +377,7 @@ def test_drafts_that_turn_out_to_cost_much_are_looked_at_rarely() -> None:
     for token in range(10, 2010):
         speculator.follow(token)
         draft = speculator.propose(generation, 0, token, 100)
-        speculator.learn(draft, 0)
+        speculator.learn(draft, 0, 0.001)
     assert head.calls < 30
 
 
