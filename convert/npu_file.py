@@ -12,7 +12,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import onnx_ir as ir
 from mimo_mobile import files
 from mimo_mobile.convert import npu_graph
 from mimo_mobile.convert.npu_graph import Window
+from mimo_mobile.convert.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BackendUnavailableError, QuantizationError, require
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -36,6 +37,27 @@ SESSION_BYTES = 3_000_000_000
 
 
 DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Of the activations of every piece, in the order of ``qdq_graph.ActivationTape``.
+
+    Attributes:
+        layers: Of each layer alone.
+        head: Of the head.
+        mtp: Of the MTP layer.
+        draft_head: Of its head.
+    """
+
+    layers: Sequence[Sequence[Range]]
+    head: Sequence[Range]
+    mtp: Sequence[Range]
+    draft_head: Sequence[Range]
+
+    def of_layers(self, which: range) -> list[Range]:
+        """Of layers in a row: what one gives, the next one reads."""
+        return [each for layer in which for each in self.layers[layer][0 if layer == which.start else 1 :]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,7 @@ def compile_for_npu(
     *,
     context_length: int | None = None,
     chunk: int = 64,
+    ranges: Ranges | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> tuple[Path, list[Compiled]]:
@@ -71,6 +94,7 @@ def compile_for_npu(
         soc: The chip.
         context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
         chunk: Tokens of a prompt in one run.
+        ranges: Of activations, to quantize them to uint16, for NPUs that compute with nothing else.
         force: Replace an earlier one.
         progress: Called after each graph.
 
@@ -90,20 +114,21 @@ def compile_for_npu(
         raise QuantizationError(
             f"--context {context_length} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
         )
-    graphs = _graphs(weights, context_length, chunk)
+    graphs = _graphs(weights, context_length, chunk, ranges)
     made: list[Compiled] = []
-    out = folder / f"qnn-{soc.name}"
+    out = folder / folder_name(soc, ranges is not None)
     with files.whole(folder / EMBEDDING, force=True) as temporary:
         ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
     with files.whole(out, force=force) as temporary:
         temporary.mkdir()
         for index, (name, build) in enumerate(graphs.items()):
-            made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc))
+            made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc, ranges is not None))
             progress(Progress(f"compile for {soc.name}", index + 1, len(graphs), name, "graphs"))
         if weights.draft_ids is not None:
             np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
         settings = {
             "ep": "qnn",
+            "activations": "float" if ranges is None else "uint16",
             "soc": soc.name,
             "context_length": context_length,
             "windows": [chunk, 2, 1],
@@ -116,10 +141,15 @@ def compile_for_npu(
     return out, made
 
 
-def is_compiled(folder: Path, soc: Soc, context_length: int | None, chunk: int) -> bool:
+def folder_name(soc: Soc, quantized: bool) -> str:
+    """Of the binaries for a chip."""
+    return f"{'qdq' if quantized else 'qnn'}-{soc.name}"
+
+
+def is_compiled(folder: Path, soc: Soc, context_length: int | None, chunk: int, quantized: bool) -> bool:
     """Whether an ONNX folder has binaries for a chip, with this context (None: any) and chunk."""
     try:
-        found = json.loads((folder / f"qnn-{soc.name}" / SETTINGS).read_text(encoding="utf-8"))
+        found = json.loads((folder / folder_name(soc, quantized) / SETTINGS).read_text(encoding="utf-8"))
         return context_length in (None, found["context_length"]) and found["windows"][0] == chunk
     except (OSError, ValueError, KeyError, IndexError):
         return False
@@ -137,36 +167,44 @@ def split(weights: WrittenWeights, context_length: int) -> list[range]:
     return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _graphs(weights: WrittenWeights, context_length: int, chunk: int) -> Mapping[str, Callable[[], ir.Model]]:
+def _graphs(
+    weights: WrittenWeights, context_length: int, chunk: int, ranges: Ranges | None
+) -> Mapping[str, Callable[[], ir.Model]]:
     """Every graph by its file's name, made when it is its turn."""
     config, compute = weights.config, weights.compute
     graphs: dict[str, Callable[[], ir.Model]] = {}
 
-    def add(name: str, build: Callable[..., ir.Model], *arguments: Any) -> None:
-        graphs[name] = lambda: build(config, weights, compute, *arguments)
+    def add(name: str, build: Callable[..., ir.Model], *arguments: Any, found: Sequence[Range] | None) -> None:
+        def made() -> ir.Model:
+            return build(config, weights, compute, *arguments, None if found is None else QdqTape(found))
+
+        graphs[name] = made
 
     windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
     for index, which in enumerate(split(weights, context_length)):
         for window in windows:
-            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window)
+            found = ranges.of_layers(which) if ranges else None
+            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found)
     for tokens in (2, 1):
-        add(f"head.{tokens}", npu_graph.head, tokens)
+        add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
     if weights.draft_ids is not None:
         for window in windows:
-            add(f"mtp.{window.tokens}", npu_graph.mtp, window)
-        add("draft_head.1", npu_graph.draft_head)
+            add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None)
+        add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)
     return graphs
 
 
-def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc) -> Compiled:
+def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc, quantized: bool) -> Compiled:
     started = time.perf_counter()
     source = folder / f".{out.name}{files.PARTIAL}"  # beside the weights: ONNX finds them nowhere else
+    weights = folder / f".{out.name}.data{files.PARTIAL}"
     try:
-        ir.save(graph, source)
+        ir.save(graph, source, external_data=weights.name if quantized else None)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry(providers.NO_FALLBACK, "1")
         settings = {"soc_model": str(soc.model), "htp_graph_finalization_optimization_mode": "3"}
+        settings["offload_graph_io_quantization"] = "0"  # inputs and outputs are quantized on the NPU, too
         providers.attach(ort, options, "qnn", providers.QnnOptions(), **settings)
         ort.ModelCompiler(options, str(source)).compile_to_file(str(out))
     except Exception as error:  # ONNX Runtime's exceptions share no public base
@@ -174,6 +212,7 @@ def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc) -> Co
         raise BackendUnavailableError(f"{out.stem}: QNN does not take it for {soc.name}: {message}") from error
     finally:
         files.remove(source)
+        files.remove(weights)
     size = sum(each.stat().st_size for each in out.parent.glob(f"{out.stem}*"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Compiled(out.stem, round(time.perf_counter() - started, 2), size, peak)

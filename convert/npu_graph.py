@@ -2,7 +2,7 @@
 
 The blocks are ``onnx_graph``'s. Different are: the window of T new tokens and the cache of C are fixed, norms are not
 fused with additions (QNN does not know that form), the length so far is an input of its own, and rows of the embedding
-come from a graph for the CPU, since no NPU gathers from int4 blocks.
+come from a graph for the CPU, since no NPU gathers from int4 blocks. A ``tape`` of ``qdq_graph`` quantizes activations.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 from mimo_mobile.convert.onnx_graph import Block, Compute, OnnxWeights, attention, embed, linear, mlp, norm
+from mimo_mobile.convert.qdq_graph import ActivationTape
 from mimo_mobile.mimo7b import POST_NORM, MimoConfig
 
 
@@ -38,35 +40,39 @@ def embedding(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.
     return block.model("mimo_embedding")
 
 
-def layers(config: MimoConfig, weights: OnnxWeights, compute: Compute, which: range, window: Window) -> ir.Model:
+def layers(
+    config: MimoConfig, weights: OnnxWeights, compute: Compute, which: range, window: Window, tape: Tape | None = None
+) -> ir.Model:
     """Layers ``which`` of the trunk: x `[1, T, E]` and seqlens_k `[1]`, all tokens less one → x_out `[1, T, E]`, KV."""
-    block = Block(config, weights, compute)
+    block = Block(config, weights, compute, tape)
     shape = [1, window.tokens, config.hidden_size]
     x = block.input("x", compute.activations, shape)
     lengths = _lengths(block, window)
     for layer in which:
         x = _layer(block, f"model.layers.{layer}.", layer, x, lengths)
-    block.output("x_out", x, compute.activations, shape)
+    block.output("x_out", _settled(block, x), compute.activations, shape)
     return _frozen(block, f"mimo_layers_{which.start}_{which.stop - 1}", window)
 
 
-def head(config: MimoConfig, weights: OnnxWeights, compute: Compute, tokens: int) -> ir.Model:
+def head(config: MimoConfig, weights: OnnxWeights, compute: Compute, tokens: int, tape: Tape | None = None) -> ir.Model:
     """The last norm and lm_head: x `[1, T, E]` → logits `[1, T, V]`."""
-    block = Block(config, weights, compute)
+    block = Block(config, weights, compute, tape)
     x = block.input("x", compute.activations, [1, tokens, config.hidden_size])
     normed, _ = norm(block, "model.norm.weight", x)
     matrix = weights.matrix("lm_head.weight")
     shape = [1, tokens, matrix.out_features]
-    block.output("logits", linear(block, normed, matrix), compute.activations, shape)
+    block.output("logits", _settled(block, linear(block, normed, matrix)), compute.activations, shape)
     return block.model("mimo_head")
 
 
-def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, window: Window) -> ir.Model:
+def mtp(
+    config: MimoConfig, weights: OnnxWeights, compute: Compute, window: Window, tape: Tape | None = None
+) -> ir.Model:
     """The MTP layer: hidden_states of t and x, the embedding of token t + 1, `[1, T, E]` → x_out `[1, T, E]`, KV.
 
     hidden_states are x_out of the trunk's last layers, before its norm; where the layer wants it after, it is here.
     """
-    block, prefix = Block(config, weights, compute), "model.mtp_layers.0."
+    block, prefix = Block(config, weights, compute, tape), "model.mtp_layers.0."
     shape = [1, window.tokens, config.hidden_size]
     x, hidden = (block.input(name, compute.activations, shape) for name in ("x", "hidden_states"))
     lengths = _lengths(block, window)
@@ -78,17 +84,24 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, window: Wind
     x = linear(block, joined, weights.matrix(prefix + "input_proj.weight"))
     x = _layer(block, prefix, 0, x, lengths)
     normed, _ = norm(block, prefix + "final_layernorm.weight", x)
-    block.output("x_out", normed, compute.activations, shape)
+    block.output("x_out", _settled(block, normed), compute.activations, shape)
     return _frozen(block, "mimo_mtp", window)
 
 
-def draft_head(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Model:
-    """Logits of the tokens that may be drafted: x `[1, 1, E]` → logits `[1, 1, R]`."""
-    block = Block(config, weights, compute)
-    x = block.input("x", compute.activations, [1, 1, config.hidden_size])
+def draft_head(
+    config: MimoConfig, weights: OnnxWeights, compute: Compute, tokens: int, tape: Tape | None = None
+) -> ir.Model:
+    """Logits of the tokens that may be drafted: x `[1, T, E]` → logits `[1, T, R]`."""
+    block = Block(config, weights, compute, tape)
+    x = block.input("x", compute.activations, [1, tokens, config.hidden_size])
     matrix, _ = weights.draft_head()
-    block.output("logits", linear(block, x, matrix), compute.activations, [1, 1, matrix.out_features])
+    shape = [1, tokens, matrix.out_features]
+    block.output("logits", _settled(block, linear(block, x, matrix)), compute.activations, shape)
     return block.model("mimo_draft_head")
+
+
+def _settled(block: Block, value: ir.Value) -> ir.Value:
+    return block.tape.settled(value) if isinstance(block.tape, ActivationTape) else value
 
 
 def _layer(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:

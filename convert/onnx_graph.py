@@ -83,10 +83,10 @@ class OnnxWeights(Protocol):
 class Block:
     """One graph being made: its tape, its weights and what every layer needs."""
 
-    def __init__(self, config: MimoConfig, weights: OnnxWeights, compute: Compute) -> None:
-        """Begin a graph."""
+    def __init__(self, config: MimoConfig, weights: OnnxWeights, compute: Compute, tape: Tape | None = None) -> None:
+        """Begin a graph, recorded on ``tape`` or a new one."""
         self.config, self.weights, self.compute = config, weights, compute
-        self.tape = Tape()
+        self.tape = Tape() if tape is None else tape
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}

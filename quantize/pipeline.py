@@ -36,11 +36,13 @@ class NpuTarget:
         socs: Chips.
         context_length: Tokens of prompt and answer, fixed when compiled; None is the model's, at most 4096.
         chunk: Tokens of a prompt in one run.
+        quantized: Activations are uint16, for NPUs that compute with nothing else.
     """
 
     socs: tuple[Soc, ...]
     context_length: int | None = None
     chunk: int = 64
+    quantized: bool = False
 
 
 def quantize_checkpoint(
@@ -140,18 +142,24 @@ def _compile(
     state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, force: bool, progress: ProgressCallback
 ) -> Manifest:
     """The manifest with binaries for the chips among the parts of a recipe's entry."""
-    from mimo_mobile.convert.npu_file import compile_for_npu, is_compiled
+    from mimo_mobile.convert.npu_file import compile_for_npu, folder_name, is_compiled
+    from mimo_mobile.quantize.npu_ranges import activation_ranges
 
     entry = state.entry(recipe.name)
     assert entry is not None
     folder = out / entry.path
+    ranges = None
     for soc in npu.socs:
-        if force or not is_compiled(folder, soc, npu.context_length, npu.chunk):
+        if force or not is_compiled(folder, soc, npu.context_length, npu.chunk, npu.quantized):
+            if npu.quantized and ranges is None:
+                ranges = activation_ranges(folder, progress)
             compile_for_npu(
-                folder, soc, context_length=npu.context_length, chunk=npu.chunk, force=True, progress=progress
-            )
+                folder, soc, context_length=npu.context_length, chunk=npu.chunk, ranges=ranges, force=True,
+                progress=progress,
+            )  # fmt: skip
+            compiled = f"/{folder_name(soc, npu.quantized)}/"
             paths = sorted(path for path in folder.rglob("*") if path.is_file())
-            known = {part.path: part for part in entry.parts if f"/qnn-{soc.name}/" not in part.path}
+            known = {part.path: part for part in entry.parts if compiled not in part.path}
             parts = [
                 known.get(path.relative_to(out).as_posix()) or manifest.part(out, path, progress) for path in paths
             ]

@@ -156,4 +156,7 @@ def _driver(ort: Any, ep: str) -> str:
 
 def compiled_for(folder: Path) -> list[str]:
     """The chips that an ONNX folder has binaries for."""
-    return sorted(path.parent.name.removeprefix("qnn-") for path in folder.glob(f"qnn-*/{npu_session.SETTINGS}"))
+    return sorted(
+        path.parent.name.replace("qnn-", "").replace("qdq-", "uint16 on ")
+        for path in folder.glob(f"q??-*/{npu_session.SETTINGS}")
+    )

@@ -36,16 +36,17 @@ def find(folder: Path, options: QnnOptions) -> Path | None:
     Raises:
         BackendUnavailableError: None for that chip, or for several and none was named.
     """
-    found = sorted(path.parent for path in folder.glob(f"qnn-*/{SETTINGS}"))
+    prefix = "qnn" if options.activations == "float" else "qdq"
+    found = sorted(path.parent for path in folder.glob(f"{prefix}-*/{SETTINGS}"))
     if options.soc:
         name = soc_named(options.soc).name
-        found = [path for path in found if path.name == f"qnn-{name}"]
+        found = [path for path in found if path.name == f"{prefix}-{name}"]
         if not found:
             raise BackendUnavailableError(
-                f"{folder}: nothing compiled for {name}; run mimo quantize … --target qnn --soc {name}"
+                f"{folder}: nothing compiled for {name}; run mimo quantize … --target {prefix} --soc {name}"
             )
     if len(found) > 1:
-        names = ", ".join(path.name.removeprefix("qnn-") for path in found)
+        names = ", ".join(path.name.removeprefix(f"{prefix}-") for path in found)
         raise BackendUnavailableError(f"{folder}: compiled for {names}; say which with --ep-option soc=…")
     return found[0] if found else None
 

@@ -41,7 +41,8 @@ class QnnOptions:
     """Of the Hexagon NPU. Source: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html.
 
     Attributes:
-        soc: Which of a folder's compiled parts; default: the only ones, or this phone's.
+        soc: Which of a folder's compiled parts; default: the only ones.
+        activations: ``uint16`` takes what ``--target qdq`` compiled, for NPUs that compute with nothing else.
         htp_performance_mode: How fast, and how hot.
         vtcm_mb: Of the NPU's own memory; 0 is all.
         profiling_level: ``basic`` or ``detailed`` writes profiling_file_path.
@@ -49,6 +50,7 @@ class QnnOptions:
     """
 
     soc: str = ""
+    activations: Literal["float", "uint16"] = "float"
     htp_performance_mode: Literal[
         "burst", "balanced", "default", "high_performance", "power_saver", "sustained_high_performance"
     ] = "burst"
@@ -270,7 +272,7 @@ def _settings(provider: Provider, options: Options) -> dict[str, str]:
     made = {
         each.name: str(value)
         for each in dataclasses.fields(options)
-        if (value := getattr(options, each.name)) != each.default and each.name != "soc"
+        if (value := getattr(options, each.name)) != each.default and each.name not in ("soc", "activations")
     }
     if provider.name == "qnn":
         plugin = importlib.import_module(provider.module)

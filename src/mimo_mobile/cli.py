@@ -58,7 +58,7 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
 def _report_compiled(folder: Path) -> None:
     from mimo_mobile import terminal
 
-    for file in sorted(folder.glob("qnn-*/npu.json")):
+    for file in sorted(folder.glob("q??-*/npu.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         rows = [
             (each["name"], f"{each['seconds']:.1f} s", f"{each['size_bytes'] / 1e6:.1f} MB",
@@ -99,6 +99,8 @@ def convert(
     from mimo_mobile.socs import soc_named
     from mimo_mobile.terminal import progress_shown
 
+    if device == "qdq":
+        raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
     if device == "qnn" and target != "onnx":
         raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
     chips = [soc_named(name) for name in socs.split(",")] if device == "qnn" else []
@@ -171,7 +173,8 @@ def quantize(
     from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
     from mimo_mobile.socs import soc_named
 
-    npu = NpuTarget(tuple(map(soc_named, socs.split(","))), context) if device == "qnn" else None
+    chips = tuple(map(soc_named, socs.split(",")))
+    npu = NpuTarget(chips, context, quantized=device == "qdq") if device != "cpu" else None
     source = resolve(model)
     folder = out / source.name
     with terminal.progress_shown() as progress:

@@ -104,10 +104,10 @@ def npu_options(command: Command) -> Command:
         click.option(
             "--target",
             "device",
-            type=click.Choice(["cpu", "qnn"]),
+            type=click.Choice(["cpu", "qnn", "qdq"]),
             default="cpu",
             show_default=True,
-            help="qnn: compile ONNX for Snapdragon NPUs, too.",
+            help="qnn: compile ONNX for Snapdragon NPUs, too; qdq: with uint16 activations.",
         ),
         click.option("--soc", "socs", default="SM8750", show_default=True, help="Chips, e.g. SM8750,SM8650."),
         click.option(

@@ -122,7 +122,7 @@ def test_the_mtp_layer_drafts_as_its_whole_graph(folder: Path) -> None:
     graph = npu_graph.mtp(config, weights, compute, Window(len(IDS) - 1, CONTEXT))
     feeds = {"x": x, "hidden_states": hidden[None, :-1], "seqlens_k": np.array([len(IDS) - 2], np.int32)}
     normed = pieces.run(graph, feeds)
-    logits = pieces.run(npu_graph.draft_head(config, weights, compute), {"x": normed[:, -1:]})
+    logits = pieces.run(npu_graph.draft_head(config, weights, compute, 1), {"x": normed[:, -1:]})
     assert np.abs(logits[0, 0] - expected[0, -1]).max() < 0.02 * np.abs(expected).max()
     assert weights.draft_ids is not None and (weights.draft_ids.numpy() == names).all()
 

@@ -1,0 +1,133 @@
+"""How large the activations of a model get in its own answers: what an NPU that computes with uint16 has to know.
+
+Each layer runs alone on the CPU, over all texts, and gives all that it computes. Knows ``npu_graph``'s pieces, no NPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from mimo_mobile import files
+from mimo_mobile.convert import npu_graph
+from mimo_mobile.convert.npu_file import Ranges
+from mimo_mobile.convert.npu_graph import Window
+from mimo_mobile.convert.qdq_graph import ActivationTape, Range
+from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.errors import QuantizationError, require
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.runtime import GenerationConfig, Message, load
+from mimo_mobile.runtime.bench import QUESTIONS
+
+TEXT_TOKENS = 128
+"""Question and answer, all equally long."""
+
+
+def own_answers(folder: Path) -> list[list[int]]:
+    """Texts of ``TEXT_TOKENS``: questions, and what the model in an ONNX folder answers, over and over."""
+    texts = []
+    config = GenerationConfig(temperature=0, max_tokens=TEXT_TOKENS)
+    with load(folder, ep="cpu", speculate="off") as session:
+        for question in QUESTIONS:
+            prompt = session.encode_prompt(
+                [Message("user", question)] if session.has_chat_template else question, config
+            )
+            answer = [token.token_id for token in session.generate(prompt, config) if token.token_id is not None]
+            text = [*prompt, *answer]
+            texts.append((text * (TEXT_TOKENS // len(text) + 1))[:TEXT_TOKENS])
+    return texts
+
+
+def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Ranges:
+    """Ranges of every activation of every piece, over the model's own answers.
+
+    Raises:
+        QuantizationError: A layer cannot be run, or makes NaN or infinity.
+    """
+    weights = WrittenWeights(folder)
+    config, compute, count = weights.config, weights.compute, weights.config.num_hidden_layers
+    window = Window(TEXT_TOKENS, TEXT_TOKENS)
+    run = _Runner(folder)
+    embedded = [
+        run.one(npu_graph.embedding(config, weights, compute), input_ids=ids) for ids in _rows(own_answers(folder))
+    ]
+    states, layers = embedded, []
+    for layer in range(count):
+        build = partial(npu_graph.layers, config, weights, compute, range(layer, layer + 1), window)
+        found, states = run.measured(build, x=states)
+        layers.append(found)
+        progress(Progress("ranges of activations", layer + 1, count, f"layer {layer}", "layers"))
+    head, _ = run.measured(partial(npu_graph.head, config, weights, compute, TEXT_TOKENS), x=states)
+    if weights.draft_ids is None:
+        return Ranges(layers, head, [], [])
+    # Row p reads the state at p and the token at p + 1; the last one has none and takes its own.
+    following = [np.concatenate([x[:, 1:], x[:, -1:]], axis=1) for x in embedded]
+    build = partial(npu_graph.mtp, config, weights, compute, window)
+    mtp, normed = run.measured(build, x=following, hidden_states=states)
+    drafts, _ = run.measured(partial(npu_graph.draft_head, config, weights, compute, TEXT_TOKENS), x=normed)
+    return Ranges(layers, head, mtp, drafts)
+
+
+class _Runner:
+    """Runs pieces on the CPU, with an empty cache each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._ort = folder, require("onnxruntime", "onnx")
+
+    def one(self, graph: ir.Model, **feeds: NDArray[Any]) -> NDArray[np.float32]:
+        made: NDArray[np.float32] = self._session(graph).run(None, feeds)[0]
+        return made
+
+    def measured(
+        self, build: Callable[[ActivationTape], ir.Model], **texts: Sequence[NDArray[np.float32]]
+    ) -> tuple[list[Range], list[NDArray[np.float32]]]:
+        """Ranges of a piece's activations over all texts, and what its first output is for each."""
+        tape = ActivationTape()
+        graph = build(tape)
+        outputs = [value for value in tape.activations if value.name not in texts]
+        first = str(graph.graph.outputs[0].name)
+        for value in outputs:
+            if value not in graph.graph.outputs:
+                value.shape = ir.Shape([1, TEXT_TOKENS, None])
+                graph.graph.outputs.append(value)
+        session = self._session(graph)
+        empty = {
+            each.name: np.zeros(each.shape, np.float16 if "float16" in each.type else np.float32)
+            for each in session.get_inputs()
+            if each.name.startswith("past_key_values.")
+        }
+        if empty:
+            empty["seqlens_k"] = np.array([TEXT_TOKENS - 1], np.int32)
+        ranges, results = [Range() for _ in tape.activations], []
+        names = [str(value.name) for value in outputs]
+        for number in range(len(next(iter(texts.values())))):
+            feeds = {name: arrays[number] for name, arrays in texts.items()}
+            found = dict(zip(names, session.run(names, {**feeds, **empty}), strict=True)) | feeds
+            values = [found[str(value.name)] for value in tape.activations]
+            if not all(np.isfinite(each).all() for each in values):
+                raise QuantizationError(f"{first}: NaN or infinity; a damaged checkpoint")
+            ranges = [old.joined(each) for old, each in zip(ranges, values, strict=True)]
+            results.append(found[first])
+        return ranges, results
+
+    def _session(self, graph: ir.Model) -> Any:
+        path = self._folder / f".{graph.graph.name}{files.PARTIAL}"
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            ir.save(graph, path)
+            return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no public base
+            raise QuantizationError(f"{graph.graph.name} cannot be run: {error}") from error
+        finally:
+            files.remove(path)
+
+
+def _rows(texts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
+    return [np.array([ids], np.int64) for ids in texts]
