@@ -1,8 +1,8 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow check lint types docs bench bench-7b bench-convert bench-growth nano \
-	verify-optimum clean
+.PHONY: help quantize test test-slow check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
+	bench-phone nano verify-optimum clean
 
 VENV ?= .venv
 VERIFY_VENV ?= .venv-verify
@@ -10,6 +10,10 @@ PEERS_VENV ?= .venv-peers
 # llama.cpp's own server, unpatched, which has to run our files.
 LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
+
+# What `make bench-phone` sends to a phone, and the model that it measures there.
+PHONE_TOOLS ?= .venv-phone-tools
+PHONE_MODEL ?= $(OUT)/mimo-nano/mimo-nano-q4_0.gguf
 
 # What `make quantize` works on: `nano` (embedded), a folder, or a Hugging Face id.
 MODEL ?= nano
@@ -27,8 +31,9 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built  ## the tests that take long or download something
+test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
+		MIMO_PHONE_TOOLS="$(abspath $(PHONE_TOOLS))/bin" \
 		MIMO_LLAMA_SERVER="$(abspath $(LLAMA_SERVER))/build/bin/llama-server" $(BIN)/python -m pytest -m slow
 
 check: lint types  ## before a commit: lint and types
@@ -61,6 +66,13 @@ bench-convert: $(VENV)/.installed-bench $(PEERS_VENV)/.installed  ## quantizing 
 bench-growth: $(VENV)/.installed-bench  ## time and memory against layers and context (40 GB of disk, half an hour)
 	@$(BIN)/python -m benchmarks.growth --json "$(OUT)/growth.json"
 
+phone-tools: $(PHONE_TOOLS)/.built  ## llama.cpp's static programs for a phone, cross-built once
+
+bench-phone: $(VENV)/.installed $(PHONE_TOOLS)/.built  ## speed, memory, heat and battery on the phone that adb sees; PHONE_MODEL=file.gguf
+	@[ "$(origin PHONE_MODEL)" != file ] || [ -f "$(PHONE_MODEL)" ] || \
+		$(BIN)/mimo quantize nano --recipe q4_0 --out "$(OUT)"
+	@$(BIN)/python -m benchmarks.phone "$(PHONE_MODEL)" --tools "$(PHONE_TOOLS)/bin" --out "$(OUT)/phone" $(PHONE_OPTIONS)
+
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
 	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train
 
@@ -84,6 +96,10 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 
 $(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev
 	@bash tools/llama_server.sh "$(LLAMA_SERVER)" "$(abspath $(BIN))/python"
+	@touch $@
+
+$(PHONE_TOOLS)/.built: tools/phone_tools.sh | $(VENV)/.installed
+	@bash tools/phone_tools.sh "$(PHONE_TOOLS)" "$(abspath $(BIN))/python"
 	@touch $@
 
 $(PEERS_VENV)/.installed: benchmarks/peers/requirements.txt

@@ -14,10 +14,8 @@ build() {
     local options=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF)
     for part in TESTS EXAMPLES APP UI; do options+=("-DLLAMA_BUILD_$part=OFF"); done
     "$out/tools/bin/cmake" -S "$out"/llama_cpp_python-*/vendor/llama.cpp -B "$out/build" "${options[@]}" \
-        -DLLAMA_USE_PREBUILT_UI=OFF
+        -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_NUMBER=0 -DLLAMA_BUILD_COMMIT=llama-cpp-python
     "$out/tools/bin/cmake" --build "$out/build" --target llama-server -j "$(nproc)"
 }
-if ! build >"$log" 2>&1; then
-    tail -n 25 "$log" >&2
-    exit 1
-fi
+trap '[ $? -eq 0 ] || tail -n 25 "$log" >&2' EXIT
+build >"$log" 2>&1
