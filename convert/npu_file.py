@@ -25,9 +25,10 @@ from mimo_mobile.convert import npu_graph
 from mimo_mobile.convert.npu_graph import Window
 from mimo_mobile.convert.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
-from mimo_mobile.errors import BackendUnavailableError, QuantizationError, require
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, QuantizationError, require
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.runtime import providers
+from mimo_mobile.runtime.ort_graph import first_line
 from mimo_mobile.socs import Soc
 
 EMBEDDING, SETTINGS, DRAFT_IDS = "embedding.onnx", "npu.json", "draft_ids.npy"
@@ -108,12 +109,7 @@ def compile_for_npu(
     ort = require("onnxruntime", "onnx")
     providers.register(ort, providers.PROVIDERS["qnn"])
     weights = WrittenWeights(folder)
-    most = weights.config.max_position_embeddings
-    context_length = context_length or min(most, DEFAULT_CONTEXT)
-    if not 2 < chunk < context_length <= most:
-        raise QuantizationError(
-            f"--context {context_length} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
-        )
+    context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
     graphs = _graphs(weights, context_length, chunk, ranges)
     made: list[Compiled] = []
     out = folder / folder_name(soc, ranges is not None)
@@ -134,7 +130,8 @@ def compile_for_npu(
             "windows": [chunk, 2, 1],
             "layers": [[each.start, each.stop] for each in split(weights, context_length)],
             "mtp": weights.draft_ids is not None,
-            "onnxruntime": ort.__version__,
+            "embedding_bytes": weights.nbytes("model.embed_tokens."),
+            "made_with": providers.versions(ort, providers.PROVIDERS["qnn"]),
             "graphs": [dataclasses.asdict(each) for each in made],
         }
         (temporary / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -146,13 +143,27 @@ def folder_name(soc: Soc, quantized: bool) -> str:
     return f"{'qdq' if quantized else 'qnn'}-{soc.name}"
 
 
-def is_compiled(folder: Path, soc: Soc, context_length: int | None, chunk: int, quantized: bool) -> bool:
-    """Whether an ONNX folder has binaries for a chip, with this context (None: any) and chunk."""
+def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool) -> bool:
+    """Whether an ONNX folder has binaries for a chip, with this context and chunk."""
     try:
         found = json.loads((folder / folder_name(soc, quantized) / SETTINGS).read_text(encoding="utf-8"))
-        return context_length in (None, found["context_length"]) and found["windows"][0] == chunk
+        return bool(found["context_length"] == context_length and found["windows"][0] == chunk)
     except (OSError, ValueError, KeyError, IndexError):
         return False
+
+
+def checked_context(context_length: int | None, chunk: int, most: int) -> int:
+    """The context to compile for; None is the model's ``most``, at most ``DEFAULT_CONTEXT``.
+
+    Raises:
+        QuantizationError: It does not fit the model or the chunk.
+    """
+    chosen = context_length or min(most, DEFAULT_CONTEXT)
+    if not 2 < chunk < chosen <= most:
+        raise QuantizationError(
+            f"--context {chosen} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
+        )
+    return chosen
 
 
 def split(weights: WrittenWeights, context_length: int) -> list[range]:
@@ -162,7 +173,7 @@ def split(weights: WrittenWeights, context_length: int) -> list[range]:
     # Keys and values in float16, once as input and once as output.
     layer += 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
     count = config.num_hidden_layers
-    parts = min(count, math.ceil(count * layer / SESSION_BYTES))
+    parts = math.ceil(count / max(1, SESSION_BYTES // layer))
     edges = [round(count * part / parts) for part in range(parts + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
@@ -199,6 +210,9 @@ def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc, quant
     source = folder / f".{out.name}{files.PARTIAL}"  # beside the weights: ONNX finds them nowhere else
     weights = folder / f".{out.name}.data{files.PARTIAL}"
     try:
+        if quantized:  # what the integers were made of is not needed any more
+            for name in [name for name, value in graph.graph.initializers.items() if not value.uses()]:
+                del graph.graph.initializers[name]
         ir.save(graph, source, external_data=weights.name if quantized else None)
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -207,12 +221,14 @@ def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc, quant
         settings["offload_graph_io_quantization"] = "0"  # inputs and outputs are quantized on the NPU, too
         providers.attach(ort, options, "qnn", providers.QnnOptions(), **settings)
         ort.ModelCompiler(options, str(source)).compile_to_file(str(out))
+    except (OSError, MimoMobileError):
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no public base
-        message = str(error).strip().splitlines()[0]
+        message = first_line(error)
         raise BackendUnavailableError(f"{out.stem}: QNN does not take it for {soc.name}: {message}") from error
     finally:
         files.remove(source)
         files.remove(weights)
-    size = sum(each.stat().st_size for each in out.parent.glob(f"{out.stem}*"))
+    size = sum(each.stat().st_size for each in out.parent.iterdir() if each.name.startswith((out.name, f"{out.stem}_")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Compiled(out.stem, round(time.perf_counter() - started, 2), size, peak)

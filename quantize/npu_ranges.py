@@ -51,6 +51,8 @@ def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Rang
         QuantizationError: A layer cannot be run, or makes NaN or infinity.
     """
     weights = WrittenWeights(folder)
+    if weights.compute.activations != ir.DataType.FLOAT:
+        raise QuantizationError(f"{folder.name}: float32 activations expected to quantize; take int4_b32")
     config, compute, count = weights.config, weights.compute, weights.config.num_hidden_layers
     window = Window(TEXT_TOKENS, TEXT_TOKENS)
     run = _Runner(folder)
@@ -111,7 +113,7 @@ class _Runner:
             found = dict(zip(names, session.run(names, {**feeds, **empty}), strict=True)) | feeds
             values = [found[str(value.name)] for value in tape.activations]
             if not all(np.isfinite(each).all() for each in values):
-                raise QuantizationError(f"{first}: NaN or infinity; a damaged checkpoint")
+                raise QuantizationError(f"{graph.graph.name} makes NaN or infinity; a damaged checkpoint")
             ranges = [old.joined(each) for old, each in zip(ranges, values, strict=True)]
             results.append(found[first])
         return ranges, results

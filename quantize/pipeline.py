@@ -16,9 +16,9 @@ from mimo_mobile import files, manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import MissingDependencyError, QuantizationError
+from mimo_mobile.errors import MissingDependencyError, QuantizationError, require
 from mimo_mobile.hub import Source
-from mimo_mobile.manifest import Entry, Manifest
+from mimo_mobile.manifest import Entry, Manifest, Part
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.calibrate import TEXT, Calibration
@@ -76,9 +76,8 @@ def quantize_checkpoint(
     """
     out = Path(out)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
-    if npu is not None and not any(recipe.target == "onnx" for recipe in chosen):
-        raise QuantizationError("--target qnn compiles ONNX recipes, none of which was asked for; add e.g. int4_b32")
     checkpoint = Checkpoint.open(source.path)
+    context = _checked(npu, chosen, checkpoint) if npu is not None else 0
     questions = evaluate.read_problems(source.path)
     if problems is not None:
         questions = list(evaluate.problems_of_kinds(questions, problems)) if problems else []
@@ -97,11 +96,22 @@ def quantize_checkpoint(
                     for part in old.parts:
                         files.remove(out / part.path)
             if npu is not None and recipe.target == "onnx":
-                state = _compile(state, out, recipe, npu, force, progress)
+                state = _compile(state, out, recipe, npu, context, force, progress)
         if questions:
             state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)
     return state
+
+
+def _checked(npu: NpuTarget, recipes: Sequence[Recipe], checkpoint: Checkpoint) -> int:
+    """The context to compile for; what would fail in the end fails here."""
+    from mimo_mobile.convert.npu_file import checked_context
+    from mimo_mobile.runtime import providers
+
+    if not any(recipe.target == "onnx" for recipe in recipes):
+        raise QuantizationError("--target qnn compiles ONNX recipes, none of which was asked for; add e.g. int4_b32")
+    providers.register(require("onnxruntime", "onnx"), providers.PROVIDERS["qnn"])
+    return checked_context(npu.context_length, npu.chunk, checkpoint.config.max_position_embeddings)
 
 
 def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
@@ -139,35 +149,36 @@ def _quantize(
 
 
 def _compile(
-    state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, force: bool, progress: ProgressCallback
+    state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, context: int, force: bool, progress: ProgressCallback
 ) -> Manifest:
     """The manifest with binaries for the chips among the parts of a recipe's entry."""
-    from mimo_mobile.convert.npu_file import compile_for_npu, folder_name, is_compiled
+    from mimo_mobile.convert.npu_file import EMBEDDING, compile_for_npu, folder_name, is_compiled
     from mimo_mobile.quantize.npu_ranges import activation_ranges
 
     entry = state.entry(recipe.name)
     assert entry is not None
     folder = out / entry.path
-    ranges = None
-    for soc in npu.socs:
-        if force or not is_compiled(folder, soc, npu.context_length, npu.chunk, npu.quantized):
-            if npu.quantized and ranges is None:
-                ranges = activation_ranges(folder, progress)
-            compile_for_npu(
-                folder, soc, context_length=npu.context_length, chunk=npu.chunk, ranges=ranges, force=True,
-                progress=progress,
-            )  # fmt: skip
-            compiled = f"/{folder_name(soc, npu.quantized)}/"
-            paths = sorted(path for path in folder.rglob("*") if path.is_file())
-            known = {part.path: part for part in entry.parts if compiled not in part.path}
-            parts = [
-                known.get(path.relative_to(out).as_posix()) or manifest.part(out, path, progress) for path in paths
-            ]
-            size = sum(part.size_bytes for part in parts)
-            entry = dataclasses.replace(entry, parts=tuple(parts), size_bytes=size)
-            state = state.with_entry(entry)
-            state.write(out)
+    files.remove_partials(folder)
+    todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, context, npu.chunk, npu.quantized)]
+    ranges = activation_ranges(folder, progress) if npu.quantized and todo else None
+    for soc in todo:
+        made = folder / folder_name(soc, npu.quantized)
+        old = [made.relative_to(out).as_posix() + "/", f"{entry.path}/{EMBEDDING}"]
+        kept = [part for part in entry.parts if not part.path.startswith(tuple(old))]
+        state = state.with_entry(_with_parts(entry, kept))
+        state.write(out)  # each entry is true at any moment
+        compile_for_npu(
+            folder, soc, context_length=context, chunk=npu.chunk, ranges=ranges, force=True, progress=progress
+        )
+        new = [folder / EMBEDDING, *sorted(made.iterdir())]
+        entry = _with_parts(entry, [*kept, *(manifest.part(out, path, progress) for path in new)])
+        state = state.with_entry(entry)
+        state.write(out)
     return state
+
+
+def _with_parts(entry: Entry, parts: Sequence[Part]) -> Entry:
+    return dataclasses.replace(entry, parts=tuple(parts), size_bytes=sum(part.size_bytes for part in parts))
 
 
 def _score(

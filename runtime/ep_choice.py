@@ -6,15 +6,17 @@ tokens apart; ``strict`` takes no detour and says what is wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
-from mimo_mobile.runtime import npu_session, providers, selftest
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError
+from mimo_mobile.runtime import npu_folder, providers, selftest
 from mimo_mobile.runtime.mtp import MtpHead
 from mimo_mobile.runtime.npu_session import NpuBackend, NpuModel, SplitBackend
-from mimo_mobile.runtime.providers import PROVIDERS, Ep, Options, Placement, QnnOptions
+from mimo_mobile.runtime.placement import Placement
+from mimo_mobile.runtime.providers import PROVIDERS, CpuOptions, Ep, Options, QnnOptions
+from mimo_mobile.runtime.selftest import Verdict
 from mimo_mobile.runtime.session import Backend
 
 if TYPE_CHECKING:
@@ -42,34 +44,64 @@ def open_on(
         strict: Everything on ``ep``, or an error.
 
     Raises:
+        ValueError: ``options`` are another provider's.
         ModelLoadError: The model cannot be loaded.
         BackendUnavailableError: ``ep`` cannot run it, or with ``strict`` not all of it, or computes wrong numbers.
         MissingDependencyError: What brings ``ep`` is not installed.
     """
-    chosen = options or PROVIDERS["cpu" if ep == "auto" else ep].options()
+    kinds = (CpuOptions, QnnOptions) if ep == "auto" else (PROVIDERS[ep].options,)
+    if options is not None and not isinstance(options, kinds):
+        raise ValueError(f"ep {ep} takes {' or '.join(kind.__name__ for kind in kinds)}, not {options!r}")
     if ep == "auto":
-        ep, chosen = _automatic(opening)
+        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
+        reason = _unfit(opening, chosen, context_length, mtp_drafts)
+        if reason:
+            logger.log(logging.DEBUG if reason == NOT_COMPILED else logging.INFO, "no NPU: %s", reason)
+            return opening.backend()
+        return _on_npu(opening, chosen, strict)
     if ep == "cpu":
         return opening.backend()
     if ep == "qnn":
-        assert isinstance(chosen, QnnOptions)
-        return _on_npu(opening, chosen, context_length, mtp_drafts, strict)
-    return _on_provider(opening, ep, chosen, strict)
+        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
+        if reason := _refused(opening, chosen, context_length, mtp_drafts):
+            raise BackendUnavailableError(f"--ep qnn: {reason}")
+        return _on_npu(opening, chosen, strict)
+    return _on_provider(opening, ep, options or PROVIDERS[ep].options(), strict)
 
 
-def _automatic(opening: OnnxOpening) -> tuple[Ep, Options]:
-    """QNN where binaries for this chip are and an NPU is, else the CPU; a PC's simulator is none."""
-    options = QnnOptions()
+NOT_COMPILED = "the folder was not compiled for one"
+
+
+def _unfit(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+    """Why ``auto`` takes the CPU; a PC's simulator is no NPU."""
     try:
-        if npu_session.find(opening.folder, options) is None:
-            return "cpu", PROVIDERS["cpu"].options()
+        if npu_folder.find(opening.folder, options) is None:
+            return NOT_COMPILED
+        if reason := _refused(opening, options, context_length, mtp_drafts):
+            return reason
         devices = providers.register(opening.ort, PROVIDERS["qnn"])
-    except Exception as error:  # a hint only: the CPU can do it
-        logger.info("%s: no NPU: %s", opening.folder.name, error)
-        return "cpu", PROVIDERS["cpu"].options()
-    if any(device.device.type.name == "NPU" for device in devices):
-        return "qnn", options
-    return "cpu", PROVIDERS["cpu"].options()
+    except MimoMobileError as error:
+        return str(error)
+    return "" if any(device.device.type.name == "NPU" for device in devices) else "none is here"
+
+
+def _refused(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+    """What of the other wishes binaries for an NPU cannot fulfil."""
+    folder = npu_folder.find(opening.folder, options)
+    if folder is None:
+        target = "qnn" if options.activations == "float" else "qdq"
+        return f"{opening.folder}: nothing compiled for it; run mimo quantize … --target {target} --soc SM8750"
+    if mtp_drafts > 1:
+        return "it drafts one token at a time; leave mtp_drafts at 1"
+    if opening.kv_dtype not in (None, "f16"):
+        return f"its KV cache is float16; {opening.kv_dtype} was asked for"
+    compiled = npu_folder.read_settings(folder).context_length
+    if context_length not in (None, compiled):
+        return (
+            f"{folder}: compiled for a context of {compiled}, {context_length} was asked for;"
+            " leave it out, or compile again with --context"
+        )
+    return ""
 
 
 def _on_provider(opening: OnnxOpening, ep: str, options: Options, strict: bool) -> tuple[Backend, Placement]:
@@ -79,84 +111,102 @@ def _on_provider(opening: OnnxOpening, ep: str, options: Options, strict: bool) 
             backend.close()
             raise BackendUnavailableError(f"--ep {ep} --strict: {placed}")
         logger.warning("%s: %s", ep, placed)
-    verdict = selftest.remembered(backend, None, opening.folder, ep, _driver(opening.ort, ep), options)
-    if not verdict.right:
-        backend.close()
-        if strict:
-            raise BackendUnavailableError(f"--ep {ep}: wrong numbers on this device: {verdict}")
-        logger.warning("%s: wrong numbers on this device (%s); going on with the CPU", ep, verdict)
-        return opening.backend()
-    return backend, placed
+    file = selftest.place(opening.folder, *_circumstances(opening, ep, options))
+    verdict = selftest.recall(file)
+    if verdict is None:
+        verdict = selftest.judge(backend, None, opening.folder)
+        selftest.keep(file, verdict)
+    if _trusted(verdict, ep, strict):
+        return backend, placed
+    backend.close()
+    return _on_cpu(opening, ep, str(verdict))
 
 
-def _on_npu(
-    opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int, strict: bool
-) -> tuple[Backend, Placement]:
-    folder = npu_session.find(opening.folder, options)
-    if folder is None:
-        raise BackendUnavailableError(
-            f"{opening.folder}: nothing compiled for an NPU; run mimo quantize … --target qnn --soc SM8750"
-        )
-    if mtp_drafts > 1:
-        raise BackendUnavailableError("--ep qnn drafts one token at a time; leave mtp_drafts at 1")
-    if opening.kv_dtype not in (None, "f16"):
-        raise BackendUnavailableError(f"--ep qnn has a float16 KV cache; {opening.kv_dtype} was asked for")
+def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Backend, Placement]:
+    folder = npu_folder.find(opening.folder, options)
+    assert folder is not None
+    settings = npu_folder.read_settings(folder)
+    tolerance = selftest.TOLERANCE if options.activations == "float" else selftest.TOLERANCE_QUANTIZED
+    file = selftest.place(opening.folder, *_circumstances(opening, "qnn", options), settings, strict)
+    verdict = selftest.recall(file)
+    if verdict is not None and not strict and _faster(verdict) == "cpu" and not verdict.wrong:
+        return _on_cpu(opening, "qnn", _told(verdict))
     try:
         model = NpuModel(opening.ort, folder, options)
+        layer = model.mtp_layer() if opening.speculate in ("auto", "mtp") else None
     except (BackendUnavailableError, ModelLoadError) as error:
         if strict:
             raise
-        logger.warning("%s; going on with the CPU", error)
-        return opening.backend()
-    if context_length not in (None, model.context_length):
-        raise BackendUnavailableError(
-            f"{folder}: compiled for a context of {model.context_length}, {context_length} was asked for;"
-            " leave it out, or compile again with --context"
-        )
-    layer = model.mtp_layer() if opening.speculate in ("auto", "mtp") else None
+        return _on_cpu(opening, "qnn", str(error))
     npu = NpuBackend(model, MtpHead(layer) if layer is not None else None)
-    what = options, _driver(opening.ort, "qnn"), model.settings
-    if strict:
-        verdict = selftest.remembered(npu, None, opening.folder, *what)
-        if not verdict.right:
-            npu.close()
-            raise BackendUnavailableError(f"--ep qnn --strict: wrong numbers on this device: {verdict}")
-        return npu, model.placement()
-    return _measured(opening, npu, what)
-
-
-def _measured(opening: OnnxOpening, npu: NpuBackend, what: tuple[Any, ...]) -> tuple[Backend, Placement]:
-    """Prompts and tokens where each is faster."""
-    cpu, on_cpu = opening.with_context(npu.context_length).backend(caches=npu.model.caches)
-    verdict = selftest.remembered(npu, cpu, opening.folder, *what)
-    if not verdict.right or verdict.speed is None or verdict.cpu is None:
-        logger.warning("qnn: wrong numbers on this device (%s); going on with the CPU", verdict)
+    cpu = None
+    try:
+        if verdict is None:
+            if not strict:
+                cpu = _beside(opening, npu)
+            verdict = selftest.judge(npu, cpu, opening.folder, tolerance)
+            selftest.keep(file, verdict)
+        trusted = _trusted(verdict, "qnn", strict)
+        if trusted and strict:
+            return npu, model.placement()
+        faster = _faster(verdict)
+        if trusted and faster == "npu":
+            if cpu is not None:
+                cpu.close()
+            return npu, model.placement()
+        if trusted and faster == "split" and not opening.reads_normed_states:
+            logger.info("qnn: %s", _told(verdict))
+            return SplitBackend(npu, cpu or _beside(opening, npu)), model.placement()
+    except BaseException:
         npu.close()
-        return cpu, on_cpu
-    speeds = verdict.speed, verdict.cpu
-    prompts, tokens = speeds[0].prompt_s < speeds[1].prompt_s, speeds[0].token_s < speeds[1].token_s
-    logger.info(
-        "qnn: a prompt of %d tokens takes %.3f s (CPU %.3f s), a token %.4f s (CPU %.4f s): %s",
-        selftest.PROMPT_TOKENS, speeds[0].prompt_s, speeds[1].prompt_s, speeds[0].token_s, speeds[1].token_s,
-        "all on the NPU" if tokens else "prompts on the NPU, tokens on the CPU" if prompts else "all on the CPU",
-    )  # fmt: skip
-    placed = npu.model.placement()
-    if tokens:
+        raise
+    if cpu is not None:
         cpu.close()
-        return npu, placed
-    if prompts:
-        return SplitBackend(npu, cpu), placed
     npu.close()
-    return cpu, on_cpu
+    return _on_cpu(opening, "qnn", _told(verdict) if trusted else str(verdict))
 
 
-def _driver(ort: Any, ep: str) -> str:
-    return " ".join([ort.__version__, *map(providers.version, providers.register(ort, PROVIDERS[ep]))])
+def _beside(opening: OnnxOpening, npu: NpuBackend) -> Any:
+    """The CPU on the NPU's caches."""
+    return dataclasses.replace(opening, context_length=npu.context_length).backend(caches=npu.model.caches)[0]
 
 
-def compiled_for(folder: Path) -> list[str]:
-    """The chips that an ONNX folder has binaries for."""
-    return sorted(
-        path.parent.name.replace("qnn-", "").replace("qdq-", "uint16 on ")
-        for path in folder.glob(f"q??-*/{npu_session.SETTINGS}")
+def _on_cpu(opening: OnnxOpening, ep: str, reason: str) -> tuple[Backend, Placement]:
+    """What was asked for elsewhere, and why it is not there."""
+    logger.warning("%s: %s; going on with the CPU", ep, reason)
+    backend, placed = opening.backend()
+    return backend, dataclasses.replace(placed, asked=ep, reasons={"all of it": reason})
+
+
+def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:
+    """Whether a provider's numbers are; with ``strict`` an error when not."""
+    if strict and (verdict.wrong or not verdict.tested):
+        raise BackendUnavailableError(f"--ep {ep} --strict: wrong numbers on this device, or untested: {verdict}")
+    if not verdict.wrong and not verdict.tested:
+        logger.warning("%s: its numbers were not tested: %s", ep, verdict)
+    return not verdict.wrong
+
+
+def _faster(verdict: Verdict) -> str:
+    """``npu``, ``cpu``, or ``split``: prompts on the NPU and tokens on the CPU."""
+    if verdict.speed is None or verdict.cpu is None:
+        return "npu"
+    if verdict.speed.token_s < verdict.cpu.token_s:
+        return "npu"
+    return "split" if verdict.speed.prompt_s < verdict.cpu.prompt_s else "cpu"
+
+
+def _told(verdict: Verdict) -> str:
+    assert verdict.speed is not None and verdict.cpu is not None
+    place = {"npu": "all on the NPU", "split": "prompts on the NPU, tokens on the CPU", "cpu": "all on the CPU"}
+    return (
+        f"a prompt of {selftest.PROMPT_TOKENS} tokens takes {verdict.speed.prompt_s:.3f} s (CPU"
+        f" {verdict.cpu.prompt_s:.3f} s), a token {verdict.speed.token_s:.4f} s (CPU {verdict.cpu.token_s:.4f} s):"
+        f" {place[_faster(verdict)]}"
     )
+
+
+def _circumstances(opening: OnnxOpening, ep: str, options: Options) -> tuple[object, ...]:
+    """What a verdict holds for."""
+    versions = providers.versions(opening.ort, PROVIDERS[ep])
+    return ep, options, versions, opening.model.name, opening.threads, opening.spin

@@ -83,8 +83,10 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from mimo_mobile.runtime.llama_session import load_gguf
 
-        if ep not in ("auto", "cpu"):
-            raise BackendUnavailableError(f"{path}: --ep {ep} is ONNX Runtime's; take an ONNX recipe, e.g. int4_b32")
+        if ep not in ("auto", "cpu") or ep_options is not None or strict:
+            raise BackendUnavailableError(
+                f"{path}: --ep {ep}, its options and --strict are ONNX Runtime's; take an ONNX recipe"
+            )
         return _announced(path, load_gguf(path, repack=repack, **options))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent

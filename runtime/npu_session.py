@@ -6,7 +6,7 @@ by what comes next. Knows ``convert.npu_file``'s folder and no compiler.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,36 +19,15 @@ from numpy.typing import NDArray
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError
 from mimo_mobile.runtime import providers
 from mimo_mobile.runtime.mtp import MtpHead
+from mimo_mobile.runtime.npu_folder import DRAFT_IDS, EMBEDDING, read_settings
 from mimo_mobile.runtime.ort_graph import DTYPES, first_line
-from mimo_mobile.runtime.providers import Placement, QnnOptions
+from mimo_mobile.runtime.placement import Placement, joined
+from mimo_mobile.runtime.providers import QnnOptions
 from mimo_mobile.runtime.session import Cancelled
 from mimo_mobile.socs import soc_named
 
-SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.npy"
-
 Caches = Mapping[str, Any]
 """OrtValues ``[1, K, C, D]`` by ``past_key_values.0.key``…"""
-
-
-def find(folder: Path, options: QnnOptions) -> Path | None:
-    """The binaries in an ONNX folder: those of ``options.soc``, else the only ones; None when there are none.
-
-    Raises:
-        BackendUnavailableError: None for that chip, or for several and none was named.
-    """
-    prefix = "qnn" if options.activations == "float" else "qdq"
-    found = sorted(path.parent for path in folder.glob(f"{prefix}-*/{SETTINGS}"))
-    if options.soc:
-        name = soc_named(options.soc).name
-        found = [path for path in found if path.name == f"{prefix}-{name}"]
-        if not found:
-            raise BackendUnavailableError(
-                f"{folder}: nothing compiled for {name}; run mimo quantize … --target {prefix} --soc {name}"
-            )
-    if len(found) > 1:
-        names = ", ".join(path.name.removeprefix(f"{prefix}-") for path in found)
-        raise BackendUnavailableError(f"{folder}: compiled for {names}; say which with --ep-option soc=…")
-    return found[0] if found else None
 
 
 class Piece:
@@ -75,6 +54,10 @@ class Piece:
                     array = arrays[window][value.name]
                     binding.bind_output(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             self._bindings[window] = binding
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self.sessions, self._bindings = {}, {}
 
     def run(self, window: int) -> None:
         """Compute from and to the bound arrays.
@@ -106,14 +89,8 @@ class NpuModel:
             BackendUnavailableError: The NPU does not take a piece.
         """
         self._ort, self._folder, self._options = ort, folder, options
-        try:
-            self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            self.context_length = int(self.settings["context_length"])
-            self.windows: list[int] = [int(each) for each in self.settings["windows"]]
-            parts, soc = len(self.settings["layers"]), soc_named(self.settings["soc"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelLoadError(f"{folder / SETTINGS}: not what mimo writes ({error}); compile again") from error
-        self._soc = soc
+        self.settings = settings = read_settings(folder)
+        self.context_length, self.windows, parts = settings.context_length, settings.windows, settings.parts
         embedding = folder.parent / EMBEDDING
         try:
             quiet = ort.SessionOptions()
@@ -152,17 +129,19 @@ class NpuModel:
             path = self._folder / f"{piece}.{window}.onnx"
             options = self._ort.SessionOptions()
             options.log_severity_level = 4
+            options.intra_op_num_threads = 1  # there is nothing on the CPU
             options.add_session_config_entry(providers.NO_FALLBACK, "1")
             options.add_session_config_entry(providers.RECORD, "1")
-            providers.attach(self._ort, options, "qnn", self._options, soc_model=str(self._soc.model))
+            soc_model = str(soc_named(self.settings.soc).model)
+            providers.attach(self._ort, options, "qnn", self._options, soc_model=soc_model)
             if not path.is_file():
                 raise ModelLoadError(f"{path}: missing; compile again: mimo quantize … --target qnn")
             try:
                 made[window] = self._ort.InferenceSession(str(path), options)
             except Exception as error:  # its exceptions share no public base
                 raise BackendUnavailableError(
-                    f"{path}: the NPU does not take it: {first_line(error)}; compiled for {self._soc.name} by"
-                    f" onnxruntime {self.settings.get('onnxruntime')}"
+                    f"{path}: the NPU does not take it: {first_line(error)}; compiled for {self.settings.soc} with"
+                    f" {self.settings.made_with}"
                 ) from error
         return made
 
@@ -186,7 +165,8 @@ class NpuModel:
         return min(holding) if holding else max(fitting)
 
     def embed(self, ids: Sequence[int], out: NDArray[Any]) -> None:
-        """Rows of the embedding into ``out`` [n, E], of which the rows after ``ids`` are left."""
+        """Rows of the embedding into ``out`` [n, E]; those after ``ids`` become 0."""
+        out[len(ids) :] = 0  # what was there may be a result, and grow from run to run
         out[: len(ids)] = self._embedding.run(["x"], {"input_ids": np.array([ids], np.int64)})[0][0]
 
     def hidden(self, ids: Sequence[int], position: int, window: int) -> NDArray[Any]:
@@ -210,10 +190,14 @@ class NpuModel:
 
     def mtp_layer(self) -> NpuMtp | None:
         """The MTP layer, when it was compiled."""
-        if not self.settings.get("mtp"):
+        if not self.settings.mtp:
             return None
-        sessions = self._sessions("mtp", self.windows)
-        return NpuMtp(self, sessions, self._sessions("draft_head", [1]), np.load(self._folder / DRAFT_IDS))
+        sessions, head = self._sessions("mtp", self.windows), self._sessions("draft_head", [1])
+        try:
+            draft_ids = np.load(self._folder / DRAFT_IDS)
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"{self._folder / DRAFT_IDS}: cannot be read ({error}); compile again") from error
+        return NpuMtp(self, sessions, head, draft_ids)
 
     def caches_of(self, sessions: Mapping[int, Any]) -> dict[str, Any]:
         """Caches for one more piece."""
@@ -221,8 +205,8 @@ class NpuModel:
 
     def placement(self) -> Placement:
         """Where the pieces of one step are."""
-        sizes = {each["name"]: int(each["size_bytes"]) for each in self.settings["graphs"]}
-        weights, nodes = dict[str, int](), dict[str, list[Any]]()
+        sizes = dict(self.settings.sizes)
+        weights, nodes = {EMBEDDING: sizes[EMBEDDING]}, dict[str, list[Any]]()
         pieces = [(f"layers-{index}.1", piece.sessions[1]) for index, piece in enumerate(self._pieces)]
         for name, session in [*pieces, ("head.1", self._head.sessions[1])]:
             for part in session.get_provider_graph_assignment_info():
@@ -231,10 +215,13 @@ class NpuModel:
                 nodes.setdefault(ep, []).extend(SimpleNamespace(name=name, op_type=node.op_type) for node in found)
             weights[name] = sizes.get(name, 0)
         nodes["cpu"] = [SimpleNamespace(name=EMBEDDING, op_type="GatherBlockQuantized")]
-        return providers.joined("qnn", nodes, weights)
+        placed = joined("qnn", nodes, weights)
+        return dataclasses.replace(placed, reasons={"GatherBlockQuantized": "rows are looked up on the CPU"})
 
     def close(self) -> None:
         """Free the NPU's memory."""
+        for piece in (*self._pieces, self._head):
+            piece.close()
         self._pieces, self.caches = [], {}
 
 
@@ -279,7 +266,8 @@ class NpuMtp:
 
     def close(self) -> None:
         """Free it."""
-        self._arrays = {}
+        self._piece.close()
+        self._head.close()
 
 
 class NpuBackend:
@@ -328,6 +316,8 @@ class SplitBackend:
 
     def __init__(self, npu: NpuBackend, cpu: Any) -> None:
         """Join two backends, of which ``cpu`` was made on the caches of ``npu``, with one MTP layer."""
+        if npu.mtp is not None:
+            npu.mtp.close()
         self._npu, self._cpu, self.mtp = npu, cpu, cpu.mtp
         npu.mtp = cpu.mtp
         self.context_length, self.kv_bytes_per_token = npu.context_length, npu.kv_bytes_per_token

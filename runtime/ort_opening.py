@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from mimo_mobile.runtime.memory import MemoryNeed
 from mimo_mobile.runtime.mtp import MtpHead
 from mimo_mobile.runtime.ort_backend import OrtBackend, OrtMtp
 from mimo_mobile.runtime.ort_graph import CachedGraph, first_line
-from mimo_mobile.runtime.providers import Options, Placement
+from mimo_mobile.runtime.placement import Placement, placement
+from mimo_mobile.runtime.providers import Options
 from mimo_mobile.runtime.session import KvDtype
 from mimo_mobile.runtime.speculation import Speculate
 
@@ -43,6 +43,7 @@ class OnnxOpening:
         cache: Keep prepacked weights.
         spin: Let idle threads wait actively.
         speculate: What drafts.
+        reads_normed_states: The MTP layer wants hidden states after the trunk's last norm.
     """
 
     ort: Any
@@ -54,6 +55,7 @@ class OnnxOpening:
     cache: bool
     spin: bool
     speculate: Speculate
+    reads_normed_states: bool = False
 
     def backend(
         self, ep: str = "cpu", options: Options | None = None, caches: Mapping[str, Any] | None = None
@@ -65,28 +67,22 @@ class OnnxOpening:
             BackendUnavailableError: The provider is not here, or the cache is of another type.
         """
         trunk = self._open(self.model, ep, options)
-        weights = providers.weights_by_node(self.model) if ep != "cpu" else {}
-        placed = providers.placement(trunk, ep, weights)
         graph = CachedGraph(self.ort, trunk, self.model, self.context_length, caches=caches)
         if self.kv_dtype is not None and graph.kv_type != _KV_TYPES[self.kv_dtype]:
             built = next((name for name, each in _KV_TYPES.items() if each == graph.kv_type), graph.kv_type)
             raise BackendUnavailableError(
                 f"{self.model}: its KV cache is {built}, {self.kv_dtype} was asked for; leave it out"
             )
-        head, mtp = None, self.folder / MTP
+        sessions, head, mtp = {self.model: trunk}, None, self.folder / MTP
         if self.speculate in ("auto", "mtp") and mtp.is_file():
             try:
-                layer = self._open(mtp, ep, options)
+                sessions[mtp] = layer = self._open(mtp, ep, options)
                 head = MtpHead(OrtMtp(CachedGraph(self.ort, layer, mtp, self.context_length, ["hidden_states"])))
             except MemoryFullError as error:
                 if self.speculate == "mtp":
                     raise
                 logger.warning("%s; going on without drafts by the MTP layer", error)
-        return OrtBackend(graph, head), placed
-
-    def with_context(self, context_length: int) -> OnnxOpening:
-        """The same for another context."""
-        return dataclasses.replace(self, context_length=context_length)
+        return OrtBackend(graph, head), placement(sessions, ep)
 
     def _session_options(self) -> Any:
         made = self.ort.SessionOptions()

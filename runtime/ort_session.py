@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, require
-from mimo_mobile.mimo7b import SYNTHETIC
+from mimo_mobile.mimo7b import POST_NORM, SYNTHETIC
 from mimo_mobile.runtime.ep_choice import open_on
 from mimo_mobile.runtime.ort_backend import OrtBackend
 from mimo_mobile.runtime.ort_opening import MTP, OnnxOpening
@@ -75,7 +75,7 @@ def load_onnx(
         raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
     opening = OnnxOpening(
         ort, folder, model, choose_context_length(folder, context_length, trained), threads or physical_cores(),
-        kv_dtype, cache, spin, speculate,
+        kv_dtype, cache, spin, speculate, config.get("mtp_hidden_state") == POST_NORM,
     )  # fmt: skip
     backend, placement = open_on(opening, ep, ep_options, context_length, mtp_drafts, strict)
     file = folder / "chat_template.jinja"

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: which are here, which one was asked for, and what each took of a model.
+"""ONNX Runtime's execution providers: which are here, and their typed options.
 
 A provider that cannot do what it was asked for says so: ONNX Runtime itself would put the work on the CPU and say
 nothing. Knows no model of ours.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import logging
-import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from mimo_mobile.errors import BackendUnavailableError, MissingDependencyError, require
-
-logger = logging.getLogger(__name__)
+from mimo_mobile import files
+from mimo_mobile.errors import BackendUnavailableError, MissingDependencyError
+from mimo_mobile.runtime import prepacked
 
 Ep = Literal["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]
 """``auto``: the NPU when parts for it are there, it is one and it passes its test; else the CPU."""
@@ -241,6 +240,13 @@ def version(device: Any) -> str:
     return " ".join(f"{key} {parts[key]}" for key in ("version", "driver_version") if key in parts)
 
 
+def versions(ort: Any, provider: Provider) -> str:
+    """Of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, the system that brings them."""
+    plugin = provider.module and f"{provider.module} {metadata.version(provider.module)}"
+    devices = [version(device) for device in register(ort, provider)]
+    return " ".join(filter(None, [f"onnxruntime {ort.__version__}", plugin, *devices, platform.version()]))
+
+
 def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: str) -> None:
     """Let sessions with these options compute on a provider first, on the CPU second.
 
@@ -259,7 +265,8 @@ def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: st
     devices = register(ort, provider)
     settings = _settings(provider, options) | more
     if devices:
-        session_options.add_provider_for_devices(devices[:1], settings)
+        first = min(devices, key=lambda device: ("NPU", "GPU", "CPU").index(device.device.type.name))
+        session_options.add_provider_for_devices([first], settings)
     elif provider.ort_name in ort.get_available_providers():
         session_options.add_provider(provider.ort_name, settings)
     else:
@@ -267,10 +274,18 @@ def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: st
         raise BackendUnavailableError(f"--ep {ep}: not in this build of ONNX Runtime; here are {here}")
 
 
+_NAMES = {
+    "validation_mode": "validationMode",
+    "power_preference": "powerPreference",
+    "ml_compute_units": "MLComputeUnits",
+}
+"""Of options, as providers spell them where it is not as we do."""
+
+
 def _settings(provider: Provider, options: Options) -> dict[str, str]:
     """What ONNX Runtime is told: options that are not their defaults, and what a provider always needs."""
     made = {
-        each.name: str(value)
+        _NAMES.get(each.name, each.name): str(value)
         for each in dataclasses.fields(options)
         if (value := getattr(options, each.name)) != each.default and each.name not in ("soc", "activations")
     }
@@ -278,118 +293,16 @@ def _settings(provider: Provider, options: Options) -> dict[str, str]:
         plugin = importlib.import_module(provider.module)
         made |= {"backend_path": plugin.get_qnn_htp_path(), "op_affinity": str(_affinity())}
         made.setdefault("htp_performance_mode", "burst")
-    elif provider.name == "coreml" and "ml_compute_units" in made:
-        made["MLComputeUnits"] = made.pop("ml_compute_units")
     return made
 
 
 def _affinity() -> Path:
     """A file that lets QNN have GroupQueryAttention, which it leaves to the CPU unless told."""
-    file = Path(tempfile.gettempdir()) / "mimo-mobile-qnn-affinity.json"
+    file = prepacked.cache_folder() / "qnn-affinity.json"
     text = json.dumps({"op_type": {"GroupQueryAttention": "htp"}})
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        file.write_text(text, encoding="utf-8")
+    try:
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            files.write_text(file, text)
+    except OSError as error:
+        raise BackendUnavailableError(f"{file}: QNN reads this and it cannot be written: {error}") from error
     return file
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one provider took of a model.
-
-    Attributes:
-        provider: As users type it.
-        nodes: How many.
-        weight_share: Of the weights' bytes, 0…1.
-        operators: How many of each.
-    """
-
-    provider: str
-    nodes: int
-    weight_share: float
-    operators: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a loaded model computes.
-
-    Attributes:
-        asked: The provider that was asked for.
-        shares: By provider, the largest share of weights first.
-        reasons: Why operators are not where they were wanted.
-    """
-
-    asked: str
-    shares: tuple[Share, ...]
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of it is where it was asked for."""
-        return all(share.provider == self.asked for share in self.shares)
-
-    def __str__(self) -> str:
-        parts = [f"{each.provider} {each.nodes} nodes, {each.weight_share:.0%} of the weights" for each in self.shares]
-        reasons = "".join(f"; {operator}: {reason}" for operator, reason in self.reasons.items())
-        return "; ".join(parts) + reasons
-
-
-def placement(session: Any, asked: str, weights: Mapping[str, int]) -> Placement:
-    """Where the nodes of a session are, which was made with ``RECORD`` set.
-
-    Args:
-        session: The InferenceSession.
-        asked: The provider that was asked for, as users type it.
-        weights: Bytes of the weights that a node uses, by the node's name.
-    """
-    names = {each.ort_name: each.name for each in PROVIDERS.values()}
-    nodes: dict[str, list[Any]] = {}
-    for part in session.get_provider_graph_assignment_info():
-        nodes.setdefault(names.get(part.ep_name, part.ep_name), []).extend(part.get_nodes())
-    return joined(asked, nodes, weights)
-
-
-def weights_by_node(model: Path) -> dict[str, int]:
-    """Bytes of the weights that each node of a graph uses, by its name."""
-    return {name: size for name, _, size in _weighted_nodes(model)}
-
-
-def weights_by_operator(model: Path) -> dict[str, int]:
-    """Bytes of the weights that each operator of a graph uses."""
-    total: Counter[str] = Counter()
-    for _, operator, size in _weighted_nodes(model):
-        total[operator] += size
-    return dict(total)
-
-
-def _weighted_nodes(model: Path) -> list[tuple[str, str, int]]:
-    """(name, operator, bytes of external weights) of every node."""
-    onnx = require("onnx", "onnx")
-    graph = onnx.load(str(model), load_external_data=False).graph
-    sizes = {
-        tensor.name: sum(int(each.value) for each in tensor.external_data if each.key == "length")
-        for tensor in graph.initializer
-    }
-    return [(node.name, node.op_type, sum(sizes.get(name, 0) for name in node.input)) for node in graph.node]
-
-
-def joined(asked: str, nodes: Mapping[str, Sequence[Any]], weights: Mapping[str, int]) -> Placement:
-    """A placement of nodes by provider; each has a ``name`` and an ``op_type``."""
-    total = sum(weights.values()) or 1
-    shares = [
-        Share(
-            name,
-            len(each),
-            sum(weights.get(node.name, 0) for node in each) / total if len(nodes) > 1 else 1.0,
-            dict(Counter(node.op_type for node in each).most_common()),
-        )
-        for name, each in nodes.items()
-    ]
-    shares.sort(key=lambda share: -share.weight_share)
-    elsewhere = {operator for share in shares if share.provider != asked for operator in share.operators}
-    provider = PROVIDERS[asked]
-    reasons = {each: f"{asked} has no kernel for it ({provider.source})" for each in elsewhere & provider.lacks}
-    left = sorted(elsewhere - set(reasons))
-    if left and asked != "cpu":
-        reasons[", ".join(left)] = f"refused by {asked}, or between operators that are"
-    return Placement(asked, tuple(shares), reasons)

@@ -31,7 +31,7 @@ from mimo_mobile.runtime.generation import (
     GenerationStats,
 )
 from mimo_mobile.runtime.mtp import MtpHead
-from mimo_mobile.runtime.providers import Placement
+from mimo_mobile.runtime.placement import Placement
 from mimo_mobile.runtime.reasoning import ThinkingSplitter
 from mimo_mobile.runtime.speculation import Draft, Speculate, Speculator
 from mimo_mobile.runtime.tokenizer import TextTokenizer

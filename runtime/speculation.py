@@ -242,9 +242,7 @@ class Speculator:
         """Draft as ``mode`` says, with ``head`` if there is one, at most ``mtp_drafts`` tokens in a row."""
         self._mode, self.costs, self._head = mode, costs, head
         self._mtp_drafts = mtp_drafts if head is not None and mode in ("auto", "mtp") else 0
-        self._pace, self._draft_s, step = Pace(costs.rows_s), costs.draft_s, costs.rows_s[0]
-        if mode == "auto" and all(self._speed(n, n, costs.draft_s) * step <= MARGIN for n in range(1, mtp_drafts + 1)):
-            self._mtp_drafts = 0  # would not pay if every draft were right
+        self._pace, self._draft_s = Pace(costs.rows_s), costs.draft_s
         self._shadow_tokens = float(SHADOW_TOKENS)
         self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
         self._lookup = Lookup()
@@ -281,6 +279,8 @@ class Speculator:
         most = max(0, min(room, len(self.costs.rows_s) - 1))
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
         drafts = min(most, self._mtp_drafts)
+        if self._mode == "auto" and not self._could_pay(drafts):
+            drafts = 0
         if not found and not drafts:
             return Draft()
         name, count = self._best(len(found), drafts)
@@ -312,6 +312,11 @@ class Speculator:
                 speed = self._speed(self.success[name].expected(count) - 1, count, draft_s)
                 best = max(best, (speed / (1 if name == self._drafting else MARGIN), name, count))
         return best[1], best[2]
+
+    def _could_pay(self, drafts: int) -> bool:
+        """Whether so many drafts, or fewer, were faster than going without if every one were right."""
+        alone = MARGIN / self._pace.cheapest(1)[1]
+        return any(self._speed(count, count, self._draft_s) > alone for count in range(1, drafts + 1))
 
     def _speed(self, right: float, drafts: int, draft_s: float) -> float:
         """Tokens a second when of so many drafts so many are right."""

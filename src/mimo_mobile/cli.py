@@ -18,6 +18,7 @@ from mimo_mobile.errors import MimoMobileError
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
     from mimo_mobile.runtime import GenerationConfig, Session
+    from mimo_mobile.socs import Soc
 
 FIRST_QUESTION = "What is 348 + 27 * 6?"
 
@@ -53,6 +54,19 @@ def _load(model: Path, options: dict[str, Any]) -> Session:
     pairs = options.pop("ep_options")
     chosen = parse_options(options["ep"], pairs) if pairs else None
     return load(model, ep_options=chosen, **{key: options.pop(key) for key in keys})
+
+
+def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
+    """What --soc names; options that come to nothing are an error."""
+    from mimo_mobile.socs import soc_named
+
+    if device == "cpu":
+        if socs or context:
+            raise click.UsageError("--soc and --context are for --target qnn or qdq")
+        return ()
+    if not socs:
+        raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
+    return tuple(soc_named(name) for name in socs.split(","))
 
 
 def _report_compiled(folder: Path) -> None:
@@ -91,19 +105,18 @@ def _config(options: dict[str, Any]) -> GenerationConfig:
 @npu_options
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def convert(
-    checkpoint: str, out: Path, target: Target, device: str, socs: str, context: int | None, **options: Any
+    checkpoint: str, out: Path, target: Target, device: str, socs: str | None, context: int | None, **options: Any
 ) -> None:
     """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
-    from mimo_mobile.socs import soc_named
     from mimo_mobile.terminal import progress_shown
 
+    chips = _chips(device, socs, context)
     if device == "qdq":
         raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
-    if device == "qnn" and target != "onnx":
+    if chips and target != "onnx":
         raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
-    chips = [soc_named(name) for name in socs.split(",")] if device == "qnn" else []
     with progress_shown() as progress:
         written = convert_checkpoint(resolve(checkpoint), out, to=target, progress=progress, **options)
         for chip in chips:
@@ -162,7 +175,7 @@ def quantize(
     answer: bool,
     as_json: bool,
     device: str,
-    socs: str,
+    socs: str | None,
     context: int | None,
     **options: Any,
 ) -> None:
@@ -171,10 +184,9 @@ def quantize(
     from mimo_mobile.hub import resolve
     from mimo_mobile.quantize import report
     from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
-    from mimo_mobile.socs import soc_named
 
-    chips = tuple(map(soc_named, socs.split(",")))
-    npu = NpuTarget(chips, context, quantized=device == "qdq") if device != "cpu" else None
+    chips = _chips(device, socs, context)
+    npu = NpuTarget(chips, context, quantized=device == "qdq") if chips else None
     source = resolve(model)
     folder = out / source.name
     with terminal.progress_shown() as progress:

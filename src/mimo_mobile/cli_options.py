@@ -109,9 +109,9 @@ def npu_options(command: Command) -> Command:
             show_default=True,
             help="qnn: compile ONNX for Snapdragon NPUs, too; qdq: with uint16 activations.",
         ),
-        click.option("--soc", "socs", default="SM8750", show_default=True, help="Chips, e.g. SM8750,SM8650."),
+        click.option("--soc", "socs", help="Chips, e.g. SM8750,SM8650; `adb shell getprop ro.soc.model` says yours."),
         click.option(
-            "--context", type=click.IntRange(min=16), help="Of what is compiled [default: the model's, at most 4096]."
+            "--context", type=click.IntRange(min=65), help="Of what is compiled [default: the model's, at most 4096]."
         ),
     )
     return _decorated(command, options)

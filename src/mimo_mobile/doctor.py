@@ -7,12 +7,13 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mimo_mobile import manifest
 from mimo_mobile.errors import MimoMobileError, ModelLoadError, require
-from mimo_mobile.runtime import ep_choice, memory, providers
+from mimo_mobile.runtime import memory, npu_folder, placement, providers
 from mimo_mobile.runtime.providers import PROVIDERS, Device
 from mimo_mobile.runtime.threads import physical_cores
 
@@ -106,8 +107,10 @@ def int4_compute(architecture: str, features: Mapping[str, bool]) -> str:
 
     Source: runs of MatMulNBits with accuracy_level 4 on emulated ARM CPUs, in tests/arm.
     """
+    if not features:
+        return "unknown"
     if architecture in ("aarch64", "arm64"):
-        if not features.get("dotprod"):
+        if not features["dotprod"]:
             return "float32: no dotprod, so int4 saves memory and no time; take GGUF q4_0 on this CPU"
         return "int8 by KleidiAI" + (" (i8mm for prompts)" if features.get("i8mm") else " (dotprod)")
     if architecture in ("x86_64", "AMD64"):
@@ -118,10 +121,13 @@ def int4_compute(architecture: str, features: Mapping[str, bool]) -> str:
 def states(model: Path | None) -> list[ProviderState]:
     """Every provider, and what it does with an ONNX model.
 
+    Without onnxruntime there are none.
+
     Raises:
         ModelLoadError: ``model`` is no ONNX folder.
-        MissingDependencyError: onnxruntime is not installed.
     """
+    if find_spec("onnxruntime") is None:
+        return []
     ort = require("onnxruntime", "onnx")
     folder = _onnx_folder(model) if model is not None else None
     found = []
@@ -143,7 +149,7 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
     if name == "cpu":
         return "all of it"
     if name == "qnn":
-        compiled = ep_choice.compiled_for(folder)
+        compiled = npu_folder.compiled_for(folder)
         if not compiled:
             return "nothing: not compiled; mimo quantize … --target qnn --soc …"
         return f"compiled for {', '.join(compiled)}" + ("" if here else "; not here")
@@ -158,10 +164,10 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
             session = ort.InferenceSession(str(model), options)
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             return f"cannot be loaded: {str(error).splitlines()[0]}"
-        return str(providers.placement(session, name, providers.weights_by_node(model)))
+        return str(placement.placement({model: session}, name))
     if not provider.lacks:
         return "not tried: not here"
-    weights = providers.weights_by_operator(model)
+    weights = placement.weights_by_operator(model)
     taken = sum(size for operator, size in weights.items() if operator not in provider.lacks)
     operators = ", ".join(sorted(provider.lacks & set(weights)))
     return f"at most {taken / sum(weights.values()):.0%} of the weights, no kernels for {operators}: it does not help"
@@ -192,7 +198,9 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _features(architecture: str, info: Mapping[str, str]) -> dict[str, bool]:
-    if architecture in ("aarch64", "arm64") and hasattr(os, "sched_getaffinity"):
+    if platform.system() != "Linux":
+        return {}
+    if architecture in ("aarch64", "arm64"):
         getauxval = ctypes.CDLL(None).getauxval
         getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
         return {name: bool(getauxval(word) >> bit & 1) for name, (word, bit) in _ARM.items()}

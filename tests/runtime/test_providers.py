@@ -14,7 +14,15 @@ from onnx_ir.tape import Tape
 
 from mimo_mobile.errors import BackendUnavailableError, MissingDependencyError
 from mimo_mobile.runtime import GenerationConfig, load, providers
-from mimo_mobile.runtime.providers import PROVIDERS, CpuOptions, QnnOptions, XnnpackOptions
+from mimo_mobile.runtime.placement import joined, placement
+from mimo_mobile.runtime.providers import (
+    PROVIDERS,
+    CoreMlOptions,
+    CpuOptions,
+    QnnOptions,
+    WebGpuOptions,
+    XnnpackOptions,
+)
 
 
 def test_names_are_onnx_runtimes() -> None:
@@ -28,7 +36,7 @@ def test_options_are_typed() -> None:
     assert providers.parse_options("xnnpack", ["intra_op_num_threads=4"]) == XnnpackOptions(intra_op_num_threads=4)
     assert providers.parse_options("auto", []) == CpuOptions()
     for pairs, message in (
-        (["vtcm=8"], "qnn has no option 'vtcm'; it has soc, htp_performance_mode"),
+        (["vtcm=8"], "qnn has no option 'vtcm'; it has soc, activations, htp_performance_mode"),
         (["vtcm_mb=much"], "vtcm_mb 'much'; a whole number expected"),
         (["htp_performance_mode=fast"], "burst, balanced"),
     ):
@@ -55,6 +63,35 @@ def test_the_cpu_has_all_of_a_model(nano_onnx: Path) -> None:
     assert str(placed) == f"cpu {share.nodes} nodes, 100% of the weights"
 
 
+def test_the_mtp_layer_is_placed_too(nano_onnx: Path) -> None:
+    with load(nano_onnx, speculate="off") as trunk, load(nano_onnx, speculate="mtp") as both:
+        assert trunk.placement is not None and both.placement is not None
+        (alone,), (together,) = trunk.placement.shares, both.placement.shares
+    assert together.operators["GroupQueryAttention"] == alone.operators["GroupQueryAttention"] + 1
+
+
+def test_options_are_for_their_own_provider(nano_onnx: Path) -> None:
+    with pytest.raises(ValueError, match="ep cpu takes CpuOptions, not QnnOptions"):
+        load(nano_onnx, ep="cpu", ep_options=QnnOptions())
+    with pytest.raises(ValueError, match="ep auto takes CpuOptions or QnnOptions"):
+        load(nano_onnx, ep_options=XnnpackOptions())
+
+
+def test_options_reach_providers_as_they_spell_them() -> None:
+    """Names from https://onnxruntime.ai/docs/execution-providers/ and the plug-ins' own strings."""
+    for name, options, expected in (
+        ("webgpu", WebGpuOptions(validation_mode="full"), {"validationMode": "full"}),
+        ("coreml", CoreMlOptions(ml_compute_units="CPUOnly"), {"MLComputeUnits": "CPUOnly"}),
+        ("xnnpack", XnnpackOptions(intra_op_num_threads=4), {"intra_op_num_threads": "4"}),
+        ("cpu", CpuOptions(), {}),
+    ):
+        assert providers._settings(PROVIDERS[name], options) == expected
+    found = providers._settings(PROVIDERS["qnn"], QnnOptions(vtcm_mb=8, soc="SM8650", activations="uint16"))
+    assert set(found) == {"vtcm_mb", "backend_path", "op_affinity", "htp_performance_mode"}
+    assert Path(found["op_affinity"]).read_text() == '{"op_type": {"GroupQueryAttention": "htp"}}'
+    assert Path(found["backend_path"]).is_file()
+
+
 @pytest.mark.parametrize("ep", ["nnapi", "xnnpack", "coreml"])
 def test_a_provider_that_is_not_in_the_build_is_an_error(nano_onnx: Path, ep: str) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"--ep {ep}: not in this build of ONNX Runtime; here are cpu"):
@@ -71,8 +108,9 @@ def test_a_plug_in_that_is_missing_or_broken_is_an_error(nano_onnx: Path, monkey
 
 
 def test_gguf_has_no_providers(nano_gguf: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="--ep qnn is ONNX Runtime's"):
-        load(nano_gguf, ep="qnn")
+    for options in ({"ep": "qnn"}, {"strict": True}, {"ep_options": CpuOptions()}):
+        with pytest.raises(BackendUnavailableError, match="--strict are ONNX Runtime's"):
+            load(nano_gguf, **options)  # type: ignore[arg-type]
     with load(nano_gguf, ep="cpu") as session:
         assert session.placement is None
         assert len(list(session.generate("1 + 1", GenerationConfig(max_tokens=3, temperature=0)))) > 1
@@ -100,7 +138,7 @@ def partly_refused(path: Path) -> None:
         [x], [z], nodes=tape.nodes, initializers=tape.initializers,
         opset_imports={"": 21, "com.microsoft": 1}, name="partly",
     )  # fmt: skip
-    ir.save(ir.Model(graph, ir_version=10), path)
+    ir.save(ir.Model(graph, ir_version=10), path, external_data="model.onnx.data", size_threshold_bytes=0)
 
 
 def options_for_qnn(**entries: str) -> Any:
@@ -115,11 +153,12 @@ def options_for_qnn(**entries: str) -> Any:
 def test_what_falls_back_to_the_cpu_is_told_with_its_weights(tmp_path: Path) -> None:
     partly_refused(tmp_path / "model.onnx")
     session = ort.InferenceSession(str(tmp_path / "model.onnx"), options_for_qnn())
-    placed = providers.placement(session, "qnn", {"node_0": 300, "node_1": 100})
+    placed = placement({tmp_path / "model.onnx": session}, "qnn")
     assert not placed.whole
-    assert {share.provider: share.weight_share for share in placed.shares} == {"qnn": 0.75, "cpu": 0.25}
+    weights = {share.provider: share.weight_share for share in placed.shares}
+    assert weights == {"qnn": pytest.approx(64 / 65), "cpu": pytest.approx(1 / 65)}
     assert placed.reasons == {"SkipSimplifiedLayerNormalization": "refused by qnn, or between operators that are"}
-    assert "cpu 1 nodes, 25% of the weights" in str(placed)
+    assert "cpu 1 nodes, 2% of the weights" in str(placed)
 
 
 def test_onnx_runtime_itself_refuses_a_fallback_that_is_not_allowed(tmp_path: Path) -> None:
@@ -134,7 +173,7 @@ def test_known_gaps_of_a_provider_are_the_reason_given() -> None:
         "nnapi": [SimpleNamespace(name="a", op_type="MatMul")],
         "cpu": [SimpleNamespace(name="b", op_type="MatMulNBits"), SimpleNamespace(name="c", op_type="Concat")],
     }
-    placed = providers.joined("nnapi", nodes, {"a": 1, "b": 99})
+    placed = joined("nnapi", nodes, {"a": 1, "b": 99})
     assert placed.shares[0].provider == "cpu" and placed.shares[0].weight_share == 0.99
     assert "nnapi has no kernel for it (https://" in placed.reasons["MatMulNBits"]
     assert placed.reasons["Concat"] == "refused by nnapi, or between operators that are"
