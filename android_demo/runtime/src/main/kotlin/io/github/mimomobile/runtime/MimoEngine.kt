@@ -1,0 +1,112 @@
+package io.github.mimomobile.runtime
+
+import java.io.File
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.StateFlow
+
+/**
+ * MiMo on this device: one loaded model and one conversation's KV cache.
+ *
+ * ```
+ * MimoEngine().use { engine ->
+ *     engine.load(File(filesDir, "mimo"))
+ *     engine.generate(Prompt.Chat(listOf(Message(Role.USER, "What is 25 + 17 * 3?")))).collect { event ->
+ *         if (event is GenerationEvent.Token) print(event.text)
+ *     }
+ * }
+ * ```
+ *
+ * What a prompt has in common with the conversation before is not computed again. All functions may be called from any
+ * thread; one thread of the engine's own touches the model.
+ */
+public interface MimoEngine : AutoCloseable {
+    /** What the engine is doing. */
+    public val state: StateFlow<EngineState>
+
+    /**
+     * Loads a model, in place of the one before.
+     *
+     * @param folder What `mimo quantize` wrote: it holds manifest.json. The files are read by path and must stay.
+     * @throws MimoException.ModelLoad A file is missing, damaged or no MiMo model.
+     * @throws MimoException.MemoryFull The model does not fit in the memory.
+     * @throws MimoException.ProviderUnavailable The execution provider is not here and [EngineConfig.strict] is set.
+     * @throws MimoException.WrongState A generation is under way, or the engine is closed.
+     */
+    public suspend fun load(folder: File, config: EngineConfig = EngineConfig())
+
+    /**
+     * What follows a prompt, token by token, once the flow is collected. Cancelling the collection ends decoding, in
+     * the middle of a prompt too; what was computed stays for the next turn.
+     *
+     * The flow fails with [MimoException.WrongState] when nothing is loaded or another generation is under way, with
+     * [MimoException.ContextFull] when the prompt alone fills the context, and with [MimoException.Inference].
+     */
+    public fun generate(prompt: Prompt, config: GenerationConfig = GenerationConfig()): Flow<GenerationEvent>
+
+    /** Ends the running generation within one token; its flow ends with [FinishReason.CANCELLED] and the statistics. */
+    public fun stop()
+
+    /**
+     * How many tokens a prompt has.
+     *
+     * @throws MimoException.WrongState Nothing is loaded.
+     * @throws MimoException.ModelLoad The prompt is a chat and the model has no chat template that is known.
+     */
+    public fun countTokens(prompt: Prompt): Int
+
+    /** Ends the running generation and frees the model soon after; closing twice does no harm. */
+    override fun close()
+}
+
+/** What an engine is doing. */
+public sealed interface EngineState {
+    /** Nothing is loaded. */
+    public data object Empty : EngineState
+
+    /** Files are being verified: [doneBytes] of [totalBytes]. When both are equal the model is being opened. */
+    public data class Loading(val doneBytes: Long, val totalBytes: Long) : EngineState
+
+    /** Ready to generate. */
+    public data class Ready(val model: ModelInfo) : EngineState
+
+    /** A generation is under way. */
+    public data class Generating(val model: ModelInfo) : EngineState
+
+    /** Loading failed; nothing is loaded. */
+    public data class Failed(val error: MimoException) : EngineState
+
+    /** The engine was closed. */
+    public data object Closed : EngineState
+}
+
+/**
+ * A loaded model.
+ *
+ * @property name Of the checkpoint.
+ * @property recipe How it was quantized.
+ * @property contextLength Tokens of prompt and answer together.
+ * @property weightBytes Of all files with weights.
+ * @property kvCacheBytes Of the KV cache, all tokens.
+ * @property provider What computes.
+ * @property fallback Why that is not what was asked for; null when it is.
+ * @property placement How many of the trunk's nodes each provider computes, by ONNX Runtime's names; empty for the CPU.
+ * @property draftsWithMtp Whether the MTP layer is loaded.
+ * @property hasChatTemplate Whether [Prompt.Chat] can be given.
+ * @property synthetic The weights are random, the text means nothing.
+ */
+public data class ModelInfo(
+    val name: String,
+    val recipe: String,
+    val contextLength: Int,
+    val weightBytes: Long,
+    val kvCacheBytes: Long,
+    val provider: ExecutionProvider,
+    val fallback: String?,
+    val placement: Map<String, Int>,
+    val draftsWithMtp: Boolean,
+    val hasChatTemplate: Boolean,
+    val synthetic: Boolean,
+)
+
+/** An engine with nothing loaded; it must be closed. */
+public fun MimoEngine(): MimoEngine = OnnxEngine()

@@ -1,0 +1,22 @@
+package io.github.mimomobile.runtime
+
+/** Every error that this library raises on purpose. A bad argument is an [IllegalArgumentException]. */
+public sealed class MimoException(message: String, cause: Throwable? = null) : Exception(message, cause) {
+    /** A file is missing, damaged, no MiMo model, or not the one that the manifest names. */
+    public class ModelLoad(message: String, cause: Throwable? = null) : MimoException(message, cause)
+
+    /** A model would not fit in the available memory; nothing was loaded. */
+    public class MemoryFull(message: String) : MimoException(message)
+
+    /** An execution provider is not in this build or on this device, or does not take the whole model. */
+    public class ProviderUnavailable(message: String, cause: Throwable? = null) : MimoException(message, cause)
+
+    /** The prompt does not fit the context. */
+    public class ContextFull(message: String) : MimoException(message)
+
+    /** The engine cannot do this now: nothing is loaded, it is busy, or it was closed. */
+    public class WrongState(message: String) : MimoException(message)
+
+    /** ONNX Runtime failed while computing. */
+    public class Inference(message: String, cause: Throwable? = null) : MimoException(message, cause)
+}

@@ -1,0 +1,45 @@
+package io.github.mimomobile.runtime.decode
+
+/** A computation was cut off; between a backend and the decoder only, never seen by users. */
+internal class Cancelled : Exception() {
+    override fun fillInStackTrace(): Throwable = this
+}
+
+/** A loaded model with one KV cache. Positions from 0; not thread safe, but for [cancel]. */
+internal interface Backend : AutoCloseable {
+    /** Tokens that the KV cache holds. */
+    val contextLength: Int
+
+    /** What drafts; it is shown all that [decode] computes. */
+    val mtp: MtpHead?
+
+    /**
+     * Puts [ids] at [position], forgetting later entries; the logits of the last [rows] of them, 1 or 2, until the next
+     * call.
+     *
+     * @throws Cancelled [cancel] was called meanwhile; the cache holds what is before [position].
+     */
+    fun decode(ids: IntArray, position: Int, rows: Int = 1): List<FloatArray>
+
+    /** Ends a running [decode] soon, and all later ones until [renew]; called from any thread. */
+    fun cancel()
+
+    /** Makes [decode] possible again after [cancel]. */
+    fun renew()
+}
+
+/** The MTP layer on a backend, with a KV cache of its own. */
+internal interface MtpLayer {
+    /** The tokens that it scores. */
+    val draftIds: IntArray
+
+    /** Floats in a hidden state. */
+    val hiddenSize: Int
+
+    /**
+     * Puts rows from [count] hidden states and their next tokens at [position], forgetting later ones.
+     *
+     * Returns the last row's logits, one for each of [draftIds].
+     */
+    fun read(hidden: FloatArray, ids: IntArray, count: Int, position: Int): FloatArray
+}

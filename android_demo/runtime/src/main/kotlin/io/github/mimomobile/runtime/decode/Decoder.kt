@@ -1,0 +1,119 @@
+package io.github.mimomobile.runtime.decode
+
+import io.github.mimomobile.runtime.FinishReason
+import io.github.mimomobile.runtime.GenerationEvent
+import io.github.mimomobile.runtime.GenerationStats
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Speculation
+import io.github.mimomobile.runtime.text.IntList
+
+/** Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice. */
+internal class Decoder(private val backend: Backend, private val speculation: Speculation) {
+    private val cached = IntList()
+    private var speculator: Speculator? = null
+
+    /**
+     * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].
+     *
+     * @throws MimoException.ContextFull The prompt alone fills the context.
+     * @throws MimoException.Inference The backend failed.
+     */
+    suspend fun run(ids: IntArray, generation: Generation, emit: suspend (GenerationEvent) -> Unit) {
+        checkLength(ids)
+        val started = System.nanoTime()
+        var firstS = 0.0
+        var reused = 0
+        var drafted = 0
+        var accepted = 0
+        var reason: FinishReason? = null
+        try {
+            val speculator = if (generation.config.speculate) speculating() else null
+            reused = commonPrefix(ids).let { backend.mtp?.resume(it) ?: it }
+            var pending = ids.copyOfRange(reused, ids.size)
+            var position = reused
+            var draft = Generation.END
+            while (reason == null) {
+                cached.truncate(position)
+                val rows = if (draft == Generation.END) 1 else 2
+                val logits = backend.decode(if (rows == 1) pending else pending + draft, position, rows)
+                cached.addAll(pending)
+                position += pending.size
+                var right = false
+                for (row in 0 until rows) {
+                    val token = generation.next(logits[row])
+                    if (firstS == 0.0) firstS = secondsSince(started)
+                    if (token == Generation.END) {
+                        reason = FinishReason.STOP
+                        break
+                    }
+                    generation.accept(token).forEach { emit(it) }
+                    reason = when {
+                        generation.stopped -> FinishReason.STOP
+                        generation.count >= generation.config.maxTokens -> FinishReason.LENGTH
+                        position + 1 >= backend.contextLength -> FinishReason.LENGTH
+                        else -> null
+                    }
+                    pending = intArrayOf(token)
+                    speculator?.follow(token)
+                    if (reason != null || row == rows - 1 || token != draft) break
+                    cached.add(token)
+                    position++
+                    right = true
+                }
+                if (rows == 2) {
+                    drafted++
+                    if (right) accepted++
+                    speculator?.learn(right)
+                }
+                draft = Generation.END
+                val room = minOf(generation.config.maxTokens - generation.count, backend.contextLength - position - 1)
+                if (reason == null && room > 1 && speculator != null) {
+                    draft = speculator.propose(generation, position, pending[0])
+                }
+            }
+        } catch (_: Cancelled) {
+            reason = FinishReason.CANCELLED
+        }
+        generation.end().forEach { emit(it) }
+        val decodeS = secondsSince(started) - firstS
+        val stats = GenerationStats(
+            promptTokens = ids.size,
+            cachedTokens = reused,
+            generatedTokens = generation.count,
+            draftedTokens = drafted,
+            acceptedTokens = accepted,
+            prefillTps = if (firstS > 0) (ids.size - reused) / firstS else 0.0,
+            decodeTps = if (generation.count > 1) (generation.count - 1) / decodeS else 0.0,
+            timeToFirstTokenS = firstS,
+        )
+        emit(GenerationEvent.Finished(checkNotNull(reason), stats))
+    }
+
+    /** What drafts; what runs cost is measured when it is not known. */
+    private fun speculating(): Speculator? {
+        val head = backend.mtp ?: return null
+        val made = speculator ?: run {
+            cached.truncate(0)
+            Speculator(speculation, head, Costs.measure(backend, head)).also { speculator = it }
+        }
+        return made.also { it.begin() }
+    }
+
+    /** How many of [ids] are in the cache; at least one is left to compute. */
+    private fun commonPrefix(ids: IntArray): Int {
+        val most = minOf(cached.size, ids.size - 1)
+        return (0 until most).firstOrNull { cached[it] != ids[it] } ?: most
+    }
+
+    private fun checkLength(ids: IntArray) {
+        if (ids.isEmpty()) throw IllegalArgumentException("the prompt is empty; at least one token is needed")
+        if (ids.size + 1 > backend.contextLength) {
+            throw MimoException.ContextFull(
+                "the prompt has ${ids.size} tokens, the context holds ${backend.contextLength} with the answer;" +
+                    " shorten it, or load with a larger contextLength",
+            )
+        }
+    }
+
+    private fun secondsSince(started: Long): Double = (System.nanoTime() - started) / 1e9
+}

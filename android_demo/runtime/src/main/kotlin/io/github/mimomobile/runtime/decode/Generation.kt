@@ -1,0 +1,78 @@
+package io.github.mimomobile.runtime.decode
+
+import io.github.mimomobile.runtime.GenerationConfig
+import io.github.mimomobile.runtime.GenerationEvent.Token
+import io.github.mimomobile.runtime.text.ChatTemplate
+import io.github.mimomobile.runtime.text.Detokenizer
+import io.github.mimomobile.runtime.text.Piece
+import io.github.mimomobile.runtime.text.StopStrings
+import io.github.mimomobile.runtime.text.ThinkingSplitter
+import io.github.mimomobile.runtime.text.Tokenizer
+
+/**
+ * One generation under way: random numbers, held-back text, thinking. Knows logits and text, no backend.
+ *
+ * @param uniforms Gives the random numbers, each from 0 to below 1.
+ */
+internal class Generation(
+    private val tokenizer: Tokenizer,
+    val config: GenerationConfig,
+    private val splitter: ThinkingSplitter,
+    private val uniforms: () -> Double,
+) {
+    private val sampler = Sampler(config.temperature, config.topK, config.topP, config.minP)
+    private val detokenizer = Detokenizer()
+    private val stops = StopStrings(config.stop)
+    private val forced = ArrayDeque<Int>()
+    private var uniform: Double? = null
+    private var closed = false
+
+    /** Tokens so far. */
+    var count: Int = 0
+        private set
+
+    /** Whether a stop string was met. */
+    val stopped: Boolean get() = stops.stopped
+
+    /** The next token, sampled or forced; [END] at the end of the turn. */
+    fun next(logits: FloatArray): Int {
+        val budget = config.thinkingBudget
+        if (splitter.state == ThinkingSplitter.State.THINKING && !closed && budget != null && count >= budget) {
+            closed = true
+            forced.addAll(tokenizer.encode(ChatTemplate.CLOSE_THINKING).asList())
+        }
+        forced.removeFirstOrNull()?.let { return it }
+        val token = sampler.sample(logits, tokenizer.size, nextUniform())
+        uniform = null
+        return if (token in tokenizer.stopIds) END else token
+    }
+
+    /**
+     * Which of [logits] the next token would be if these were its logits: by the random number it will have.
+     *
+     * Token and guess come of one random number, so that they agree as often as their distributions overlap, about,
+     * while the tokens themselves are those of a generation that guesses nothing.
+     */
+    fun guess(logits: FloatArray): Int = sampler.sample(logits, logits.size, nextUniform())
+
+    /** The events of one token: one, or two when it ends the thinking and begins the answer. */
+    fun accept(token: Int): List<Token> {
+        count++
+        val text = stops.feed(detokenizer.feed(tokenizer.tokenBytes(token)))
+        val pieces = splitter.feed(text).ifEmpty { listOf(Piece(splitter.channel, "")) }
+        return pieces.mapIndexed { index, piece -> Token(piece.text, piece.channel, token.takeIf { index == 0 }) }
+    }
+
+    /** What was held back, at the end. */
+    fun end(): List<Token> {
+        val text = stops.feed(detokenizer.flush()) + stops.flush()
+        return (splitter.feed(text) + splitter.flush()).map { Token(it.text, it.channel, null) }
+    }
+
+    private fun nextUniform(): Double = uniform ?: uniforms().also { uniform = it }
+
+    companion object {
+        /** No token: the model ended its turn. */
+        const val END: Int = -1
+    }
+}

@@ -1,0 +1,121 @@
+package io.github.mimomobile.runtime.decode
+
+import io.github.mimomobile.runtime.Speculation
+import kotlin.math.max
+
+/**
+ * What runs take on this device, in seconds.
+ *
+ * @property stepS One token.
+ * @property verifyS A token and a draft.
+ * @property draftS Making the draft.
+ */
+internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Double) {
+    companion object {
+        private const val REPEATS = 3
+        private const val REPEATS_S = 0.02
+
+        /** The costs of a backend with an MTP layer, whose KV cache is lost by it. */
+        fun measure(backend: Backend, head: MtpHead): Costs {
+            fun step(rows: Int) = backend.decode(IntArray(rows), 0, rows)
+            step(2) // warms up
+            return Costs(
+                stepS = seconds { step(1) },
+                verifyS = seconds { step(2) },
+                draftS = seconds(before = { step(1) }) { head.draft(1, 0) },
+            ).also { head.resume(0) }
+        }
+
+        /** The median of several times. */
+        private fun seconds(before: () -> Unit = {}, run: () -> Unit): Double {
+            val times = mutableListOf<Double>()
+            while (times.size < REPEATS || times.sum() < REPEATS_S) {
+                before()
+                val started = System.nanoTime()
+                run()
+                times += (System.nanoTime() - started) / 1e9
+            }
+            return times.sorted()[times.size / 2]
+        }
+    }
+}
+
+/**
+ * Decides whether the MTP layer drafts the next token: by what runs cost here and by how many drafts were right lately.
+ *
+ * Whether a draft is right the trunk decides: nothing here can change a token.
+ */
+internal class Speculator(private val mode: Speculation, private val head: MtpHead, private val costs: Costs) {
+    private val rate = Rate()
+    private val couldPay = mode == Speculation.MTP || speed(1.0) * costs.stepS > MARGIN
+    private val shadowTokens = max(SHADOW_TOKENS, costs.draftS / costs.stepS / SHADOW_SHARE)
+    private var drafting = false
+    private var silentTokens = 0
+    private var shadow = Generation.END
+
+    /** A generation begins. */
+    fun begin() {
+        shadow = Generation.END
+    }
+
+    /** The text went on by [token]. */
+    fun follow(token: Int) {
+        if (shadow != Generation.END) rate.learn(shadow == token, SHADOW_WEIGHT)
+        shadow = Generation.END
+        silentTokens++
+    }
+
+    /** A draft that was verified was [right]. */
+    fun learn(right: Boolean) = rate.learn(right, 1.0)
+
+    /** A draft to verify together with [token], the last one, at [position]; [Generation.END] when it would not pay. */
+    fun propose(generation: Generation, position: Int, token: Int): Int {
+        if (!couldPay) return Generation.END
+        drafting = mode == Speculation.MTP || speed(rate.value) * costs.stepS > if (drafting) 1.0 else MARGIN
+        if (drafting) return draft(generation, position, token)
+        // Now and then it is seen whether it would be right again.
+        if (silentTokens >= shadowTokens) shadow = draft(generation, position, token)
+        return Generation.END
+    }
+
+    /** Tokens a second when this share of drafts is right. */
+    private fun speed(right: Double): Double = (1 + right) / (costs.verifyS + costs.draftS)
+
+    private fun draft(generation: Generation, position: Int, token: Int): Int {
+        silentTokens = 0
+        return head.draftIds[generation.guess(head.draft(position, token))]
+    }
+
+    private companion object {
+        /** By so much drafting must look faster than going without to be begun; to be ended it must look slower. */
+        const val MARGIN = 1.05
+
+        /** While it does not pay, one draft in so many tokens is made; less often where it costs much of a step. */
+        const val SHADOW_TOKENS = 20.0
+        const val SHADOW_SHARE = 0.01
+
+        /** What is seen that rarely counts for more. */
+        const val SHADOW_WEIGHT = 2.0
+    }
+}
+
+/** How often drafts were right lately, from 0 to 1; some of the first expectation stays in it. */
+internal class Rate {
+    private var right = PRIOR * PRIOR_DRAFTS
+    private var all = PRIOR_DRAFTS
+
+    val value: Double get() = right / all
+
+    /** Takes in one more draft, which counts as [weight] of them. */
+    fun learn(wasRight: Boolean, weight: Double) {
+        val kept = 1 - weight / WINDOW_DRAFTS
+        right = kept * right + if (wasRight) weight else 0.0
+        all = kept * all + weight
+    }
+
+    private companion object {
+        const val PRIOR = 0.7
+        const val PRIOR_DRAFTS = 2.0
+        const val WINDOW_DRAFTS = 32
+    }
+}

@@ -1,0 +1,152 @@
+package io.github.mimomobile.runtime.onnx
+
+import ai.onnxruntime.OnnxJavaType
+import ai.onnxruntime.OnnxTensor
+import ai.onnxruntime.OrtException
+import ai.onnxruntime.OrtSession
+import ai.onnxruntime.TensorInfo
+import io.github.mimomobile.runtime.MimoException
+import java.io.File
+
+/**
+ * One ONNX graph of ours with a preallocated KV cache, given as past and as present: runs extend it in place.
+ *
+ * Trunk and MTP layer are both such graphs.
+ *
+ * @param lastRows Of the rows of a run, so many of the last get logits.
+ * @param others The names of inputs beside ours.
+ * @param profiled Whether [placement] will be asked for.
+ * @param fits Called with the size of the KV cache before it is made.
+ */
+internal class CachedGraph(
+    runtime: OrtRuntime,
+    private val model: File,
+    val contextLength: Int,
+    private val lastRows: Int,
+    others: Set<String> = emptySet(),
+    profiled: Boolean = false,
+    fits: (kvBytes: Long) -> Unit,
+) : AutoCloseable {
+    private val opened = runtime.open(model, lastRows, profiled)
+    private val session = opened.session
+    private val environment = runtime.environment
+    private val inputs = HashMap<String, OnnxTensor>()
+    private val outputs = HashMap<String, OnnxTensor>()
+    private val cache: List<OnnxTensor>
+    private val ids = LongRow(environment, BATCH_TOKENS)
+
+    /** Always as long as the cache: the ones in it say how much of the cache is filled. */
+    private val mask = LongRow(environment, contextLength)
+    private var filled = 0
+
+    /** Logits of the last rows. */
+    val logits: FloatRows
+
+    /** Tokens that get logits. */
+    val logitsSize: Int
+
+    /** Floats in a hidden state. */
+    val hiddenSize: Int
+
+    /** Memory of the KV cache. */
+    val kvBytes: Long
+
+    /** For the run under way. */
+    val runOptions: OrtSession.RunOptions = OrtSession.RunOptions()
+
+    init {
+        try {
+            val past = session.inputInfo.filterKeys { it.startsWith(PAST) }.mapValues { it.value.info as TensorInfo }
+            val found = session.inputNames - past.keys
+            val expected = setOf("input_ids", "attention_mask") + others
+            val logitsInfo = floats("logits")
+            val hiddenInfo = session.outputNames.firstOrNull { it.startsWith("hidden_states") }?.let(::floats)
+            if (past.isEmpty() || found != expected || logitsInfo == null || hiddenInfo == null) {
+                throw MimoException.ModelLoad(
+                    "$model: inputs ${found.joinToString()} and ${past.size} of a KV cache found;" +
+                        " ${expected.joinToString()} and a KV cache expected, and float32 logits and hidden states:" +
+                        " convert the checkpoint again",
+                )
+            }
+            logitsSize = logitsInfo.shape.last().toInt()
+            hiddenSize = hiddenInfo.shape.last().toInt()
+            logits = FloatRows(environment, lastRows, logitsSize)
+            val shapes = past.mapValues { longArrayOf(1, it.value.shape[1], contextLength.toLong(), it.value.shape[3]) }
+            kvBytes = past.keys.sumOf { shapes.getValue(it).fold(past.getValue(it).type.size.toLong(), Long::times) }
+            fits(kvBytes)
+            cache = ZeroTensors(environment, past.values.first().type).use { zeros ->
+                shapes.map { (name, shape) ->
+                    zeros.make(shape).also {
+                        inputs[name] = it
+                        outputs[name.replace(PAST, PRESENT)] = it
+                    }
+                }
+            }
+            inputs["attention_mask"] = mask.tensor(contextLength)
+        } catch (error: OrtException) {
+            opened.close()
+            throw MimoException.ModelLoad("$model: ONNX Runtime cannot make its KV cache: ${firstLine(error)}", error)
+        } catch (error: MimoException) {
+            opened.close()
+            throw error
+        }
+    }
+
+    /**
+     * Puts [count] of [tokens], from [start] on, at a position, forgetting later entries; at most [BATCH_TOKENS].
+     *
+     * @param others Inputs and outputs of this run beside ours.
+     * @throws MimoException.Inference ONNX Runtime failed, or the run was ended.
+     */
+    fun run(tokens: IntArray, start: Int, count: Int, position: Int, others: Others = Others()) {
+        for (index in 0 until count) ids.buffer.put(index, tokens[start + index].toLong())
+        fill(position + count)
+        inputs["input_ids"] = ids.tensor(count)
+        inputs += others.inputs
+        outputs["logits"] = logits.tensor(minOf(lastRows, count))
+        outputs += others.outputs
+        try {
+            session.run(inputs, emptySet(), outputs, runOptions).close()
+        } catch (error: OrtException) {
+            throw MimoException.Inference("$model: ONNX Runtime failed: ${firstLine(error)}", error)
+        }
+    }
+
+    /** The output [name], integers, of the last run's inputs. */
+    fun integers(name: String): LongArray = session.run(inputs, setOf(name), runOptions).use { result ->
+        (result.get(0) as OnnxTensor).longBuffer.let { buffer -> LongArray(buffer.remaining()).also { buffer.get(it) } }
+    }
+
+    /** How many nodes each provider computes, from one run; empty when the session does not profile itself. */
+    fun placement(): Map<String, Int> {
+        run(IntArray(1), 0, 1, 0)
+        val profile = session.endProfiling().ifEmpty { return emptyMap() }
+        return File(profile).run { readPlacement(this).also { delete() } }
+    }
+
+    override fun close() {
+        opened.close()
+        cache.forEach { it.close() }
+        listOf(ids, mask, logits, runOptions).forEach { it.close() }
+    }
+
+    private fun fill(length: Int) {
+        for (index in filled until length) mask.buffer.put(index, 1)
+        for (index in length until filled) mask.buffer.put(index, 0)
+        filled = length
+    }
+
+    private fun floats(output: String): TensorInfo? =
+        (session.outputInfo[output]?.info as? TensorInfo)?.takeIf { it.type == OnnxJavaType.FLOAT }
+
+    /** Inputs and outputs that only one of the graphs has. */
+    class Others(val inputs: Map<String, OnnxTensor> = emptyMap(), val outputs: Map<String, OnnxTensor> = emptyMap())
+
+    companion object {
+        /** Tokens per run, at most. */
+        const val BATCH_TOKENS: Int = 128
+
+        private const val PAST = "past_key_values."
+        private const val PRESENT = "present."
+    }
+}

@@ -1,0 +1,105 @@
+package io.github.mimomobile.runtime.onnx
+
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.decode.Cancelled
+import io.github.mimomobile.runtime.decode.MtpHead
+import io.github.mimomobile.runtime.decode.MtpLayer
+
+/** The trunk, and the MTP layer beside it when drafts are wanted. */
+internal class OrtBackend(
+    private val trunk: CachedGraph,
+    private val layer: OrtMtpLayer?,
+    runtime: OrtRuntime,
+) : Backend {
+    private val hidden = FloatRows(runtime.environment, CachedGraph.BATCH_TOKENS, trunk.hiddenSize)
+    private val rows = List(MOST_ROWS) { FloatArray(trunk.logitsSize) }
+
+    @Volatile
+    private var cancelled = false
+    private var closed = false
+
+    override val contextLength: Int get() = trunk.contextLength
+
+    override val mtp: MtpHead? = layer?.let { MtpHead(it, CachedGraph.BATCH_TOKENS) }
+
+    override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
+        try {
+            for (start in ids.indices step CachedGraph.BATCH_TOKENS) {
+                if (cancelled) throw Cancelled()
+                run(ids, start, minOf(CachedGraph.BATCH_TOKENS, ids.size - start), position + start)
+            }
+        } catch (error: MimoException.Inference) {
+            if (cancelled) throw Cancelled()
+            throw error
+        }
+        if (cancelled) throw Cancelled()
+        // One row where the last chunk has one; with drafts it always has two.
+        val first = minOf(MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
+        val logits = trunk.logits.buffer.duplicate().apply { position(first * trunk.logitsSize) }
+        return this.rows.take(rows).onEach { logits.get(it) }
+    }
+
+    @Synchronized
+    override fun cancel() {
+        cancelled = true
+        if (!closed) trunk.runOptions.setTerminate(true)
+    }
+
+    override fun renew() {
+        trunk.runOptions.setTerminate(false)
+        cancelled = false
+    }
+
+    @Synchronized
+    override fun close() {
+        closed = true
+        trunk.close()
+        layer?.close()
+        hidden.close()
+    }
+
+    private fun run(ids: IntArray, start: Int, count: Int, position: Int) {
+        val head = mtp ?: return trunk.run(ids, start, count, position)
+        trunk.run(ids, start, count, position, CachedGraph.Others(outputs = mapOf(HIDDEN to hidden.tensor(count))))
+        head.observe(position, ids, start, count, hidden.buffer.duplicate())
+    }
+
+    companion object {
+        /** Rows of logits: a token's and its draft's. */
+        const val MOST_ROWS: Int = 2
+    }
+}
+
+/** The MTP layer's graph. */
+internal class OrtMtpLayer(private val graph: CachedGraph, runtime: OrtRuntime) : MtpLayer, AutoCloseable {
+    private val states = FloatRows(runtime.environment, CachedGraph.BATCH_TOKENS, graph.hiddenSize)
+    private val logits = FloatArray(graph.logitsSize)
+
+    override val hiddenSize: Int get() = graph.hiddenSize
+
+    override val draftIds: IntArray
+
+    init {
+        read(FloatArray(hiddenSize), IntArray(1), 1, 0)
+        draftIds = graph.integers("draft_ids").map { it.toInt() }.toIntArray()
+    }
+
+    override fun read(hidden: FloatArray, ids: IntArray, count: Int, position: Int): FloatArray {
+        for (start in 0 until count step CachedGraph.BATCH_TOKENS) {
+            val rows = minOf(CachedGraph.BATCH_TOKENS, count - start)
+            states.buffer.duplicate().put(hidden, start * hiddenSize, rows * hiddenSize)
+            val input = CachedGraph.Others(inputs = mapOf(HIDDEN to states.tensor(rows)))
+            graph.run(ids, start, rows, position + start, input)
+        }
+        graph.logits.buffer.duplicate().get(logits)
+        return logits
+    }
+
+    override fun close() {
+        graph.close()
+        states.close()
+    }
+}
+
+private const val HIDDEN = "hidden_states"

@@ -1,0 +1,51 @@
+package io.github.mimomobile.runtime
+
+import io.github.mimomobile.runtime.files.JsonReader
+import java.io.File
+
+/** One case of a golden file, which tools/golden.py wrote. */
+internal class Case(private val values: Map<*, *>) {
+    val names: Set<String> get() = values.keys.map { it as String }.toSet()
+
+    fun text(name: String): String = values[name] as String
+
+    fun int(name: String): Int = (values[name] as Double).toInt()
+
+    fun double(name: String): Double = values[name] as Double
+
+    fun boolean(name: String): Boolean = values[name] as Boolean
+
+    fun texts(name: String): List<String> = list(name).map { it as String }
+
+    fun ints(name: String): List<Int> = list(name).map { (it as Double).toInt() }
+
+    fun doubles(name: String): List<Double> = list(name).map { it as Double }
+
+    fun list(name: String): List<*> = values[name] as List<*>
+
+    fun optionalInt(name: String): Int? = (values[name] as Double?)?.toInt()
+
+    fun case(name: String): Case = Case(values[name] as Map<*, *>)
+
+    fun messages(): List<Message> = list("messages").map {
+        val (role, content) = (it as List<*>).map { part -> part as String }
+        Message(Role.valueOf(role.uppercase()), content)
+    }
+
+    override fun toString(): String = values.toString().take(300)
+}
+
+internal fun golden(name: String): List<Case> {
+    val file = File(System.getProperty("mimo.golden"), "$name.json")
+    return (file.inputStream().use { JsonReader(it).readValue() } as List<*>).map { Case(it as Map<*, *>) }
+}
+
+/** MiMo-nano in int4, as `mimo quantize` writes it. */
+internal val nano: File by lazy {
+    File(System.getProperty("mimo.model")).also {
+        check(File(it, "manifest.json").isFile) { "$it: run `make quantize` first" }
+    }
+}
+
+/** The folder of nano's ONNX files. */
+internal val nanoOnnx: File by lazy { nano.listFiles()!!.single { it.name.endsWith("-onnx") } }

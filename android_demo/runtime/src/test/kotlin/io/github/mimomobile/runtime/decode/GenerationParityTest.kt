@@ -1,0 +1,73 @@
+package io.github.mimomobile.runtime.decode
+
+import io.github.mimomobile.runtime.Case
+import io.github.mimomobile.runtime.Channel
+import io.github.mimomobile.runtime.EngineConfig
+import io.github.mimomobile.runtime.GenerationConfig
+import io.github.mimomobile.runtime.GenerationEvent
+import io.github.mimomobile.runtime.Speculation
+import io.github.mimomobile.runtime.golden
+import io.github.mimomobile.runtime.nano
+import io.github.mimomobile.runtime.onnx.LoadedModel
+import io.github.mimomobile.runtime.onnx.ModelLoader
+import io.github.mimomobile.runtime.text.ChatTemplate
+import io.github.mimomobile.runtime.text.ThinkingSplitter
+import kotlinx.coroutines.runBlocking
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+
+/** The real ONNX Runtime on the real MiMo-nano in int4, turn after turn in one KV cache, against Python's. */
+class GenerationParityTest {
+    private fun config(case: Case) = GenerationConfig(
+        temperature = case.double("temperature"),
+        topP = case.double("top_p"),
+        topK = case.int("top_k"),
+        minP = case.double("min_p"),
+        maxTokens = case.int("max_tokens"),
+        stop = case.texts("stop"),
+        thinking = case.boolean("thinking"),
+        thinkingBudget = case.optionalInt("thinking_budget"),
+    )
+
+    private fun check(model: LoadedModel, decoder: Decoder, case: Case) {
+        val config = config(case.case("config"))
+        val uniforms = case.doubles("uniforms").iterator()
+        val begin = if (config.thinks) ThinkingSplitter.State.START else ThinkingSplitter.State.ANSWER
+        val generation = Generation(model.tokenizer, config, ThinkingSplitter(begin)) {
+            if (uniforms.hasNext()) uniforms.next() else 0.0 // greedy needs none
+        }
+        val ids = model.tokenizer.encode(ChatTemplate.render(case.messages(), config.thinks))
+        val events = mutableListOf<GenerationEvent>()
+        runBlocking { decoder.run(ids, generation) { events += it } }
+
+        val tokens = events.filterIsInstance<GenerationEvent.Token>()
+        fun text(channel: Channel) = tokens.filter { it.channel == channel }.joinToString("") { it.text }
+        val end = events.last() as GenerationEvent.Finished
+        assertEquals("$case", case.ints("ids"), tokens.mapNotNull { it.tokenId })
+        assertEquals(case.text("thinking"), text(Channel.THINKING))
+        assertEquals(case.text("answer"), text(Channel.ANSWER))
+        assertEquals(case.text("reason"), end.reason.name.lowercase())
+        val stats = end.stats
+        assertEquals(case.int("prompt_tokens"), stats.promptTokens)
+        assertEquals(case.int("cached_tokens"), stats.cachedTokens)
+        assertEquals(case.int("drafted_tokens"), stats.draftedTokens)
+        assertEquals(case.int("accepted_tokens"), stats.acceptedTokens)
+    }
+
+    private fun parity(speculation: Speculation) {
+        val cases = golden("generation").filter { it.text("speculate") == speculation.name.lowercase() }
+        assertTrue(cases.size > 10)
+        val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation)
+        ModelLoader(nano, config).load { _, _ -> }.use { model ->
+            val decoder = Decoder(model.backend, speculation)
+            cases.forEach { check(model, decoder, it) }
+        }
+    }
+
+    @Test
+    fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF)
+
+    @Test
+    fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP)
+}
