@@ -253,7 +253,7 @@ def test_gguf_files_answer_as_on_this_machine_and_draft(arm_gguf: Report, here_g
 
 @pytest.mark.parametrize("model", ["int4", "q4_0"])
 def test_the_command_line_answers(machine: Machine, models: dict[str, Path], model: str, tmp_path: Path) -> None:
-    question = "What is 25 + 17 * 3?", "--temperature", "0", "--json"
+    question = "What is 25 + 17 * 3?", "--temperature", "0", "--threads", "1", "--json"
     printed = machine.output(tmp_path, "-m", "mimo_mobile.cli", "run", str(models[model]), *question)
     answer = json.loads(printed)
     assert (answer["answer"], answer["finish_reason"]) == ("76", "stop")
