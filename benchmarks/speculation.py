@@ -94,7 +94,7 @@ def scripted(session: Session, tokens: int) -> ScriptedHead:
             raise click.UsageError("the model has no MTP layer")
         script = Script(tokens, 1000)
         head = ScriptedHead(backend.mtp.layer, script)
-        backend.mtp = head  # type: ignore[misc]
+        backend.mtp = head  # type: ignore[misc]  # read-only to sessions; the backend shows it all hidden states
         proxy = ScriptedBackend(backend, script)
         proxy.mtp = head
         session._backend = cast(Backend, proxy)

@@ -1,7 +1,8 @@
 """An int4 ONNX folder → binaries for one NPU beside it, compiled here by QNN: ``qnn-SM8750/`` and ``embedding.onnx``.
 
 Each piece of the model (``npu_graph``) is compiled once for each window of tokens. Nothing of a piece is left to the
-CPU: a piece that QNN does not take whole is an error. The weights are the folder's, unchanged.
+CPU: a piece that QNN does not take whole is an error. The weights are the folder's, unchanged, or
+rounded once more beside quantized activations (``qdq-SM8750/``).
 """
 
 from __future__ import annotations
@@ -25,19 +26,17 @@ from mimo_mobile.convert import npu_graph
 from mimo_mobile.convert.npu_graph import Window
 from mimo_mobile.convert.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
-from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, QuantizationError, require
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError, require
+from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.runtime import providers
+from mimo_mobile.runtime.npu_folder import DRAFT_IDS, EMBEDDING, SETTINGS, folder_name, read_settings
 from mimo_mobile.runtime.ort_graph import first_line
+from mimo_mobile.runtime.session import DEFAULT_CONTEXT
 from mimo_mobile.socs import Soc
-
-EMBEDDING, SETTINGS, DRAFT_IDS = "embedding.onnx", "npu.json", "draft_ids.npy"
 
 SESSION_BYTES = 3_000_000_000
 """Of weights and cache in one piece: of a Hexagon session's address space of 3.75 GB, the rest is for activations."""
-
-
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def compile_for_npu(
             "soc": soc.name,
             "context_length": context_length,
             "windows": [chunk, 2, 1],
-            "layers": [[each.start, each.stop] for each in split(weights, context_length)],
+            "layers": [[each.start, each.stop] for each in _split(weights, context_length)],
             "mtp": weights.draft_ids is not None,
             "embedding_bytes": weights.nbytes("model.embed_tokens."),
             "made_with": providers.versions(ort, providers.PROVIDERS["qnn"]),
@@ -138,18 +137,13 @@ def compile_for_npu(
     return out, made
 
 
-def folder_name(soc: Soc, quantized: bool) -> str:
-    """Of the binaries for a chip."""
-    return f"{'qdq' if quantized else 'qnn'}-{soc.name}"
-
-
 def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool) -> bool:
     """Whether an ONNX folder has binaries for a chip, with this context and chunk."""
     try:
-        found = json.loads((folder / folder_name(soc, quantized) / SETTINGS).read_text(encoding="utf-8"))
-        return bool(found["context_length"] == context_length and found["windows"][0] == chunk)
-    except (OSError, ValueError, KeyError, IndexError):
+        found = read_settings(folder / folder_name(soc, quantized))
+    except ModelLoadError:
         return False
+    return found.context_length == context_length and found.windows[0] == chunk
 
 
 def checked_context(context_length: int | None, chunk: int, most: int) -> int:
@@ -166,16 +160,18 @@ def checked_context(context_length: int | None, chunk: int, most: int) -> int:
     return chosen
 
 
-def split(weights: WrittenWeights, context_length: int) -> list[range]:
-    """Runs of layers that fit a session of the NPU each, equally long."""
-    config = weights.config
-    layer = weights.nbytes("model.layers.0.")
+def split(config: MimoConfig, layer_bytes: int, context_length: int) -> list[range]:
+    """Runs of layers with so many bytes of weights each that fit a session of the NPU, equally long."""
     # Keys and values in float16, once as input and once as output.
-    layer += 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
+    layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
     count = config.num_hidden_layers
     parts = math.ceil(count / max(1, SESSION_BYTES // layer))
     edges = [round(count * part / parts) for part in range(parts + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _split(weights: WrittenWeights, context_length: int) -> list[range]:
+    return split(weights.config, weights.nbytes("model.layers.0."), context_length)
 
 
 def _graphs(
@@ -192,7 +188,7 @@ def _graphs(
         graphs[name] = made
 
     windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
-    for index, which in enumerate(split(weights, context_length)):
+    for index, which in enumerate(_split(weights, context_length)):
         for window in windows:
             found = ranges.of_layers(which) if ranges else None
             add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found)

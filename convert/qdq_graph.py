@@ -43,7 +43,7 @@ class Range:
         return round(-self.low / self.scale)
 
 
-class ActivationTape(Tape):  # type: ignore[misc]  # onnx_ir publishes no types to us
+class ActivationTape(Tape):  # type: ignore[misc]  # mypy skips onnx_ir, see pyproject.toml
     """Records a graph as it is.
 
     Attributes:
@@ -103,7 +103,7 @@ class QdqTape(ActivationTape):
         return super().op("MatMul", [x, self._weight(values, scales, arguments[0])])
 
     def _read(self, value: ir.Value | None) -> ir.Value | None:
-        if value is None or value.dtype != ir.DataType.FLOAT or id(value) in self._made():
+        if value is None or value.dtype != ir.DataType.FLOAT:
             return value
         if id(value) not in self._done:
             if value.const_value is not None:
@@ -112,9 +112,6 @@ class QdqTape(ActivationTape):
                 super()._read(value)
                 self._done[id(value)] = self._activation(value, self._ranges[len(self.activations) - 1])
         return self._done[id(value)]
-
-    def _made(self) -> set[int]:
-        return {id(value) for value in self._done.values()}
 
     def _activation(self, value: ir.Value, found: Range) -> ir.Value:
         name = f"activation_{len(self.activations)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from mimo_mobile.convert.checkpoint import read_json
-from mimo_mobile.convert.onnx_file import MODEL, MTP
+from mimo_mobile.convert.onnx_file import KV_INT8, MODEL, MTP
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
 from mimo_mobile.errors import ModelLoadError
@@ -33,7 +33,7 @@ class WrittenWeights:
         self._tensors: dict[str, ir.TensorProtocol] = {}
         self._uses: dict[str, ir.Node] = {}
         try:
-            graphs = [ir.load(folder / name).graph for name in (MODEL, MTP) if (folder / name).is_file()]
+            graphs = [ir.load(folder / name).graph for name in (MODEL, MTP, KV_INT8) if (folder / name).is_file()]
             for graph in graphs:
                 for name, value in graph.initializers.items():
                     if value.const_value is not None:
@@ -83,8 +83,9 @@ class WrittenWeights:
         return self._tensor("rope.cos"), self._tensor("rope.sin")
 
     def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """Not in these graphs: NPUs have no int8 cache."""
-        raise NotImplementedError(f"layer {layer}")
+        """What one step of an INT8 cache stands for, of keys and of values."""
+        prefix = f"model.layers.{layer}.self_attn"
+        return self._tensor(f"{prefix}.k_scale"), self._tensor(f"{prefix}.v_scale")
 
     def nbytes(self, prefix: str) -> int:
         """Of all tensors whose names begin so."""

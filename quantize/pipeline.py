@@ -152,8 +152,9 @@ def _compile(
     state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, context: int, force: bool, progress: ProgressCallback
 ) -> Manifest:
     """The manifest with binaries for the chips among the parts of a recipe's entry."""
-    from mimo_mobile.convert.npu_file import EMBEDDING, compile_for_npu, folder_name, is_compiled
+    from mimo_mobile.convert.npu_file import compile_for_npu, is_compiled
     from mimo_mobile.quantize.npu_ranges import activation_ranges
+    from mimo_mobile.runtime.npu_folder import EMBEDDING, folder_name
 
     entry = state.entry(recipe.name)
     assert entry is not None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOT_COMPILED = "the folder was not compiled for one"
+
 
 def open_on(
     opening: OnnxOpening,
@@ -67,9 +69,6 @@ def open_on(
             raise BackendUnavailableError(f"--ep qnn: {reason}")
         return _on_npu(opening, chosen, strict)
     return _on_provider(opening, ep, options or PROVIDERS[ep].options(), strict)
-
-
-NOT_COMPILED = "the folder was not compiled for one"
 
 
 def _unfit(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
@@ -129,8 +128,8 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Ba
     tolerance = selftest.TOLERANCE if options.activations == "float" else selftest.TOLERANCE_QUANTIZED
     file = selftest.place(opening.folder, *_circumstances(opening, "qnn", options), settings, strict)
     verdict = selftest.recall(file)
-    if verdict is not None and not strict and _faster(verdict) == "cpu" and not verdict.wrong:
-        return _on_cpu(opening, "qnn", _told(verdict))
+    if verdict is not None and not strict and (verdict.wrong or _faster(verdict) == "cpu"):
+        return _on_cpu(opening, "qnn", str(verdict) if verdict.wrong else _told(verdict))
     try:
         model = NpuModel(opening.ort, folder, options)
         layer = model.mtp_layer() if opening.speculate in ("auto", "mtp") else None
@@ -159,6 +158,8 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Ba
             return SplitBackend(npu, cpu or _beside(opening, npu)), model.placement()
     except BaseException:
         npu.close()
+        if cpu is not None:
+            cpu.close()
         raise
     if cpu is not None:
         cpu.close()

@@ -8,9 +8,14 @@ from pathlib import Path
 
 from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError
 from mimo_mobile.runtime.providers import QnnOptions
-from mimo_mobile.socs import soc_named
+from mimo_mobile.socs import Soc, soc_named
 
 SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.npy"
+
+
+def folder_name(soc: Soc, quantized: bool) -> str:
+    """Of the binaries for a chip."""
+    return f"{'qdq' if quantized else 'qnn'}-{soc.name}"
 
 
 def find(folder: Path, options: QnnOptions) -> Path | None:

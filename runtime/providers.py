@@ -160,7 +160,7 @@ def parse_options(ep: str, pairs: Sequence[str]) -> Options:
     Raises:
         ValueError: No such option, or not a value of its.
     """
-    kind = PROVIDERS["cpu" if ep == "auto" else ep].options
+    kind = PROVIDERS["qnn" if ep == "auto" else ep].options  # what auto may take beside the CPU, which has none
     kinds, values = get_type_hints(kind), dict[str, Any]()
     for pair in pairs:
         name, _, text = pair.partition("=")

@@ -59,6 +59,9 @@ WORTH_KEEPING_S = 0.005
 PACE_LEARNT, PACE_FORGOTTEN, MOST_CHANGE = 0.1, 0.02, 4.0
 """How much one run changes what is expected of its kind and of others, and a run that was held up."""
 
+PACE_TOGETHER = 8
+"""Runs that are reckoned at once."""
+
 REPEATS, REPEATS_S = 3, 0.02
 """So often a cost is measured at least, and so long."""
 
@@ -82,14 +85,26 @@ class Pace:
     def __init__(self, rows_s: Sequence[float]) -> None:
         """Begin with seconds of a run of 1, 2, … rows."""
         self._measured, self._factors = rows_s, [1.0] * len(rows_s)
+        self._seen: list[tuple[int, float]] = []
         self._cheapest = self._chosen()
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """A run of so many rows took so long; what is not run by and by counts as changed likewise."""
-        factor = min(seconds / self._measured[rows - 1], MOST_CHANGE)
-        for index, old in enumerate(self._factors):
-            self._factors[index] += (PACE_LEARNT if index == rows - 1 else PACE_FORGOTTEN) * (factor - old)
+    def learn(self, rows: int, seconds: float) -> bool:
+        """A run of so many rows took so long; what is not run by and by counts as changed likewise.
+
+        Returns whether costs were reckoned anew, which is done for some runs together: a small model's take no time.
+        """
+        self._seen.append((rows, min(seconds / self._measured[rows - 1], MOST_CHANGE)))
+        if len(self._seen) < PACE_TOGETHER:
+            return False
+        for kind in {rows for rows, _ in self._seen}:
+            found = [factor for rows, factor in self._seen if rows == kind]
+            mean = sum(found) / len(found)
+            learnt, forgotten = (1 - (1 - share) ** len(found) for share in (PACE_LEARNT, PACE_FORGOTTEN))
+            for index, old in enumerate(self._factors):
+                self._factors[index] += (learnt if index == kind - 1 else forgotten) * (mean - old)
+        self._seen.clear()
         self._cheapest = self._chosen()
+        return True
 
     def cheapest(self, rows: int) -> tuple[int, float]:
         """(rows of padding, seconds): more rows can be cheaper, as kernels take some numbers better than others."""
@@ -243,7 +258,7 @@ class Speculator:
         self._mode, self.costs, self._head = mode, costs, head
         self._mtp_drafts = mtp_drafts if head is not None and mode in ("auto", "mtp") else 0
         self._pace, self._draft_s = Pace(costs.rows_s), costs.draft_s
-        self._shadow_tokens = float(SHADOW_TOKENS)
+        self._shadow_tokens, self._pays = float(SHADOW_TOKENS), self._could_pay()
         self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
         self._lookup = Lookup()
         self._drafting = "none"
@@ -266,7 +281,10 @@ class Speculator:
 
     def learn(self, draft: Draft, accepted: int, seconds: float) -> None:
         """Of a draft so many tokens were right; the run took so long."""
-        self._pace.learn(len(draft.ids) + draft.padding + 1, seconds)
+        if self._pace.learn(len(draft.ids) + draft.padding + 1, seconds):
+            if self._drafting != "mtp":  # what held a draft up is over by and by
+                self._draft_s += PACE_LEARNT * (self.costs.draft_s - self._draft_s)
+            self._pays = self._could_pay()
         if not draft.ids:
             return
         self.success[draft.drafter].learn(len(draft.ids), accepted)
@@ -278,9 +296,7 @@ class Speculator:
         """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
         most = max(0, min(room, len(self.costs.rows_s) - 1))
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
-        drafts = min(most, self._mtp_drafts)
-        if self._mode == "auto" and not self._could_pay(drafts):
-            drafts = 0
+        drafts = min(most, self._mtp_drafts) if self._pays else 0
         if not found and not drafts:
             return Draft()
         name, count = self._best(len(found), drafts)
@@ -313,10 +329,10 @@ class Speculator:
                 best = max(best, (speed / (1 if name == self._drafting else MARGIN), name, count))
         return best[1], best[2]
 
-    def _could_pay(self, drafts: int) -> bool:
-        """Whether so many drafts, or fewer, were faster than going without if every one were right."""
-        alone = MARGIN / self._pace.cheapest(1)[1]
-        return any(self._speed(count, count, self._draft_s) > alone for count in range(1, drafts + 1))
+    def _could_pay(self) -> bool:
+        """Whether the MTP layer's drafts were faster than going without if every one were right; asked in ``auto``."""
+        alone, counts = MARGIN / self._pace.cheapest(1)[1], range(1, self._mtp_drafts + 1)
+        return self._mode != "auto" or any(self._speed(count, count, self._draft_s) > alone for count in counts)
 
     def _speed(self, right: float, drafts: int, draft_s: float) -> float:
         """Tokens a second when of so many drafts so many are right."""

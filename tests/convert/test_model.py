@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import gguf
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
-from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.convert.model import Target, convert_checkpoint
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError, OutputExistsError, QuantizationError
 from mimo_mobile.hub import Source
@@ -298,14 +299,14 @@ def test_bf16_onnx_is_refused(tiny: Source, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["gguf", "onnx"])
-def test_a_weight_too_large_for_float16_is_an_error_that_leaves_nothing(target: str, tmp_path: Path) -> None:
+def test_a_weight_too_large_for_float16_is_an_error_that_leaves_nothing(target: Target, tmp_path: Path) -> None:
     source = Source(write_tiny_checkpoint(tmp_path / "checkpoint", dtype="F32"), "tiny")
     place = Checkpoint.open(source.path).tensors["lm_head.weight"]
     content = bytearray(place.path.read_bytes())
     content[place.offset : place.offset + 4] = np.float32(1e6).tobytes()
     place.path.write_bytes(content)
     with pytest.raises(QuantizationError, match="above 65504"):
-        convert_checkpoint(source, tmp_path / "out" / "x.gguf", to=target, dtype="f16")  # type: ignore[arg-type]
+        convert_checkpoint(source, tmp_path / "out" / "x.gguf", to=target, dtype="f16")
     assert not [path for path in (tmp_path / "out").iterdir() if path.name != "x-mtp.gguf"]
 
 
@@ -313,6 +314,6 @@ def test_a_tokenizer_of_another_type_is_an_error(tmp_path: Path) -> None:
     source = Source(write_tiny_checkpoint(tmp_path / "checkpoint"), "tiny")
     path = source.path / "tokenizer.json"
     path.write_text(path.read_text().replace('"NFC"', '"NFKC"'))
-    for target in ("gguf", "onnx"):
+    for target in get_args(Target):
         with pytest.raises(CheckpointError, match="normalizer NFKC"):
-            convert_checkpoint(source, tmp_path / "x", to=target)  # type: ignore[arg-type]
+            convert_checkpoint(source, tmp_path / "x", to=target)

@@ -70,6 +70,14 @@ def test_ranges_hold_zero_exactly() -> None:
         assert abs((0 - found.low) / found.scale - found.zero_point) <= 0.5
 
 
+def test_scales_of_the_int8_cache_can_be_had(nano_folder: Path) -> None:
+    weights = WrittenWeights(nano_folder)
+    for layer in range(weights.config.num_hidden_layers):
+        for scale in weights.kv_scales(layer):
+            assert scale.numpy().shape == (weights.config.num_key_value_heads * weights.config.head_dim,)
+            assert (scale.numpy() > 0).all()
+
+
 @pytest.fixture(scope="module")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("qdq")

@@ -11,7 +11,7 @@ import pytest
 
 from mimo_mobile.convert import synthetic
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.convert.model import Target, convert_checkpoint
 from mimo_mobile.errors import CheckpointError
 from mimo_mobile.hub import Source
 from mimo_mobile.manifest import identify
@@ -49,8 +49,10 @@ def test_it_is_a_checkpoint_of_random_weights_and_says_so(small: Source) -> None
 
 
 @pytest.mark.parametrize("target", ["gguf", "onnx"])
-def test_the_runtime_says_so_too(target: str, small: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = convert_checkpoint(small, tmp_path / "x.gguf", to=target)[0]  # type: ignore[arg-type]
+def test_the_runtime_says_so_too(
+    target: Target, small: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = convert_checkpoint(small, tmp_path / "x.gguf", to=target)[0]
     with caplog.at_level(logging.WARNING), load(model) as session:
         assert session.synthetic
     assert "random weights in MiMo-7B's shapes; the text means nothing" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import llama_cpp
@@ -99,9 +100,9 @@ def nbits_reference(values: NDArray[np.float32], bits: int, block_size: int) -> 
 
 
 @pytest.mark.parametrize(("bits", "block_size"), [(4, 32), (4, 64), (4, 128), (8, 32)])
-def test_nbits_blocks_decode_to_the_numpy_reference(bits: int, block_size: int) -> None:
+def test_nbits_blocks_decode_to_the_numpy_reference(bits: Literal[4, 8], block_size: int) -> None:
     values = rows(6, 256)
-    integers, scales = NBitsFormat(bits, block_size).quantize(values)  # type: ignore[arg-type]
+    integers, scales = NBitsFormat(bits, block_size).quantize(values)
     assert not (scales.view(np.uint32) & 0xFFFF).any(), "a scale is no bfloat16"
     if bits == 4:
         integers = np.stack([integers & 15, integers >> 4], axis=-1).reshape(*integers.shape[:2], -1)
@@ -110,9 +111,9 @@ def test_nbits_blocks_decode_to_the_numpy_reference(bits: int, block_size: int) 
 
 
 @pytest.mark.parametrize(("bits", "block_size"), [(4, 32), (4, 64), (4, 128), (8, 32)])
-def test_onnx_runtime_multiplies_by_what_the_blocks_decode_to(bits: int, block_size: int) -> None:
+def test_onnx_runtime_multiplies_by_what_the_blocks_decode_to(bits: Literal[4, 8], block_size: int) -> None:
     weights, x = rows(16, 256), rows(4, 256, seed=1)
-    integers, scales = NBitsFormat(bits, block_size).quantize(weights)  # type: ignore[arg-type]
+    integers, scales = NBitsFormat(bits, block_size).quantize(weights)
     node = helper.make_node(
         "MatMulNBits",
         ["x", "b", "s"],

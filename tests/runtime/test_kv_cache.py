@@ -18,6 +18,7 @@ from mimo_mobile.quantize import calibrate
 from mimo_mobile.quantize.evaluate import problems_of_kinds, read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Session, load
+from mimo_mobile.runtime.session import KvDtype
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=160)
 
@@ -40,8 +41,9 @@ def answers(session: Session) -> list[list[int]]:
 @pytest.mark.parametrize(("recipe", "f16_over_int8"), [("int4_b32", 2), ("q8_0", 64 / 34)])
 def test_an_int8_cache_takes_half_the_memory_and_answers_alike(models: Path, recipe: str, f16_over_int8: float) -> None:
     found, per_token = {}, {}
-    for kv_dtype in ("f16", "int8"):
-        with load(models, recipe=recipe, kv_dtype=kv_dtype) as session:  # type: ignore[arg-type]
+    kinds: tuple[KvDtype, ...] = ("f16", "int8")
+    for kv_dtype in kinds:
+        with load(models, recipe=recipe, kv_dtype=kv_dtype) as session:
             found[kv_dtype] = answers(session)
             with session.exclusive() as backend:
                 per_token[kv_dtype] = backend.kv_bytes_per_token
@@ -52,7 +54,8 @@ def test_an_int8_cache_takes_half_the_memory_and_answers_alike(models: Path, rec
 
 def test_int8_logits_are_close_to_those_of_f16(models: Path) -> None:
     rows = {}
-    for kv_dtype in ("f16", "int8"):
+    kinds: tuple[KvDtype, ...] = ("f16", "int8")
+    for kv_dtype in kinds:
         with load(models, recipe="int4_b32", kv_dtype=kv_dtype) as session:  # type: ignore[arg-type]
             # Longer than one run, and than what the scales were found on.
             rows[kv_dtype] = session.logits(session.tokenizer.encode(calibrate.TEXT.read_text(encoding="utf-8"))[:700])

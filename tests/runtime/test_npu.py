@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from mimo_mobile.errors import (
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, Session, load, npu_session
+from mimo_mobile.runtime import GenerationConfig, Message, Session, ep_choice, load, npu_session
 from mimo_mobile.runtime.ort_backend import OrtBackend
 from mimo_mobile.runtime.providers import QnnOptions
 from mimo_mobile.runtime.selftest import Speed, Verdict
@@ -133,8 +134,15 @@ def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch:
             backend.decode([801] * 40, 6, never)  # padded, with other rows each time
         assert np.abs(backend.decode(ids, 0, never) - first).max() == 0
         assert isinstance(backend, npu_session.NpuBackend)
-        padding = backend.model.hidden(ids, 0, 64), backend.model._states[64][0][0, len(ids) :]
-        assert np.isfinite(padding[0]).all() and np.abs(padding[1]).max() < 1e4
+        given, whole = [], npu_session.Piece.run
+
+        def run(piece: npu_session.Piece, window: int) -> None:
+            given.append(backend.model._states[window][0][0].copy())
+            whole(piece, window)
+
+        monkeypatch.setattr(npu_session.Piece, "run", run)
+        backend.decode(ids, 0, never)
+        assert given[0][: len(ids)].any() and not given[0][len(ids) :].any()
         with load(model, ep="cpu", speculate="off") as cpu:
             right = cpu.logits(ids)[-1]
         assert np.abs(first[0] - right).max() < 0.05 * np.abs(right).max()
@@ -221,10 +229,23 @@ def test_files_that_are_missing_are_an_error_or_the_cpus_work(copied: Path, capl
         load(copied, ep="qnn", strict=True)
 
 
-def test_auto_takes_the_cpu_where_the_npu_cannot_do_what_is_asked(copied: Path) -> None:
-    for options in ({"kv_dtype": "int8"}, {"mtp_drafts": 2}, {"context_length": 100}):
+def test_auto_takes_the_cpu_where_the_npu_cannot_do_what_is_asked(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name="NPU")))
+    monkeypatch.setattr(ep_choice.providers, "register", lambda *_: [device])
+    monkeypatch.setattr(ep_choice, "_on_npu", lambda *_: pytest.fail("the NPU was taken"))
+    caplog.set_level(logging.INFO, "mimo_mobile")
+    for options, reason in (
+        ({"kv_dtype": "int8"}, "its KV cache is float16"),
+        ({"mtp_drafts": 2}, "one token at a time"),
+        ({"context_length": 100}, "compiled for a context"),
+    ):
         with load(copied, **options) as session:  # type: ignore[arg-type]
             assert session.placement is not None and session.placement.asked == "cpu"
+        assert reason in caplog.text
+    with pytest.raises(pytest.fail.Exception, match="the NPU was taken"):
+        load(copied)
 
 
 def test_what_was_not_compiled_for_is_an_error(copied: Path, nano_onnx: Path) -> None:

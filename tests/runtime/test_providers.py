@@ -34,7 +34,7 @@ def test_options_are_typed() -> None:
     found = providers.parse_options("qnn", ["vtcm_mb=8", "htp_performance_mode=balanced", "soc=SM8650"])
     assert found == QnnOptions(vtcm_mb=8, htp_performance_mode="balanced", soc="SM8650")
     assert providers.parse_options("xnnpack", ["intra_op_num_threads=4"]) == XnnpackOptions(intra_op_num_threads=4)
-    assert providers.parse_options("auto", []) == CpuOptions()
+    assert providers.parse_options("auto", ["soc=SM8650"]) == QnnOptions(soc="SM8650")
     for pairs, message in (
         (["vtcm=8"], "qnn has no option 'vtcm'; it has soc, activations, htp_performance_mode"),
         (["vtcm_mb=much"], "vtcm_mb 'much'; a whole number expected"),

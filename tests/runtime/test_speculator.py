@@ -112,6 +112,28 @@ def test_drafts_that_turn_out_to_cost_much_are_looked_at_rarely() -> None:
     assert head.calls < 30
 
 
+def test_drafts_that_were_held_up_are_tried_again() -> None:
+    head, generation = OneGuess(), Generation(TOKENIZER, GREEDY, ThinkingSplitter())
+    speculator = Speculator("auto", Costs((0.001, 0.0011), 0.0004), head)  # type: ignore[arg-type]
+    speculator.begin([])
+
+    def text(tokens: range, run_s: float) -> int:
+        before = head.calls
+        for token in tokens:
+            speculator.follow(token)
+            draft = speculator.propose(generation, 0, token, 100)
+            speculator.learn(draft, len(draft.ids), run_s * (1.1 if draft.ids else 1))
+        return head.calls - before
+
+    assert text(range(10, 60), 0.001) > 40  # all right, and worth it
+    head.seconds = 0.004
+    text(range(60, 140), 0.001)  # another program is in the way
+    assert text(range(140, 200), 0.001) < 10
+    head.seconds = 0.0
+    text(range(200, 600), 0.001)
+    assert text(range(600, 660), 0.001) > 40
+
+
 def test_where_no_draft_could_pay_none_is_made() -> None:
     assert tokens_per_second(0.0, Costs((1.0, 1.4), 0.55)) == 1.0  # not even to see how right they are
 
