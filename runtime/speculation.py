@@ -298,6 +298,7 @@ class Speculator:
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
         drafts = min(most, self._mtp_drafts) if self._pays else 0
         if not found and not drafts:
+            self._drafting = "none"
             return Draft()
         name, count = self._best(len(found), drafts)
         self._drafting = name

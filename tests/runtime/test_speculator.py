@@ -112,7 +112,12 @@ def test_drafts_that_turn_out_to_cost_much_are_looked_at_rarely() -> None:
     assert head.calls < 30
 
 
-def test_drafts_that_were_held_up_are_tried_again() -> None:
+@pytest.mark.parametrize(("held_up_s", "most"), [(0.004, 10), (0.00085, 45)])
+def test_drafts_that_were_held_up_are_tried_again(held_up_s: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0.85 ms a draft would not pay even if it were always right."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     head, generation = OneGuess(), Generation(TOKENIZER, GREEDY, ThinkingSplitter())
     speculator = Speculator("auto", Costs((0.001, 0.0011), 0.0004), head)  # type: ignore[arg-type]
     speculator.begin([])
@@ -125,11 +130,12 @@ def test_drafts_that_were_held_up_are_tried_again() -> None:
             speculator.learn(draft, len(draft.ids), run_s * (1.1 if draft.ids else 1))
         return head.calls - before
 
+    head.seconds = 0.0004
     assert text(range(10, 60), 0.001) > 40  # all right, and worth it
-    head.seconds = 0.004
+    head.seconds = held_up_s
     text(range(60, 140), 0.001)  # another program is in the way
-    assert text(range(140, 200), 0.001) < 10
-    head.seconds = 0.0
+    assert text(range(140, 200), 0.001) < most
+    head.seconds = 0.0004
     text(range(200, 600), 0.001)
     assert text(range(600, 660), 0.001) > 40
 
