@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mimo_mobile import inspection
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from tools import golden
+from mimo_mobile.runtime.npu_folder import read_settings
+from tools import golden, npu_fixture
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
 
@@ -52,6 +54,17 @@ def test_ids_of_the_full_vocabulary_are_those_that_are_stored(tmp_path: Path) ->
 def test_nano_in_int4_answers_what_is_stored(nano: Source, tmp_path: Path) -> None:
     quantize_checkpoint(nano, tmp_path / "out", [golden.RECIPE], problems=0)
     assert golden.to_text(golden.generations(tmp_path / "out")) == stored("generation")
+
+
+def test_pieces_for_tests_without_an_npu_are_those_that_would_be_compiled(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path / "out", [golden.RECIPE], problems=0)
+    folder = npu_fixture.write(tmp_path / "out", tmp_path / "npu", 2048)
+    settings = read_settings(folder / "qnn-SM8750")
+    assert (settings.context_length, settings.windows, settings.mtp) == (2048, (64, 2, 1), True)
+    assert settings.parts > 1
+    layers = [f"layers-{part}.{window}" for part in range(settings.parts) for window in settings.windows]
+    assert [name for name, _ in settings.sizes][: len(layers)] == layers
+    assert inspection.verify(tmp_path / "npu") > len(layers)
 
 
 def test_artifacts_have_the_versions_of_the_catalog() -> None:

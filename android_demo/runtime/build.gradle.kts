@@ -10,10 +10,10 @@ version = "0.1.0"
 
 android {
     namespace = "io.github.mimomobile.runtime"
-    compileSdk = 36
+    compileSdk = libs.versions.compileSdk.get().toInt()
 
     defaultConfig {
-        minSdk = 26
+        minSdk = libs.versions.minSdk.get().toInt()
         consumerProguardFiles("consumer-rules.pro")
     }
 
@@ -32,6 +32,7 @@ android {
         unitTests.all {
             it.environment("ORT_DISABLE_TELEMETRY", "1")
             it.systemProperty("mimo.golden", rootDir.resolve("../tests/golden").path)
+            it.systemProperty("mimo.npu", providers.gradleProperty("mimo.npu").getOrElse(rootDir.resolve("../build/android/npu").path))
             it.systemProperty("mimo.model", providers.gradleProperty("mimo.model").getOrElse(rootDir.resolve("../out/mimo-nano").path))
         }
     }
@@ -57,6 +58,16 @@ publishing {
     publications {
         register<MavenPublication>("release") {
             artifactId = "mimo-mobile-runtime"
+            pom {
+                name = "MiMo Mobile runtime"
+                description = "Runs Xiaomi's MiMo-7B in int4 on Android phones, on ONNX Runtime"
+                licenses {
+                    license {
+                        name = "Apache-2.0"
+                        url = "https://www.apache.org/licenses/LICENSE-2.0.txt"
+                    }
+                }
+            }
             afterEvaluate { from(components["release"]) }
         }
     }

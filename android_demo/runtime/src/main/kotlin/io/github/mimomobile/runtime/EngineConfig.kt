@@ -1,5 +1,7 @@
 package io.github.mimomobile.runtime
 
+import java.io.File
+
 /** What ONNX Runtime computes with. */
 public enum class ExecutionProvider {
     /** ARM's int4 kernels: the fastest for MiMo on most phones, and exact. */
@@ -11,7 +13,11 @@ public enum class ExecutionProvider {
     /** Has no int4 products, and Android has deprecated it: nothing of MiMo runs on it. Here for measurements. */
     NNAPI,
 
-    /** Qualcomm's NPU; needs a build of ONNX Runtime with QNN. */
+    /**
+     * Qualcomm's NPU. It needs a build of ONNX Runtime with QNN, and what `mimo quantize … --target qnn --soc …`
+     * compiled into the model's folder, whose context length is fixed. Tested with the same graphs on the CPU, on no
+     * phone so far.
+     */
     QNN,
 
     /** The GPU. */
@@ -48,6 +54,24 @@ public enum class Verification {
     SIZE,
 }
 
+/** How hot a device is: Android's thermal status, which says how much it is slowed down. */
+public enum class Heat {
+    /** Not at all, or unknown. */
+    NONE,
+
+    /** Nobody notices; the engine does not rest either. */
+    LIGHT,
+
+    /** The engine rests a quarter of the time. */
+    MODERATE,
+
+    /** Half of the time. */
+    SEVERE,
+
+    /** Three quarters of the time. Android ends apps and switches the device off if it grows still hotter. */
+    CRITICAL,
+}
+
 /**
  * How a model is loaded.
  *
@@ -60,10 +84,18 @@ public enum class Verification {
  *   goes on with the CPU, and [ModelInfo.fallback] says so.
  * @property speculation What drafts.
  * @property kvCache What the KV cache is made of.
- * @property verification How much of the files is checked.
+ * @property verification How much of the files, and of what [cacheFolder] keeps of them, is checked.
  * @property spin Lets idle threads wait actively: faster, and more power.
  * @property availableBytes Memory that the app may still take, or null where that is unknown. On Android
  *   `AndroidDevice.availableBytes` gives it.
+ * @property heat How hot the device is, asked at most once a second while tokens are generated. When it is hot the
+ *   engine rests between them. On Android `AndroidDevice.heat` gives it.
+ * @property cacheFolder Where weights in this CPU's order are kept, to be mapped instead of made in memory at every
+ *   load; null keeps none. It takes 2.4 times the model's size of storage and gives back 1.2 times of memory, once the
+ *   first load, which needs both memory and storage, has made it; its numbers are tested once. On Android a folder in
+ *   `noBackupFilesDir`. [ModelInfo.mappedBytes] says whether it is used.
+ * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
+ *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
  */
 public data class EngineConfig(
     val recipe: String? = null,
@@ -77,6 +109,9 @@ public data class EngineConfig(
     val verification: Verification = Verification.SHA256,
     val spin: Boolean = true,
     val availableBytes: () -> Long? = { null },
+    val heat: () -> Heat = { Heat.NONE },
+    val cacheFolder: File? = null,
+    val soc: String? = null,
 ) {
     init {
         require(contextLength == null || contextLength >= 1) { "contextLength $contextLength is out of range" }

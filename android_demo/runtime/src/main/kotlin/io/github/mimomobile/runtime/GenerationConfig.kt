@@ -32,6 +32,8 @@ public sealed interface Prompt {
  * @property thinking False closes the thinking block before it begins.
  * @property thinkingBudget Tokens after which thinking is closed and the answer follows; null is no limit.
  * @property speculate False does without drafts, which changes the speed only.
+ * @property ignoreEnd For benchmarks: the model's end of its turn is a token like others, so that exactly [maxTokens]
+ *   are generated where the context has room for them.
  */
 public data class GenerationConfig(
     val temperature: Double = 0.6,
@@ -44,6 +46,7 @@ public data class GenerationConfig(
     val thinking: Boolean = true,
     val thinkingBudget: Int? = null,
     val speculate: Boolean = true,
+    val ignoreEnd: Boolean = false,
 ) {
     init {
         require(temperature >= 0 && temperature.isFinite()) { "temperature $temperature is out of range" }
@@ -97,8 +100,9 @@ public sealed interface GenerationEvent {
  * @property draftedTokens Drafts that were verified.
  * @property acceptedTokens Those of them that were right.
  * @property prefillTps Prompt tokens computed per second.
- * @property decodeTps Tokens after the first per second.
+ * @property decodeTps Tokens after the first per second, rests included.
  * @property timeToFirstTokenS Seconds from the start to the first token.
+ * @property restedS Seconds of rest because of heat.
  */
 public data class GenerationStats(
     val promptTokens: Int,
@@ -109,4 +113,5 @@ public data class GenerationStats(
     val prefillTps: Double,
     val decodeTps: Double,
     val timeToFirstTokenS: Double,
+    val restedS: Double = 0.0,
 )

@@ -69,8 +69,8 @@ public sealed interface EngineState {
     /** Ready to generate. */
     public data class Ready(val model: ModelInfo) : EngineState
 
-    /** A generation is under way. */
-    public data class Generating(val model: ModelInfo) : EngineState
+    /** A generation is under way, on a device that is so hot. */
+    public data class Generating(val model: ModelInfo, val heat: Heat = Heat.NONE) : EngineState
 
     /** Loading failed; nothing is loaded. */
     public data class Failed(val error: MimoException) : EngineState
@@ -93,6 +93,8 @@ public sealed interface EngineState {
  * @property draftsWithMtp Whether the MTP layer is loaded.
  * @property hasChatTemplate Whether [Prompt.Chat] can be given.
  * @property synthetic The weights are random, the text means nothing.
+ * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder], which Android can take back; 0 when
+ *   they are in memory.
  */
 public data class ModelInfo(
     val name: String,
@@ -106,6 +108,7 @@ public data class ModelInfo(
     val draftsWithMtp: Boolean,
     val hasChatTemplate: Boolean,
     val synthetic: Boolean,
+    val mappedBytes: Long = 0,
 )
 
 /** An engine with nothing loaded; it must be closed. */

@@ -1,5 +1,6 @@
 package io.github.mimomobile.runtime
 
+import io.github.mimomobile.runtime.decode.Cooling
 import io.github.mimomobile.runtime.decode.Decoder
 import io.github.mimomobile.runtime.decode.Generation
 import io.github.mimomobile.runtime.onnx.LoadedModel
@@ -55,7 +56,7 @@ internal class OnnxEngine : MimoEngine {
                     checkOpen()
                     become(EngineState.Loading(done, total))
                 }
-                loaded = Loaded(model, Decoder(model.backend, config.speculation))
+                loaded = Loaded(model, Decoder(model.backend, config.speculation, Cooling(config.heat, ::showHeat)))
             }
         } catch (error: MimoException) {
             become(EngineState.Failed(error))
@@ -79,13 +80,13 @@ internal class OnnxEngine : MimoEngine {
         val random = config.seed?.let(::SplittableRandom) ?: SplittableRandom()
         claim(EngineState.Generating(model.info))
         running = coroutineContext[Job]
-        model.backend.renew()
+        decoder.renew()
         // Ends a run inside ONNX Runtime, which knows nothing of coroutines.
         val watch = launch(Dispatchers.Unconfined, CoroutineStart.UNDISPATCHED) {
             try {
                 awaitCancellation()
             } finally {
-                model.backend.cancel()
+                decoder.cancel()
             }
         }
         try {
@@ -98,7 +99,7 @@ internal class OnnxEngine : MimoEngine {
     }.buffer(Queue.RENDEZVOUS).flowOn(dispatcher)
 
     override fun stop() {
-        if (current.value is EngineState.Generating) loaded?.model?.backend?.cancel()
+        if (current.value is EngineState.Generating) loaded?.decoder?.cancel()
     }
 
     override fun countTokens(prompt: Prompt): Int = encode(opened().model, prompt, GenerationConfig()).size
@@ -117,6 +118,9 @@ internal class OnnxEngine : MimoEngine {
 
     /** A closed engine stays closed. */
     private fun become(state: EngineState) = current.update { if (it == EngineState.Closed) it else state }
+
+    private fun showHeat(heat: Heat) =
+        current.update { if (it is EngineState.Generating) it.copy(heat = heat) else it }
 
     private fun encode(model: LoadedModel, prompt: Prompt, config: GenerationConfig): IntArray = model.tokenizer.encode(
         when (prompt) {

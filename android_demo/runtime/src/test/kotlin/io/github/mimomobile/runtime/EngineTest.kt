@@ -122,6 +122,35 @@ class EngineTest {
     }
 
     @Test
+    fun `a hot device rests between tokens and says the same`() = within {
+        var heat = Heat.CRITICAL
+        engine.load(nano, config.copy(heat = { heat }))
+        val shown = mutableSetOf<Heat>()
+        val rested = engine.generate(question, greedy).onEach {
+            (engine.state.value as? EngineState.Generating)?.let { state -> shown += state.heat }
+        }.toList()
+        assertTrue("$shown", Heat.CRITICAL in shown)
+        assertEquals("76", rested.text(Channel.ANSWER))
+        val stats = rested.finished().stats
+        val seconds = stats.generatedTokens / stats.decodeTps
+        assertTrue("$stats", stats.restedS > 0.5 * seconds && stats.restedS < seconds)
+
+        heat = Heat.NONE
+        val whole = engine.generate(question, greedy).toList()
+        assertEquals(rested.dropLast(1), whole.dropLast(1))
+        assertEquals(0.0, whole.finished().stats.restedS, 0.0)
+    }
+
+    @Test
+    fun `a benchmark's generation does not end with the turn`() = within {
+        engine.load(nano, config.copy(speculation = Speculation.MTP))
+        val events = engine.generate(question, greedy.copy(ignoreEnd = true)).toList()
+        assertEquals(FinishReason.LENGTH, events.finished().reason)
+        assertEquals(300, events.finished().stats.generatedTokens)
+        assertTrue(engine.generate(question, greedy).toList().finished().stats.generatedTokens < 300)
+    }
+
+    @Test
     fun `a second generation at the same time is refused, not queued`() = within {
         engine.load(nano, config)
         val started = CompletableDeferred<Unit>()

@@ -47,5 +47,27 @@ internal val nano: File by lazy {
     }
 }
 
+/** The same with pieces for an NPU that were not compiled, as tools/npu_fixture.py writes it. */
+internal val nanoNpu: File by lazy {
+    val folder = System.getProperty("mimo.npu")
+    check(folder != null && File(folder, "manifest.json").isFile) {
+        "-Dmimo.npu=$folder: run `python -m tools.npu_fixture out/mimo-nano FOLDER` first, and give FOLDER"
+    }
+    File(folder)
+}
+
 /** The folder of nano's ONNX files. */
 internal val nanoOnnx: File by lazy { nano.listFiles()!!.single { it.name.endsWith("-onnx") } }
+
+/** A folder whose manifest has the sizes of its files as they are now, and not those that are gone. */
+internal fun resized(root: File): File {
+    val manifest = File(root, "manifest.json")
+    val part = Regex("""\{\s*"path": "([^"]+)",\s*"size_bytes": \d+,\s*"sha256": "\w+"\s*\},?\s*""")
+    val parts = part.replace(manifest.readText()) { match ->
+        val file = File(root, match.groupValues[1])
+        val size = Regex("""size_bytes": \d+""")
+        if (file.isFile) match.value.replace(size, "size_bytes\": ${file.length()}") else ""
+    }
+    manifest.writeText(parts.replace(Regex(""",\s*\]"""), "]"))
+    return root
+}

@@ -2,6 +2,9 @@ package io.github.mimomobile.runtime.android
 
 import android.app.ActivityManager
 import android.content.Context
+import android.os.Build
+import android.os.PowerManager
+import io.github.mimomobile.runtime.Heat
 
 /** What Android knows and plain Kotlin does not. The only file of this library that needs Android's classes. */
 public object AndroidDevice {
@@ -10,5 +13,19 @@ public object AndroidDevice {
         val manager = context.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager
         val memory = ActivityManager.MemoryInfo().also(manager::getMemoryInfo)
         return maxOf(0, memory.availMem - memory.threshold)
+    }
+
+    /** The chip, such as `SM8750`; for `EngineConfig.soc`. Null before Android 12, which does not tell. */
+    public fun soc(): String? {
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.S) return null
+        return Build.SOC_MODEL.takeIf { it != Build.UNKNOWN }
+    }
+
+    /** How hot the device is; for `EngineConfig.heat`. Before Android 10, which does not tell, [Heat.NONE]. */
+    public fun heat(context: Context): Heat {
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return Heat.NONE
+        val power = context.getSystemService(Context.POWER_SERVICE) as PowerManager
+        // From THERMAL_STATUS_NONE, 0, to THERMAL_STATUS_SHUTDOWN, 6.
+        return Heat.entries[power.currentThermalStatus.coerceIn(0, Heat.entries.lastIndex)]
     }
 }

@@ -3,12 +3,17 @@ package io.github.mimomobile.runtime.decode
 import io.github.mimomobile.runtime.FinishReason
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
+import io.github.mimomobile.runtime.Heat
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.text.IntList
 
 /** Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice. */
-internal class Decoder(private val backend: Backend, private val speculation: Speculation) {
+internal class Decoder(
+    private val backend: Backend,
+    private val speculation: Speculation,
+    private val cooling: Cooling = Cooling({ Heat.NONE }),
+) {
     private val cached = IntList()
     private var speculator: Speculator? = null
 
@@ -25,6 +30,7 @@ internal class Decoder(private val backend: Backend, private val speculation: Sp
         var reused = 0
         var drafted = 0
         var accepted = 0
+        var restedS = 0.0
         var reason: FinishReason? = null
         try {
             val speculator = if (generation.config.speculate) speculating() else null
@@ -35,7 +41,10 @@ internal class Decoder(private val backend: Backend, private val speculation: Sp
             while (reason == null) {
                 cached.truncate(position)
                 val rows = if (draft == Generation.END) 1 else 2
+                val begun = System.nanoTime()
                 val logits = backend.decode(if (rows == 1) pending else pending + draft, position, rows)
+                val worked = System.nanoTime() - begun
+                val isStep = pending.size == 1
                 cached.addAll(pending)
                 position += pending.size
                 var right = false
@@ -63,13 +72,15 @@ internal class Decoder(private val backend: Backend, private val speculation: Sp
                 if (rows == 2) {
                     drafted++
                     if (right) accepted++
-                    speculator?.learn(right)
                 }
+                if (isStep && reason == null) speculator?.learn(rows == 2, right, worked / 1e9)
                 draft = Generation.END
+                val drafting = System.nanoTime()
                 val room = minOf(generation.config.maxTokens - generation.count, backend.contextLength - position - 1)
                 if (reason == null && room > 1 && speculator != null) {
                     draft = speculator.propose(generation, position, pending[0])
                 }
+                if (reason == null) restedS += cooling.rest(worked + System.nanoTime() - drafting)
             }
         } catch (_: Cancelled) {
             reason = FinishReason.CANCELLED
@@ -85,8 +96,21 @@ internal class Decoder(private val backend: Backend, private val speculation: Sp
             prefillTps = if (firstS > 0) (ids.size - reused) / firstS else 0.0,
             decodeTps = if (generation.count > 1) (generation.count - 1) / decodeS else 0.0,
             timeToFirstTokenS = firstS,
+            restedS = restedS,
         )
         emit(GenerationEvent.Finished(checkNotNull(reason), stats))
+    }
+
+    /** Ends a running generation within a token; called from any thread. */
+    fun cancel() {
+        backend.cancel()
+        cooling.wake()
+    }
+
+    /** Makes generations possible again after [cancel]. */
+    fun renew() {
+        backend.renew()
+        cooling.begin()
     }
 
     /** What drafts; what runs cost is measured when it is not known. */

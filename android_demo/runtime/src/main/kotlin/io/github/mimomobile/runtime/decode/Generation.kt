@@ -44,7 +44,7 @@ internal class Generation(
         forced.removeFirstOrNull()?.let { return it }
         val token = sampler.sample(logits, tokenizer.size, nextUniform())
         uniform = null
-        return if (token in tokenizer.stopIds) END else token
+        return if (token in tokenizer.stopIds && !config.ignoreEnd) END else token
     }
 
     /**

@@ -41,14 +41,23 @@ internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Do
 }
 
 /**
- * Decides whether the MTP layer drafts the next token: by what runs cost here and by how many drafts were right lately.
+ * Decides whether the MTP layer drafts the next token: by what runs cost now and by how many drafts were right lately.
  *
  * Whether a draft is right the trunk decides: nothing here can change a token.
+ *
+ * @param clock Nanoseconds.
  */
-internal class Speculator(private val mode: Speculation, private val head: MtpHead, private val costs: Costs) {
+internal class Speculator(
+    private val mode: Speculation,
+    private val head: MtpHead,
+    private val costs: Costs,
+    private val clock: () -> Long = System::nanoTime,
+) {
     private val rate = Rate()
-    private val couldPay = mode == Speculation.MTP || speed(1.0) * costs.stepS > MARGIN
-    private val shadowTokens = max(SHADOW_TOKENS, costs.draftS / costs.stepS / SHADOW_SHARE)
+    private val pace = Pace(listOf(costs.stepS, costs.verifyS))
+    private var draftS = costs.draftS
+    private var couldPay = couldPay()
+    private var shadowTokens = SHADOW_TOKENS
     private var drafting = false
     private var silentTokens = 0
     private var shadow = Generation.END
@@ -65,26 +74,39 @@ internal class Speculator(private val mode: Speculation, private val head: MtpHe
         silentTokens++
     }
 
-    /** A draft that was verified was [right]. */
-    fun learn(right: Boolean) = rate.learn(right, 1.0)
+    /** A run of one token, or of it and a draft that was [right] or not, took so long. */
+    fun learn(drafted: Boolean, right: Boolean, seconds: Double) {
+        if (pace.learn(if (drafted) 2 else 1, seconds)) {
+            if (!drafting) draftS += Pace.LEARNT * (costs.draftS - draftS) // what held drafts up is over by and by
+            couldPay = couldPay()
+        }
+        if (drafted) rate.learn(right, 1.0)
+    }
 
     /** A draft to verify together with [token], the last one, at [position]; [Generation.END] when it would not pay. */
     fun propose(generation: Generation, position: Int, token: Int): Int {
-        if (!couldPay) return Generation.END
-        drafting = mode == Speculation.MTP || speed(rate.value) * costs.stepS > if (drafting) 1.0 else MARGIN
-        if (drafting) return draft(generation, position, token)
-        // Now and then it is seen whether it would be right again.
-        if (silentTokens >= shadowTokens) shadow = draft(generation, position, token)
+        drafting = couldPay && (mode == Speculation.MTP || speedup(rate.value) > if (drafting) 1.0 else MARGIN)
+        if (!couldPay || !drafting && silentTokens < shadowTokens) return Generation.END
+        val started = clock()
+        val draft = head.draftIds[generation.guess(head.draft(position, token))]
+        val seconds = (clock() - started) / 1e9
+        silentTokens = 0
+        if (drafting) {
+            draftS += Pace.LEARNT * (minOf(seconds, Pace.MOST_CHANGE * costs.draftS) - draftS)
+            return draft
+        }
+        // Now and then it is seen whether it would be right again: with all rows that waited, of weights that are no
+        // longer at hand.
+        shadow = draft
+        shadowTokens = max(SHADOW_TOKENS, seconds / pace.seconds(1) / SHADOW_SHARE)
         return Generation.END
     }
 
-    /** Tokens a second when this share of drafts is right. */
-    private fun speed(right: Double): Double = (1 + right) / (costs.verifyS + costs.draftS)
+    /** Whether drafts were faster than going without if every one were right. */
+    private fun couldPay(): Boolean = mode == Speculation.MTP || speedup(1.0) > MARGIN
 
-    private fun draft(generation: Generation, position: Int, token: Int): Int {
-        silentTokens = 0
-        return head.draftIds[generation.guess(head.draft(position, token))]
-    }
+    /** By how much drafting is faster when this share of drafts is right. */
+    private fun speedup(right: Double): Double = (1 + right) / (pace.seconds(2) + draftS) * pace.seconds(1)
 
     private companion object {
         /** By so much drafting must look faster than going without to be begun; to be ended it must look slower. */

@@ -10,6 +10,7 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.MimoException
 import java.io.File
+import java.io.IOException
 import java.nio.LongBuffer
 import java.util.EnumSet
 
@@ -21,76 +22,136 @@ internal class OpenedSession(val session: OrtSession, private val others: List<A
     }
 }
 
-/** Opens models with ONNX Runtime as an [EngineConfig] says. */
-internal class OrtRuntime(private val config: EngineConfig) {
+/**
+ * Opens models with ONNX Runtime as an [EngineConfig] says.
+ *
+ * @param memory Asked before weights are loaded.
+ * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
+ */
+internal class OrtRuntime(
+    private val config: EngineConfig,
+    private val memory: MemoryCheck = MemoryCheck(File("."), config.availableBytes),
+    leastKeptBytes: Long = Prepacked.LEAST_BYTES,
+) {
     val environment: OrtEnvironment
+    private val prepacked: Prepacked?
+    private val untested = ArrayList<File>()
 
-    /** Why the CPU computes instead of what was asked for; null when it is as asked for. */
-    var fallback: String? = null
-        private set
-
-    /** What computes. */
-    val provider: ExecutionProvider get() = if (fallback == null) config.provider else ExecutionProvider.CPU
+    /** Whether weights are mapped whose numbers were not tested yet; [judge] says how they are. */
+    val isUntested: Boolean get() = untested.isNotEmpty()
 
     init {
         setOnAndroid("ORT_DISABLE_TELEMETRY", "1")
         environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL, "mimo")
         environment.setTelemetry(false)
-    }
-
-    /** Takes note of where nodes of the trunk are computed. */
-    fun learn(placement: Map<String, Int>) {
-        if (provider != ExecutionProvider.CPU && placement.keys.all { it == "CPUExecutionProvider" }) {
-            fallback = "$provider takes none of the model's ${placement.values.sum()} nodes"
-        }
+        prepacked = config.cacheFolder?.let { Prepacked(it, environment.version, config.verification, leastKeptBytes) }
     }
 
     /**
      * A session of [model], of whose rows the last [lastRows] get logits.
      *
      * @param profiled Where not the CPU computes, the session profiles its first runs, for [readPlacement].
-     * @throws MimoException.ModelLoad ONNX Runtime cannot load it.
-     * @throws MimoException.ProviderUnavailable The provider is not here, or leaves nodes to the CPU, in strict mode.
+     * @throws MimoException.ModelLoad ONNX Runtime cannot load it, or the provider does not take all of it, in strict
+     *   mode.
+     * @throws MimoException.MemoryFull Its weights do not fit.
      */
     fun open(model: File, lastRows: Int, profiled: Boolean): OpenedSession {
-        if (provider == ExecutionProvider.CPU) return openWith(ExecutionProvider.CPU, model, lastRows, false)
-        return try {
-            openWith(provider, model, lastRows, profiled)
-        } catch (error: MimoException) {
-            if (config.strict) {
-                throw MimoException.ProviderUnavailable(
-                    "$model: $provider cannot run the whole model on this device (${error.message});" +
-                        " take CPU, or set strict = false",
-                    error,
-                )
+        if (config.provider == ExecutionProvider.CPU) return openOnCpu(model, lastRows)
+        memory.fits("weights", weightBytes(model))
+        return openWith(config.provider, model, lastRows, profiled)
+    }
+
+    /** A session on one thread of the CPU. */
+    fun openPlain(model: File, profiled: Boolean = false): OpenedSession = session(model) { if (profiled) profile() }
+
+    /**
+     * A session of what was compiled for Qualcomm's NPU, which takes it whole or not at all.
+     *
+     * Not run so far: no NPU was at hand. Tests give graphs that were not compiled to the CPU instead.
+     */
+    fun openPiece(graph: File, profiled: Boolean): OpenedSession = session(graph) {
+        addConfigEntry(NO_FALLBACK, "1")
+        addQnn(mapOf("backend_path" to "libQnnHtp.so", "htp_performance_mode" to "burst") + config.providerOptions)
+        if (profiled) profile()
+    }
+
+    /** From kept weights when there are any. */
+    private fun openOnCpu(model: File, lastRows: Int): OpenedSession {
+        val weights = weightBytes(model)
+        val needed = (PREPACKED_SIZE * weights).toLong()
+        val cache = prepacked?.takeIf { it.wants(weights) }
+        var ready = cache?.find(model)
+        memory.fits(if (ready == null) "weights in this CPU's order" else "weights in this CPU's order, mapped", needed)
+        if (cache != null && ready == null) ready = cache.make(model, weights) { save(model, it) }
+        if (cache != null && ready != null) {
+            try {
+                return openWith(ExecutionProvider.CPU, ready, lastRows, false).also {
+                    memory.maps(needed)
+                    if (!cache.isTested(model)) untested += model
+                }
+            } catch (_: MimoException.ModelLoad) {
+                cache.discard(model) // whatever is wrong with it, the model itself is there
             }
-            fallback = error.message
-            openWith(ExecutionProvider.CPU, model, lastRows, false)
+        }
+        return openWith(ExecutionProvider.CPU, model, lastRows, false)
+    }
+
+    /** Mapped weights that were not tested yet give the right numbers or wrong ones, which are not used again. */
+    fun judge(right: Boolean) {
+        untested.forEach { if (right) prepacked?.approve(it) else prepacked?.refuse(it) }
+        untested.clear()
+    }
+
+    private fun save(model: File, folder: File) {
+        try {
+            OrtSession.SessionOptions().use { options ->
+                options.setIntraOpNumThreads(config.threads ?: fastCores())
+                options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
+                Prepacked.saveInto(folder, options)
+                environment.createSession(model.path, options).close()
+            }
+        } catch (error: OrtException) { // of the model or of the storage: loading it without will tell
+            throw IOException("$folder: ${firstLine(error)}", error)
         }
     }
 
     private fun openWith(provider: ExecutionProvider, model: File, lastRows: Int, profiled: Boolean): OpenedSession {
-        val options = OrtSession.SessionOptions()
         // Java's run() refuses inputs that have a default, so the default is replaced: Slice counts from the end.
         val lastOnes = LongBuffer.wrap(longArrayOf(-lastRows.toLong()))
         val start = OnnxTensor.createTensor(environment, lastOnes, longArrayOf(1))
+        return session(model, start) {
+            setIntraOpNumThreads(config.threads ?: fastCores())
+            addConfigEntry("session.intra_op.allow_spinning", if (config.spin) "1" else "0")
+            // Trunk and MTP layer have threads of their own, which would take the cores from each other between runs.
+            addConfigEntry("session.force_spinning_stop", "1")
+            addInitializer("logits_start", start)
+            add(provider)
+            if (profiled) profile()
+        }
+    }
+
+    /** A session with some options; [others] are closed with it. */
+    private fun session(
+        model: File,
+        vararg others: AutoCloseable,
+        change: OrtSession.SessionOptions.() -> Unit,
+    ): OpenedSession {
+        val options = OrtSession.SessionOptions()
         try {
-            options.setIntraOpNumThreads(config.threads ?: fastCores())
+            options.setIntraOpNumThreads(1)
             options.setInterOpNumThreads(1)
             options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
-            options.addConfigEntry("session.intra_op.allow_spinning", if (config.spin) "1" else "0")
-            // Trunk and MTP layer have threads of their own, which would take the cores from each other between runs.
-            options.addConfigEntry("session.force_spinning_stop", "1")
-            options.addInitializer("logits_start", start)
-            options.add(provider)
-            if (profiled) options.enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement").path)
-            return OpenedSession(environment.createSession(model.path, options), listOf(options, start))
+            options.change()
+            return OpenedSession(environment.createSession(model.path, options), listOf(options, *others))
         } catch (error: OrtException) {
             options.close()
-            start.close()
+            others.forEach { it.close() }
             throw MimoException.ModelLoad("$model: ONNX Runtime cannot load it: ${firstLine(error)}", error)
         }
     }
+
+    private fun OrtSession.SessionOptions.profile() =
+        enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement").path)
 
     private fun OrtSession.SessionOptions.add(provider: ExecutionProvider) {
         val own = config.providerOptions
@@ -101,7 +162,14 @@ internal class OrtRuntime(private val config: EngineConfig) {
             ExecutionProvider.QNN -> addQnn(own)
             ExecutionProvider.WEBGPU -> addWebGPU(own)
         }
-        if (config.strict) addConfigEntry("session.disable_cpu_ep_fallback", "1")
+        if (config.strict) addConfigEntry(NO_FALLBACK, "1")
+    }
+
+    private companion object {
+        /** Prepacked weights over the data file: 544 MB of 451 were measured for blocks of 32. */
+        const val PREPACKED_SIZE = 1.2
+
+        const val NO_FALLBACK = "session.disable_cpu_ep_fallback"
     }
 }
 

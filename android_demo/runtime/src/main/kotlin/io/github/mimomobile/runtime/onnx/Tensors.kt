@@ -40,6 +40,19 @@ internal class LongRow(private val environment: OrtEnvironment, count: Int) : Au
     override fun close() = views.values.forEach { it.close() }
 }
 
+/** One integer of 32 bits, `[1]`. */
+internal class IntCell(environment: OrtEnvironment) : AutoCloseable {
+    private val buffer = direct(4).asIntBuffer()
+
+    val tensor: OnnxTensor = OnnxTensor.createTensor(environment, buffer, longArrayOf(1))
+
+    fun set(value: Int) {
+        buffer.put(0, value)
+    }
+
+    override fun close() = tensor.close()
+}
+
 private fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
 /**

@@ -3,13 +3,16 @@ package io.github.mimomobile.runtime.decode
 import io.github.mimomobile.runtime.Case
 import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.EngineConfig
+import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.GenerationConfig
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nano
+import io.github.mimomobile.runtime.nanoNpu
 import io.github.mimomobile.runtime.onnx.LoadedModel
 import io.github.mimomobile.runtime.onnx.ModelLoader
+import io.github.mimomobile.runtime.onnx.openOnCpu
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.ThinkingSplitter
 import kotlinx.coroutines.runBlocking
@@ -55,19 +58,31 @@ class GenerationParityTest {
         assertEquals(case.int("accepted_tokens"), stats.acceptedTokens)
     }
 
-    private fun parity(speculation: Speculation) {
+    private fun parity(speculation: Speculation, load: (EngineConfig) -> LoadedModel) {
         val cases = golden("generation").filter { it.text("speculate") == speculation.name.lowercase() }
         assertTrue(cases.size > 10)
         val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation)
-        ModelLoader(nano, config).load { _, _ -> }.use { model ->
+        load(config).use { model ->
             val decoder = Decoder(model.backend, speculation)
             cases.forEach { check(model, decoder, it) }
         }
     }
 
-    @Test
-    fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF)
+    private fun onCpu(config: EngineConfig) = ModelLoader(nano, config).load { _, _ -> }
+
+    /** Pieces for an NPU, in its windows, on the CPU: it stands in for the NPU. */
+    private fun inPieces(config: EngineConfig) =
+        ModelLoader(nanoNpu, config.copy(provider = ExecutionProvider.QNN), openPiece = ::openOnCpu).load { _, _ -> }
 
     @Test
-    fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP)
+    fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF, ::onCpu)
+
+    @Test
+    fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP, ::onCpu)
+
+    @Test
+    fun `they are Python's in pieces for an NPU, too`() = parity(Speculation.OFF, ::inPieces)
+
+    @Test
+    fun `they are Python's in pieces for an NPU with the MTP layer, too`() = parity(Speculation.MTP, ::inPieces)
 }

@@ -1,0 +1,180 @@
+package io.github.mimomobile.runtime.onnx
+
+import io.github.mimomobile.runtime.EngineConfig
+import io.github.mimomobile.runtime.ExecutionProvider
+import io.github.mimomobile.runtime.KvCache
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Speculation
+import io.github.mimomobile.runtime.decode.Backend
+import java.io.File
+
+/** A model's graphs on what computes them; the rest as in `ModelInfo`. */
+internal class OpenedModel(
+    val backend: Backend,
+    val provider: ExecutionProvider,
+    val weightBytes: Long,
+    val kvBytes: Long,
+    val placement: Map<String, Int> = emptyMap(),
+    val fallback: String? = null,
+)
+
+/**
+ * Opens an ONNX folder's graphs on the provider that was asked for, and checks what it computes before it is trusted.
+ *
+ * @param trained Tokens that the model was trained for.
+ * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
+ * @param openPiece Opens what was compiled for an NPU; null is QNN.
+ */
+internal class ModelOpener(
+    private val folder: File,
+    private val config: EngineConfig,
+    private val trained: Long,
+    private val memory: MemoryCheck,
+    private val leastKeptBytes: Long,
+    private val openPiece: OpenPiece?,
+) {
+    private val reference = File(folder, "reference.json")
+
+    /**
+     * @throws MimoException.ModelLoad The model cannot be loaded.
+     * @throws MimoException.MemoryFull It does not fit.
+     * @throws MimoException.ProviderUnavailable In strict mode: the provider cannot run it, or computes wrong numbers.
+     */
+    fun open(): OpenedModel {
+        val provider = config.provider
+        if (provider == ExecutionProvider.CPU) return onProvider(provider)
+        val problem = try {
+            return if (provider == ExecutionProvider.QNN) onNpu() else onProvider(provider)
+        } catch (error: MimoException.MemoryFull) {
+            throw error
+        } catch (error: MimoException) {
+            error
+        }
+        if (config.strict) {
+            throw MimoException.ProviderUnavailable(
+                "$folder: $provider cannot run the whole model on this device (${problem.message}); take CPU, or set" +
+                    " strict = false",
+                problem,
+            )
+        }
+        return onProvider(ExecutionProvider.CPU, problem.message)
+    }
+
+    private fun onProvider(provider: ExecutionProvider, fallback: String? = null): OpenedModel {
+        val context = contextLength()
+        // What cannot be tested is not kept.
+        val cache = config.cacheFolder?.takeIf { reference.isFile }
+        val runtime = OrtRuntime(config.copy(provider = provider, cacheFolder = cache), memory, leastKeptBytes)
+        val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
+            memory.fits("KV cache of $context tokens", it)
+        }
+        val layer = try {
+            openMtp(context, runtime)
+        } catch (error: MimoException) {
+            trunk.close()
+            throw error
+        }
+        val backend = OrtBackend(trunk, layer, runtime)
+        if (runtime.isUntested) {
+            val right = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE).problem == null }
+            runtime.judge(right)
+            if (!right) {
+                backend.close()
+                memory.unmap()
+                return onProvider(provider, fallback)
+            }
+        }
+        val placement = closing(backend) {
+            if (provider == ExecutionProvider.CPU) return@closing emptyMap()
+            val found = trunk.placement()
+            if (found.keys.all { it == "CPUExecutionProvider" }) {
+                throw MimoException.ProviderUnavailable("it takes none of the model's ${found.values.sum()} nodes")
+            }
+            test(backend, SelfTest.TOLERANCE)
+            found
+        }
+        val weights = File(folder, Prepacked.DATA).length()
+        return OpenedModel(backend, provider, weights, trunk.kvBytes, placement, fallback)
+    }
+
+    private fun onNpu(): OpenedModel {
+        val runtime = OrtRuntime(config, memory, leastKeptBytes)
+        val npu = NpuFolder.find(folder, config.soc)
+        if (config.kvCache != KvCache.FLOAT16) {
+            throw MimoException.ProviderUnavailable("$npu: its KV cache is FLOAT16; ${config.kvCache} was asked for")
+        }
+        if (config.contextLength != null && config.contextLength != npu.contextLength) {
+            throw MimoException.ProviderUnavailable(
+                "$npu: compiled for a context of ${npu.contextLength}, ${config.contextLength} was asked for;" +
+                    " leave it out, or compile again with --context",
+            )
+        }
+        if (config.speculation == Speculation.MTP && !npu.hasMtp) throw noMtp(npu.folder)
+        memory.fits("the NPU's binaries", npu.weightBytes)
+        val model = NpuModel(npu, runtime, openPiece ?: runtime::openPiece) {
+            memory.fits("KV cache of ${npu.contextLength} tokens", it)
+        }
+        return closing(model) {
+            val layer = if (config.speculation != Speculation.OFF && npu.hasMtp) NpuMtpLayer(model) else null
+            val placement = model.placement()
+            val backend = NpuBackend(model, layer)
+            test(backend, if (npu.isQuantized) SelfTest.TOLERANCE_QUANTIZED else SelfTest.TOLERANCE)
+            OpenedModel(backend, config.provider, npu.weightBytes, model.kvBytes, placement)
+        }
+    }
+
+    private fun test(backend: Backend, tolerance: Double) {
+        val result = SelfTest.run(backend, reference, tolerance)
+        result.problem?.let { throw MimoException.ProviderUnavailable(it) }
+        if (config.strict && !result.tested) {
+            throw MimoException.ProviderUnavailable(
+                "its numbers cannot be tested: no reference.json, or a context shorter than its prompt",
+            )
+        }
+    }
+
+    private inline fun <T> closing(opened: AutoCloseable, work: () -> T): T = try {
+        work()
+    } catch (error: MimoException) {
+        opened.close()
+        throw error
+    }
+
+    private fun openMtp(context: Int, runtime: OrtRuntime): OrtMtpLayer? {
+        val file = File(folder, "mtp.onnx")
+        if (config.speculation == Speculation.OFF || config.speculation == Speculation.AUTO && !file.isFile) return null
+        if (!file.isFile) throw noMtp(folder)
+        return try {
+            val graph = CachedGraph(runtime, file, context, 1, setOf("hidden_states")) {
+                memory.fits("KV cache of the MTP layer", it)
+            }
+            OrtMtpLayer(graph, runtime)
+        } catch (error: MimoException.MemoryFull) {
+            if (config.speculation == Speculation.MTP) throw error
+            null // slower, and the same text
+        }
+    }
+
+    private fun noMtp(folder: File) =
+        MimoException.ModelLoad("$folder: no MTP layer; the checkpoint had none, take Speculation.AUTO or OFF")
+
+    private fun trunkFile(): File {
+        val name = if (config.kvCache == KvCache.INT8) "model.kv-int8.onnx" else "model.onnx"
+        return File(folder, name).also {
+            if (!it.isFile) throw MimoException.ModelLoad("$folder: no $name; quantize again, or take another kvCache")
+        }
+    }
+
+    private fun contextLength(): Int {
+        val asked = config.contextLength ?: return minOf(trained, DEFAULT_CONTEXT).toInt()
+        if (asked > trained) {
+            throw MimoException.ModelLoad("$folder: contextLength $asked asked for, trained for $trained")
+        }
+        return asked
+    }
+
+    private companion object {
+        /** Tokens; a KV cache for all that MiMo-7B was trained for would take 4.8 GB. */
+        const val DEFAULT_CONTEXT = 4096L
+    }
+}

@@ -1,0 +1,76 @@
+"""What ``--target qnn`` writes, but for the compiling: for tests of the folder's readers where no NPU is.
+
+`python -m tools.npu_fixture out/mimo-nano FOLDER` copies the int4 ONNX model of the first folder to the second, and
+puts the pieces beside it that would be compiled, as graphs for ONNX Runtime's CPU kernels: in two parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import click
+import numpy as np
+import onnx_ir as ir
+
+from mimo_mobile import manifest
+from mimo_mobile.convert import npu_file, npu_graph
+from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.runtime.npu_folder import DRAFT_IDS, EMBEDDING, SETTINGS
+
+RECIPE, SOC, CHUNK = "int4_b32", "SM8750", 64
+
+
+def write(model: Path, out: Path, context_length: int) -> Path:
+    """The ONNX folder in ``out``, with pieces for ``context_length`` tokens."""
+    made = manifest.read(model)
+    entry = made.entry(RECIPE) if made else None
+    if made is None or entry is None:
+        raise SystemExit(f"{model}: no manifest with {RECIPE}; run `make quantize` first")
+    folder = out / entry.path
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(model / entry.path, folder, ignore=shutil.ignore_patterns("qnn-*", "qdq-*"))
+    weights = WrittenWeights(folder)
+    pieces = folder / f"qnn-{SOC}"
+    pieces.mkdir()
+    ir.save(npu_graph.embedding(weights.config, weights, weights.compute), folder / EMBEDDING)
+    with patch.object(npu_file, "SESSION_BYTES", 6_000_000):
+        layers = npu_file._split(weights, context_length)
+        graphs = npu_file._graphs(weights, context_length, CHUNK, None)
+    for name, build in graphs.items():
+        ir.save(build(), pieces / f"{name}.onnx", external_data=f"{name}.data")
+    if weights.draft_ids is not None:
+        np.save(pieces / DRAFT_IDS, weights.draft_ids.numpy())
+    settings = {
+        "ep": "qnn",
+        "activations": "float",
+        "soc": SOC,
+        "context_length": context_length,
+        "windows": [CHUNK, 2, 1],
+        "layers": [[each.start, each.stop] for each in layers],
+        "mtp": weights.draft_ids is not None,
+        "embedding_bytes": weights.nbytes("model.embed_tokens."),
+        "made_with": "not compiled",
+        "graphs": [{"name": name, "size_bytes": (pieces / f"{name}.data").stat().st_size} for name in graphs],
+    }
+    (pieces / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    parts = tuple(manifest.part(out, path) for path in sorted(folder.rglob("*")) if path.is_file())
+    entry = dataclasses.replace(entry, parts=parts, size_bytes=sum(part.size_bytes for part in parts))
+    dataclasses.replace(made, entries=(entry,)).write(out)
+    return folder
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--context", default=2048, show_default=True, help="Tokens that the caches hold.")
+def main(model: Path, out: Path, context: int) -> None:
+    """Write pieces for an NPU, not compiled, of the model in MODEL to OUT."""
+    click.echo(write(model, out, context))
+
+
+if __name__ == "__main__":
+    main()
