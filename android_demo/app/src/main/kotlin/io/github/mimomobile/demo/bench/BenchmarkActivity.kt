@@ -1,0 +1,101 @@
+package io.github.mimomobile.demo.bench
+
+import android.content.Intent
+import android.os.Bundle
+import android.view.View
+import android.widget.LinearLayout
+import android.widget.ProgressBar
+import android.widget.TextView
+import io.github.mimomobile.demo.Problem
+import io.github.mimomobile.demo.R
+import io.github.mimomobile.demo.app
+import io.github.mimomobile.demo.models.LoadState
+import io.github.mimomobile.demo.models.ModelsActivity
+import io.github.mimomobile.demo.models.show
+import io.github.mimomobile.demo.ui.ProblemCard
+import io.github.mimomobile.demo.ui.ScreenActivity
+import io.github.mimomobile.demo.ui.show
+import io.github.mimomobile.demo.ui.shown
+
+/** The benchmark screen; renders [BenchmarkUiState]. */
+class BenchmarkActivity : ScreenActivity() {
+    private val benchmark get() = app.benchmark
+    private var rendered: List<Round>? = null
+
+    override fun onCreate(state: Bundle?) {
+        super.onCreate(state)
+        setContentView(R.layout.activity_benchmark)
+        findViewById<TextView>(R.id.title).setText(R.string.bench_title)
+        findViewById<View>(R.id.bench_start).setOnClickListener { benchmark.start() }
+        findViewById<View>(R.id.bench_cancel).setOnClickListener { benchmark.cancel() }
+        findViewById<View>(R.id.bench_share).setOnClickListener { share() }
+        render(benchmark.state, ::render)
+    }
+
+    private fun render(state: BenchmarkUiState) {
+        val running = state.running
+        findViewById<View>(R.id.bench_start).apply {
+            shown = running == null
+            isEnabled = state.load is LoadState.Ready
+        }
+        findViewById<View>(R.id.bench_cancel).shown = running != null
+        findViewById<TextView>(R.id.bench_state).show(stateText(state))
+        findViewById<ProgressBar>(R.id.bench_progress).apply {
+            shown = running != null
+            if (running != null) show(running.fraction)
+        }
+        val busy = state.problem?.kind == Problem.Kind.STATE
+        findViewById<ProblemCard>(R.id.problem).render(state.problem, if (busy) 0 else R.string.models_title) {
+            startActivity(Intent(this, ModelsActivity::class.java))
+        }
+        if (state.rounds != rendered) {
+            rendered = state.rounds
+            renderRounds(state)
+        }
+        findViewById<View>(R.id.bench_share).shown = state.json != null
+        findViewById<TextView>(R.id.bench_file).show(state.file?.let { getString(R.string.bench_saved, it) })
+    }
+
+    private fun stateText(state: BenchmarkUiState): String {
+        val running = state.running
+        val load = state.load
+        return when {
+            running != null -> getString(R.string.bench_running, running.done, running.total, running.depth)
+            state.skipped.isNotEmpty() && state.json != null ->
+                getString(R.string.bench_skipped, state.skipped.joinToString())
+            load is LoadState.Ready -> load.info.name
+            load is LoadState.Loading -> getString(R.string.opening)
+            else -> getString(R.string.not_loaded)
+        }
+    }
+
+    private fun renderRounds(state: BenchmarkUiState) {
+        val list = findViewById<LinearLayout>(R.id.bench_results)
+        list.removeAllViews()
+        for (depth in state.depths) {
+            val rounds = state.rounds.filter { it.depth == depth }
+            val card = layoutInflater.inflate(R.layout.item_speed, list, false)
+            card.findViewById<TextView>(R.id.speed_depth).text =
+                resources.getQuantityString(R.plurals.bench_depth, depth, depth)
+            card.findViewById<TextView>(R.id.speed_prefill).text =
+                speed(R.string.bench_prefill, spread(rounds.map { it.prefillTps }))
+            card.findViewById<TextView>(R.id.speed_decode).text =
+                speed(R.string.bench_decode, spread(rounds.map { it.decodeTps }))
+            list.addView(card)
+        }
+        findViewById<PlotView>(R.id.plot).apply {
+            shown = state.rounds.isNotEmpty()
+            show(state.rounds)
+        }
+    }
+
+    private fun speed(name: Int, speed: Spread) = getString(name, speed.mean, speed.stddev)
+
+    private fun share() {
+        val send = Intent(Intent.ACTION_SEND)
+            .setType("application/json")
+            .putExtra(Intent.EXTRA_SUBJECT, getString(R.string.bench_title))
+            .putExtra(Intent.EXTRA_TEXT, benchmark.state.value.json)
+        startActivity(Intent.createChooser(send, getString(R.string.bench_share)))
+    }
+}

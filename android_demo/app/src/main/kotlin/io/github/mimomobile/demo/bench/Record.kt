@@ -1,0 +1,180 @@
+package io.github.mimomobile.demo.bench
+
+import android.app.ActivityManager
+import android.content.Context
+import android.os.Build
+import android.os.SystemClock
+import io.github.mimomobile.demo.Settings
+import io.github.mimomobile.demo.Vitals
+import io.github.mimomobile.demo.models.ModelManifest
+import io.github.mimomobile.demo.statusBytes
+import io.github.mimomobile.runtime.ModelInfo
+import io.github.mimomobile.runtime.android.AndroidDevice
+import java.io.File
+import java.io.IOException
+import java.time.Instant
+import java.time.temporal.ChronoUnit
+import kotlin.math.round
+import org.json.JSONArray
+import org.json.JSONObject
+
+/** The record of a benchmark; a field has the name it has in the records of `make bench-phone` if it means the same. */
+class Record(
+    private val context: Context,
+    private val info: ModelInfo,
+    private val manifest: ModelManifest?,
+    private val settings: Settings,
+    private val vitals: Vitals,
+) {
+    private val measuredAt = Instant.now().truncatedTo(ChronoUnit.SECONDS)
+    private val device = device()
+    private var failure: JSONObject? = null
+
+    var answer = ""
+    val runs = mutableListOf<Run>()
+
+    val fileName: String
+        get() = listOf(Build.MANUFACTURER, Build.MODEL, info.name, measuredAt)
+            .joinToString("-").replace(Regex("[^A-Za-z0-9_.]+"), "-") + ".json"
+
+    /** The rounds of one depth and what was read meanwhile. */
+    inner class Run(val depth: Int) {
+        private val started = SystemClock.elapsedRealtime()
+        private val readings = JSONArray()
+        private var rss = 0L
+        private var anon = 0L
+        val rounds = mutableListOf<Round>()
+
+        fun read() {
+            val signs = vitals.read()
+            rss = maxOf(rss, signs.memoryBytes ?: 0)
+            anon = maxOf(anon, statusBytes("RssAnon") ?: 0)
+            readings.put(
+                JSONObject()
+                    .put("at_s", round((SystemClock.elapsedRealtime() - started) / 100.0) / 10)
+                    .put("temperatures_c", JSONObject()) // Android lets apps read no thermal zone
+                    .put("thermal_status", orNull(signs.thermalStatus))
+                    .put("battery_current_ua", orNull(signs.batteryCurrentUa))
+                    .put("battery_voltage_uv", orNull(signs.batteryVoltageUv))
+                    .put("battery_temperature_c", orNull(signs.batteryTemperatureC))
+                    .put("battery_percent", orNull(signs.batteryPercent))
+                    .put("battery_status", orNull(signs.batteryStatus)),
+            )
+        }
+
+        fun toJson(): JSONObject {
+            val prefill = spread(rounds.map { it.prefillTps })
+            val decode = spread(rounds.map { it.decodeTps })
+            val speed = JSONObject()
+                .put("threads", orNull(settings.threads))
+                .put("prefill_tps", prefill.mean)
+                .put("prefill_stddev_tps", prefill.stddev)
+                .put("decode_tps", decode.mean)
+                .put("decode_stddev_tps", decode.stddev)
+            return JSONObject()
+                .put("depth", depth)
+                .put("speeds", JSONArray().put(speed))
+                .put("peak_rss_bytes", orNull(rss.takeIf { it > 0 }))
+                .put("peak_anon_bytes", orNull(anon.takeIf { it > 0 }))
+                .put("readings", readings)
+                .put("rounds", JSONArray(rounds.map(::roundToJson)))
+        }
+    }
+
+    fun failed(depth: Int, reason: String) = apply { failure = JSONObject().put("depth", depth).put("reason", reason) }
+
+    fun toJson(): JSONObject = JSONObject()
+        .put("record_version", VERSION)
+        .put("measured_at", measuredAt.toString())
+        .put("device", device)
+        .put("model", model())
+        .put("app", app())
+        .put(
+            "settings",
+            JSONObject()
+                .put("prompt_tokens", BenchmarkHolder.PROMPT_TOKENS)
+                .put("generate_tokens", BenchmarkHolder.GENERATE_TOKENS)
+                .put("repeats", BenchmarkHolder.REPEATS),
+        )
+        .put("backend", "ONNX Runtime, ${info.provider}")
+        .put("question", BenchmarkHolder.QUESTION)
+        .put("answer", answer)
+        .put("runs", JSONArray(runs.map { it.toJson() }))
+        .put("failure", orNull(failure))
+        .put("after", after())
+
+    private fun device(): JSONObject {
+        val modern = Build.VERSION.SDK_INT >= Build.VERSION_CODES.S
+        val memory = ActivityManager.MemoryInfo()
+        context.getSystemService(ActivityManager::class.java)?.getMemoryInfo(memory)
+        val signs = vitals.read()
+        val cpuinfo = lines("/proc/cpuinfo").firstOrNull { it.startsWith("Features") || it.startsWith("flags") }
+        val clocks = (0 until Runtime.getRuntime().availableProcessors()).mapNotNull {
+            lines("/sys/devices/system/cpu/cpu$it/cpufreq/cpuinfo_max_freq").firstOrNull()?.toIntOrNull()
+        }
+        return JSONObject()
+            .put("name", "${Build.MANUFACTURER} ${Build.MODEL}")
+            .put("manufacturer", Build.MANUFACTURER)
+            .put("model", Build.MODEL)
+            .put("android", Build.VERSION.RELEASE)
+            .put("soc_manufacturer", orNull(if (modern) Build.SOC_MANUFACTURER else null))
+            .put("soc_model", orNull(if (modern) Build.SOC_MODEL else null))
+            .put("board", Build.BOARD)
+            .put("abi", orNull(Build.SUPPORTED_ABIS.firstOrNull()))
+            .put("cpu_features", JSONArray(cpuinfo?.substringAfter(':')?.trim()?.split(' ').orEmpty()))
+            .put("core_max_khz", JSONArray(clocks))
+            .put("memory_bytes", memory.totalMem)
+            .put("available_bytes", AndroidDevice.availableBytes(context))
+            .put("storage_free_bytes", context.filesDir.usableSpace)
+            .put("battery_percent", orNull(signs.batteryPercent))
+            .put("battery_temperature_c", orNull(signs.batteryTemperatureC))
+            .put("powered", orNull(signs.powered))
+    }
+
+    private fun model() = JSONObject()
+        .put("name", info.name)
+        .put("recipe", info.recipe)
+        .put("size_bytes", orNull(manifest?.sizeBytes))
+        .put("sha256", orNull(manifest?.parts?.maxByOrNull { it.sizeBytes }?.sha256))
+        .put("weight_bytes", info.weightBytes)
+        .put("context_length", info.contextLength)
+        .put("kv_cache_bytes", info.kvCacheBytes)
+        .put("provider", info.provider.name)
+        .put("fallback", orNull(info.fallback))
+        .put("placement", JSONObject(info.placement))
+        .put("synthetic", info.synthetic)
+
+    private fun app(): JSONObject {
+        val info = context.packageManager.getPackageInfo(context.packageName, 0)
+        return JSONObject().put("name", context.packageName).put("version", orNull(info.versionName))
+    }
+
+    private fun after(): JSONObject {
+        val signs = vitals.read()
+        return JSONObject()
+            .put("battery_percent", orNull(signs.batteryPercent))
+            .put("battery_temperature_c", orNull(signs.batteryTemperatureC))
+            .put("available_bytes", AndroidDevice.availableBytes(context))
+    }
+
+    private companion object {
+        const val VERSION = 1
+    }
+}
+
+private fun roundToJson(round: Round) = JSONObject()
+    .put("prompt_tokens", round.promptTokens)
+    .put("cached_tokens", round.cachedTokens)
+    .put("generated_tokens", round.generatedTokens)
+    .put("prefill_tps", round.prefillTps)
+    .put("decode_tps", round.decodeTps)
+    .put("rested_s", round.restedS)
+    .put("battery_temperature_c", orNull(round.batteryTemperatureC))
+
+private fun orNull(value: Any?): Any = value ?: JSONObject.NULL
+
+private fun lines(path: String): List<String> = try {
+    File(path).readLines()
+} catch (_: IOException) {
+    emptyList()
+}

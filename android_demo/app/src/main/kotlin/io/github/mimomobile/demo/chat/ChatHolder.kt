@@ -1,0 +1,190 @@
+package io.github.mimomobile.demo.chat
+
+import android.util.Log
+import io.github.mimomobile.demo.SettingsStore
+import io.github.mimomobile.demo.models.LoadState
+import io.github.mimomobile.demo.models.ModelHolder
+import io.github.mimomobile.demo.problemOf
+import io.github.mimomobile.runtime.FinishReason
+import io.github.mimomobile.runtime.GenerationEvent
+import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Prompt
+import java.io.IOException
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.NonCancellable
+import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.distinctUntilChanged
+import kotlinx.coroutines.flow.map
+import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+
+/**
+ * The open conversation and its answer under way; state holder of the chat screen. Survives activities.
+ *
+ * @param occupied Whether something else uses the engine.
+ */
+class ChatHolder(
+    private val scope: CoroutineScope,
+    private val engine: MimoEngine,
+    private val store: ChatStore,
+    private val settings: SettingsStore,
+    models: ModelHolder,
+    occupied: Flow<Boolean>,
+) {
+    // Read at once, so that a screen that comes back finds its text where it was.
+    private val current = MutableStateFlow(ChatUiState(settings.conversation?.let(store::read) ?: store.create()))
+    private val disk = Dispatchers.IO.limitedParallelism(1)
+    private var answering: Job? = null
+
+    @Volatile
+    private var stopping = false
+
+    val state: StateFlow<ChatUiState> = current.asStateFlow()
+
+    init {
+        scope.launch { store.summaries.collect { list -> current.update { it.copy(history = list) } } }
+        scope.launch { withContext(disk) { store.refresh() } }
+        scope.launch {
+            models.state.map { it.load }.distinctUntilChanged().collect { load ->
+                current.update { it.copy(load = load) }
+                if (load is LoadState.Ready) count()
+            }
+        }
+        scope.launch { occupied.collect { busy -> current.update { it.copy(busy = busy) } } }
+        scope.launch { settings.values.map { it.systemPrompt }.distinctUntilChanged().collect { count() } }
+    }
+
+    /** Asks; nothing happens while an answer comes or no model is loaded. */
+    fun send(question: String) {
+        if (question.isBlank()) return
+        begin { it.copy(exchanges = it.exchanges + Exchange(question.trim(), Answer())) }
+    }
+
+    /** Asks the last question again, in place of its answer. */
+    fun regenerate() {
+        if (state.value.conversation.exchanges.isEmpty()) return
+        begin { it.withAnswer(Answer(), System.currentTimeMillis()) }
+    }
+
+    /** Ends the answer within a token; what came of it stays. */
+    fun stop() {
+        stopping = true // for an engine that has not begun, and does not hear
+        engine.stop()
+    }
+
+    /** Opens a saved conversation. */
+    fun open(id: String) = switch { withContext(disk) { store.read(id) } }
+
+    /** Opens an empty conversation. */
+    fun new() = switch { store.create() }
+
+    fun delete(id: String) {
+        scope.launch {
+            if (id == state.value.conversation.id) {
+                answering?.cancelAndJoin()
+                show(store.create())
+            }
+            withContext(disk) { store.delete(id) }
+        }
+    }
+
+    fun toggleThinking(index: Int) = current.update {
+        it.copy(unfolded = if (index in it.unfolded) it.unfolded - index else it.unfolded + index)
+    }
+
+    private fun switch(to: suspend () -> Conversation?) {
+        scope.launch {
+            answering?.cancelAndJoin()
+            to()?.let { show(it) }
+        }
+    }
+
+    private suspend fun show(conversation: Conversation) {
+        settings.conversation = conversation.id
+        current.update { it.copy(conversation = conversation, unfolded = emptySet(), usedTokens = null) }
+        count()
+    }
+
+    private fun begin(change: (Conversation) -> Conversation) {
+        scope.launch {
+            if (!state.value.canSend) return@launch
+            current.update { it.copy(conversation = change(it.conversation), generating = true, liveTps = null) }
+            settings.conversation = state.value.conversation.id
+            stopping = false
+            answering = scope.launch { answer() }
+        }
+    }
+
+    private suspend fun answer() {
+        val draft = Draft(::publish)
+        try {
+            val chosen = settings.values.value
+            val prompt = Prompt.Chat(state.value.conversation.messages(chosen.systemPrompt))
+            save()
+            draft.promptTokens = engine.countTokens(prompt)
+            engine.generate(prompt, chosen.generation()).collect { event ->
+                when (event) {
+                    is GenerationEvent.Token -> {
+                        if (stopping) engine.stop()
+                        if (draft.add(event)) save()
+                    }
+                    is GenerationEvent.Finished -> draft.finish(event)
+                }
+            }
+        } catch (error: CancellationException) {
+            draft.end(AnswerState.STOPPED)
+            throw error
+        } catch (error: MimoException) {
+            draft.fail(problemOf(error))
+        } finally {
+            withContext(NonCancellable) {
+                current.update { it.copy(generating = false, liveTps = null, ended = it.ended + 1) }
+                save()
+                count()
+            }
+        }
+    }
+
+    private fun publish(draft: Draft) = current.update {
+        it.copy(
+            conversation = it.conversation.withAnswer(draft.answer(), System.currentTimeMillis()),
+            usedTokens = draft.promptTokens?.plus(draft.tokens),
+            liveTps = draft.liveTps(),
+        )
+    }
+
+    private suspend fun save() {
+        try {
+            withContext(disk) { store.save(state.value.conversation) }
+        } catch (error: IOException) {
+            Log.e("mimo", "the conversation was not saved", error)
+        }
+    }
+
+    private suspend fun count() {
+        if (state.value.load !is LoadState.Ready || state.value.generating) return
+        val conversation = state.value.conversation
+        val prompt = Prompt.Chat(conversation.messages(settings.values.value.systemPrompt))
+        try {
+            val used = withContext(Dispatchers.Default) { engine.countTokens(prompt) }
+            current.update { if (it.conversation == conversation) it.copy(usedTokens = used) else it }
+        } catch (_: MimoException) {
+            current.update { it.copy(usedTokens = null) } // another model is being loaded, or it has no template
+        }
+    }
+}
+
+internal fun FinishReason.answerState() = when (this) {
+    FinishReason.STOP -> AnswerState.DONE
+    FinishReason.LENGTH -> AnswerState.LENGTH
+    FinishReason.CANCELLED -> AnswerState.STOPPED
+}

@@ -1,0 +1,28 @@
+package io.github.mimomobile.demo.chat
+
+import io.github.mimomobile.demo.models.LoadState
+
+/**
+ * The chat screen.
+ *
+ * @property busy Something else uses the engine.
+ * @property usedTokens Of the context, by the conversation; null while that is unknown.
+ * @property unfolded Exchanges whose thinking is shown.
+ * @property liveTps Tokens a second of the answer under way.
+ * @property ended Counts answers that ended, so that a screen reader is told once.
+ */
+data class ChatUiState(
+    val conversation: Conversation,
+    val history: List<Summary> = emptyList(),
+    val load: LoadState = LoadState.None,
+    val generating: Boolean = false,
+    val busy: Boolean = false,
+    val usedTokens: Int? = null,
+    val unfolded: Set<Int> = emptySet(),
+    val liveTps: Double? = null,
+    val ended: Int = 0,
+) {
+    val contextTokens: Int? get() = (load as? LoadState.Ready)?.info?.contextLength
+
+    val canSend: Boolean get() = load is LoadState.Ready && !generating && !busy
+}

@@ -1,0 +1,63 @@
+package io.github.mimomobile.demo.models
+
+import android.view.LayoutInflater
+import android.view.View
+import android.view.ViewGroup
+import android.widget.ProgressBar
+import android.widget.TextView
+import io.github.mimomobile.demo.R
+import io.github.mimomobile.demo.chat.SEPARATOR
+import io.github.mimomobile.demo.ui.bytes
+import io.github.mimomobile.demo.ui.show
+import io.github.mimomobile.demo.ui.shown
+
+/** One model on the model screen. */
+class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
+    val view: View = LayoutInflater.from(screen).inflate(R.layout.item_model, parent, false)
+
+    fun render(entry: ModelEntry, state: ModelsUiState) {
+        val load = state.load
+        val loaded = load is LoadState.Ready && load.path == entry.path
+        val loading = (load as? LoadState.Loading)?.takeIf { it.path == entry.path }
+        val failed = (load as? LoadState.Failed)?.takeIf { it.path == entry.path }
+        val whole = entry.manifest != null
+        text(R.id.model_name).show(entry.name)
+        text(R.id.model_badge).shown = loaded
+        text(R.id.model_facts).show(facts(entry))
+        text(R.id.model_problem).show(problem(entry) ?: failed?.problem?.detail)
+        view.findViewById<ProgressBar>(R.id.model_progress).apply {
+            shown = loading != null
+            if (loading != null) show(fraction(loading))
+        }
+        act(R.id.model_load, whole && !loaded && loading == null) { screen.load(entry) }
+        act(R.id.model_verify, whole && state.task == null) { screen.verify(entry) }
+        act(R.id.model_details, whole) { screen.showDetails(entry) }
+        act(R.id.model_delete, entry.origin != Origin.BUNDLED) { screen.confirmDelete(entry) }
+        view.findViewById<View>(R.id.model_delete).contentDescription =
+            screen.getString(R.string.delete_named, entry.name)
+    }
+
+    private fun facts(entry: ModelEntry): String {
+        val origin = when (entry.origin) {
+            Origin.BUNDLED -> R.string.origin_bundled
+            Origin.IMPORTED -> R.string.origin_imported
+            Origin.PUSHED -> R.string.origin_pushed
+            Origin.UNFINISHED -> R.string.origin_unfinished
+        }
+        val size = entry.manifest?.let { screen.bytes(it.sizeBytes) }
+        return listOfNotNull(entry.manifest?.recipe, size, screen.getString(origin)).joinToString(SEPARATOR)
+    }
+
+    private fun problem(entry: ModelEntry): String? =
+        if (entry.origin == Origin.UNFINISHED) screen.getString(R.string.unfinished) else entry.problem
+
+    private fun fraction(loading: LoadState.Loading): Float? =
+        if (loading.doneBytes < loading.totalBytes) loading.doneBytes.toFloat() / loading.totalBytes else null
+
+    private fun act(id: Int, possible: Boolean, act: () -> Unit) = view.findViewById<View>(id).run {
+        shown = possible
+        setOnClickListener { act() }
+    }
+
+    private fun text(id: Int) = view.findViewById<TextView>(id)
+}

@@ -1,0 +1,60 @@
+package io.github.mimomobile.demo.models
+
+import android.content.Context
+import io.github.mimomobile.demo.ProblemException
+import java.io.File
+import java.io.IOException
+
+/** The folders that hold models, on this phone. */
+class ModelFolders(private val context: Context) {
+    /** In the app's own storage: unpacked or imported. */
+    val own = File(context.filesDir, "models")
+
+    /** Where `adb push` puts models; they are loaded in place. */
+    val pushed: File? get() = context.getExternalFilesDir("models")
+
+    val nano = File(own, NANO)
+    val nanoSource = AssetSource(context.assets, "models/$NANO")
+
+    /** The manifest of the bundled model when it is still to be unpacked: at the first start, or after an update. */
+    fun nanoToUnpack(): ModelManifest? {
+        val text = nanoSource.open(ModelManifest.NAME).use { it.readBytes().decodeToString() }
+        val here = File(nano, ModelManifest.NAME)
+        return if (here.isFile && here.readText() == text) null else ModelManifest.parse(text)
+    }
+
+    /** Removes what interrupted copies left, unless it exists nowhere else. */
+    fun clean() {
+        val partial = own.listFiles().orEmpty().filter { it.name.endsWith(PARTIAL) }
+        partial.filterNot(::isMoving).forEach { it.deleteRecursively() }
+    }
+
+    /** Everything there is, the bundled model first. */
+    fun list(): List<ModelEntry> {
+        val inOwn = own.listFiles().orEmpty().filter { it.isDirectory }.map { folder ->
+            when {
+                folder == nano -> read(folder, Origin.BUNDLED)
+                folder.name.endsWith(PARTIAL) -> ModelEntry(folder, Origin.UNFINISHED)
+                else -> read(folder, Origin.IMPORTED)
+            }
+        }
+        val inPushed = pushed?.listFiles().orEmpty().filter { it.isDirectory }.map { read(it, Origin.PUSHED) }
+        return (inOwn + inPushed).sortedWith(compareBy({ it.origin }, { it.name }))
+    }
+
+    /** A folder of its own for each model and recipe. */
+    fun target(manifest: ModelManifest) =
+        File(own, "${manifest.model}-${manifest.recipe}".replace(Regex("[^A-Za-z0-9_.-]+"), "-").trimStart('.'))
+
+    private fun read(folder: File, origin: Origin): ModelEntry = try {
+        ModelEntry(folder, origin, ModelManifest.parse(File(folder, ModelManifest.NAME).readText()))
+    } catch (error: IOException) {
+        ModelEntry(folder, origin, problem = error.message)
+    } catch (error: ProblemException) {
+        ModelEntry(folder, origin, problem = error.problem.detail)
+    }
+
+    private companion object {
+        const val NANO = "mimo-nano"
+    }
+}

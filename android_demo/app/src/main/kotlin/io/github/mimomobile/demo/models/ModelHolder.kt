@@ -1,0 +1,236 @@
+package io.github.mimomobile.demo.models
+
+import android.content.Context
+import android.net.Uri
+import io.github.mimomobile.demo.SettingsStore
+import io.github.mimomobile.demo.problemOf
+import io.github.mimomobile.runtime.EngineConfig
+import io.github.mimomobile.runtime.EngineState
+import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Speculation
+import io.github.mimomobile.runtime.Verification
+import io.github.mimomobile.runtime.android.AndroidDevice
+import java.io.File
+import java.util.concurrent.atomic.AtomicBoolean
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.distinctUntilChanged
+import kotlinx.coroutines.flow.drop
+import kotlinx.coroutines.flow.filterIsInstance
+import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.flow.map
+import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+
+/** The models on this phone and the one that is loaded; state holder of the model screen. Survives activities. */
+class ModelHolder(
+    private val context: Context,
+    private val scope: CoroutineScope,
+    private val engine: MimoEngine,
+    private val settings: SettingsStore,
+) {
+    private val folders = ModelFolders(context)
+    private val current = MutableStateFlow(ModelsUiState())
+    private val started = AtomicBoolean()
+    private var loading: Job? = null
+
+    @Volatile
+    private var task: Job? = null
+
+    val state: StateFlow<ModelsUiState> = current.asStateFlow()
+
+    /** Unpacks the bundled model if that is to be done, and loads what was loaded last. Only the first call counts. */
+    fun start() {
+        if (started.getAndSet(true)) return
+        run(ModelTask(ModelTask.Kind.UNPACK, folders.nano.name)) { progress ->
+            folders.clean()
+            folders.nanoToUnpack()?.let { manifest ->
+                folders.nano.deleteRecursively()
+                ModelCopy(folders.nanoSource, folders.nano).run(manifest, progress)
+                markVerified(ModelEntry(folders.nano, Origin.BUNDLED, manifest))
+            }
+        }.invokeOnCompletion { load(settings.modelPath ?: folders.nano.path) }
+        scope.launch {
+            settings.values.map { it.loading }.distinctUntilChanged().drop(1).collect { reload() }
+        }
+    }
+
+    /** Looks at the folders again: `adb push` tells nobody. */
+    fun refresh() {
+        scope.launch { list() }
+    }
+
+    /** Loads a model in place of the one before; a running answer is stopped. */
+    fun load(path: String) {
+        scope.launch {
+            loading?.cancelAndJoin()
+            loading = scope.launch { loadNow(path) }
+        }
+    }
+
+    /** Loads the same model again, with the settings as they are now. */
+    fun reload() {
+        when (val load = state.value.load) {
+            is LoadState.Ready -> load(load.path)
+            is LoadState.Failed -> load(load.path)
+            is LoadState.Loading -> load(load.path)
+            LoadState.None -> Unit
+        }
+    }
+
+    /** Copies or moves a model out of a folder that the user picked, verifying it on the way, and loads it. */
+    fun import(tree: Uri, move: Boolean) = import(TreeSource(context.contentResolver, tree), move)
+
+    fun import(source: ModelSource, move: Boolean) {
+        run(ModelTask(ModelTask.Kind.IMPORT, "")) { progress ->
+            val text = source.open(ModelManifest.NAME).use { it.readBytes().decodeToString() }
+            val manifest = ModelManifest.parse(text)
+            val target = folders.target(manifest)
+            current.update { it.copy(task = it.task?.copy(name = manifest.model)) }
+            ModelCopy(source, target, move).run(manifest, progress)
+            markVerified(ModelEntry(target, Origin.IMPORTED, manifest))
+            load(target.path)
+        }
+    }
+
+    fun verify(entry: ModelEntry) {
+        val manifest = entry.manifest ?: return
+        run(ModelTask(ModelTask.Kind.VERIFY, entry.name)) { progress ->
+            settings.verified -= mark(entry)
+            verifyModel(entry.folder, manifest, progress)
+            markVerified(entry)
+            current.update { it.copy(verified = entry.name) }
+        }
+    }
+
+    fun delete(entry: ModelEntry) {
+        scope.launch {
+            withContext(Dispatchers.IO) {
+                entry.folder.deleteRecursively()
+                prepacked(entry).deleteRecursively()
+            }
+            list()
+            if ((state.value.load as? LoadState.Ready)?.path == entry.path) load(folders.nano.path)
+        }
+    }
+
+    /** Cancels the task on files, except unpacking: without it there is nothing to load. */
+    fun cancel() {
+        if (state.value.task?.kind != ModelTask.Kind.UNPACK) task?.cancel()
+    }
+
+    /** Forgets what the last task found. */
+    fun dismiss() = current.update { it.copy(problem = null, verified = null) }
+
+    private fun run(new: ModelTask, work: suspend (Bytes) -> Unit): Job {
+        val previous = task
+        val job = scope.launch {
+            previous?.join()
+            current.update { it.copy(task = new, problem = null, verified = null) }
+            val shown = Throttle()
+            try {
+                withContext(Dispatchers.IO) {
+                    work { done, total ->
+                        if (shown.due() || done == total) {
+                            current.update { it.copy(task = it.task?.copy(doneBytes = done, totalBytes = total)) }
+                        }
+                    }
+                }
+            } catch (error: CancellationException) {
+                throw error
+            } catch (error: Exception) {
+                current.update { it.copy(problem = problemOf(error)) }
+            } finally {
+                current.update { it.copy(task = null) }
+                refresh()
+            }
+        }
+        task = job
+        return job
+    }
+
+    private suspend fun list() {
+        val models = withContext(Dispatchers.IO) { folders.list() }
+        current.update { it.copy(models = models, listed = true, freeBytes = context.filesDir.usableSpace) }
+    }
+
+    private suspend fun loadNow(path: String) {
+        list()
+        val entry = state.value.models.firstOrNull { it.path == path } ?: ModelEntry(folders.nano, Origin.BUNDLED)
+        val name = entry.name
+        settings.modelPath = entry.path
+        become(LoadState.Loading(entry.path, name, 0, 0))
+        engine.stop()
+        engine.state.first { it !is EngineState.Generating }
+        val watch = scope.launch {
+            engine.state.filterIsInstance<EngineState.Loading>().collect {
+                become(LoadState.Loading(entry.path, name, it.doneBytes, it.totalBytes))
+            }
+        }
+        try {
+            val size = withContext(Dispatchers.IO) { mark(entry) in settings.verified }
+            engine.load(entry.folder, config(entry, if (size) Verification.SIZE else Verification.SHA256))
+            markVerified(entry)
+            watch.cancelAndJoin()
+            val info = (engine.state.value as? EngineState.Ready)?.model ?: return
+            become(LoadState.Ready(entry.path, info))
+        } catch (error: MimoException) {
+            watch.cancelAndJoin()
+            become(LoadState.Failed(entry.path, name, problemOf(error)))
+        } finally {
+            watch.cancel()
+        }
+    }
+
+    private fun config(entry: ModelEntry, verification: Verification): EngineConfig {
+        val chosen = settings.values.value
+        return EngineConfig(
+            contextLength = chosen.contextLength,
+            threads = chosen.threads,
+            provider = chosen.provider,
+            strict = false,
+            speculation = Speculation.AUTO,
+            verification = verification,
+            availableBytes = { AndroidDevice.availableBytes(context) },
+            heat = { AndroidDevice.heat(context) },
+            cacheFolder = prepacked(entry),
+            soc = AndroidDevice.soc(),
+        )
+    }
+
+    /** Weights in this CPU's order, made at the first load; a folder for each model, to be deleted with it. */
+    private fun prepacked(entry: ModelEntry): File {
+        val name = "${entry.folder.name}-${Integer.toHexString(entry.path.hashCode())}"
+        return File(context.noBackupFilesDir, "prepacked/$name")
+    }
+
+    private fun become(load: LoadState) = current.update { it.copy(load = load) }
+
+    private fun markVerified(entry: ModelEntry) {
+        settings.verified += mark(entry)
+    }
+
+    /** Changes when a file of the model does. */
+    private fun mark(entry: ModelEntry): String {
+        val files = entry.manifest?.parts.orEmpty().map { File(entry.folder, it.path) }
+        return "${entry.path}|${files.sumOf { it.length() }}|${files.maxOfOrNull { it.lastModified() } ?: 0}"
+    }
+}
+
+/** Lets something happen at most every 50 ms: nobody sees more. */
+class Throttle(private val intervalNs: Long = 50_000_000) {
+    private var last = System.nanoTime() - intervalNs
+
+    fun due(): Boolean {
+        val now = System.nanoTime()
+        return (now - last >= intervalNs).also { if (it) last = now }
+    }
+}

@@ -1,0 +1,54 @@
+package io.github.mimomobile.demo.models
+
+import io.github.mimomobile.demo.Problem
+import io.github.mimomobile.runtime.ModelInfo
+import java.io.File
+
+/** Where a model's folder is. */
+enum class Origin { BUNDLED, IMPORTED, PUSHED, UNFINISHED }
+
+/** A folder with a model, or with what should be one: then [problem] says why it is not. */
+data class ModelEntry(
+    val folder: File,
+    val origin: Origin,
+    val manifest: ModelManifest? = null,
+    val problem: String? = null,
+) {
+    val path: String get() = folder.path
+    val name: String get() = manifest?.model ?: folder.name.removeSuffix(PARTIAL)
+}
+
+/** What the engine holds. */
+sealed interface LoadState {
+    data object None : LoadState
+
+    data class Loading(val path: String, val name: String, val doneBytes: Long, val totalBytes: Long) : LoadState
+
+    data class Ready(val path: String, val info: ModelInfo) : LoadState
+
+    data class Failed(val path: String, val name: String, val problem: Problem) : LoadState
+}
+
+/** Long work on files. */
+data class ModelTask(val kind: Kind, val name: String, val doneBytes: Long = 0, val totalBytes: Long = 0) {
+    enum class Kind { UNPACK, IMPORT, VERIFY }
+
+    val fraction: Float? get() = if (totalBytes > 0) doneBytes.toFloat() / totalBytes else null
+}
+
+/**
+ * The model screen.
+ *
+ * @property listed Whether the folders were looked at.
+ * @property problem Of the last task.
+ * @property verified Name of the model that was found whole by the last task.
+ */
+data class ModelsUiState(
+    val models: List<ModelEntry> = emptyList(),
+    val listed: Boolean = false,
+    val load: LoadState = LoadState.None,
+    val task: ModelTask? = null,
+    val problem: Problem? = null,
+    val verified: String? = null,
+    val freeBytes: Long = 0,
+)
