@@ -1,8 +1,8 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow test-arm test-android check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
-	bench-phone nano verify-optimum clean
+.PHONY: help quantize test test-slow test-arm android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
+	bench-phone emulator-test lint-actions nano verify-optimum clean
 
 VENV ?= .venv
 VERIFY_VENV ?= .venv-verify
@@ -31,7 +31,7 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 	@$(BIN)/mimo quantize "$(MODEL)" --recipe "$(RECIPE)" --out "$(OUT)"
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
-	@$(BIN)/python -m pytest -m "not slow and not arm"
+	@$(BIN)/python -m pytest -m "not slow and not arm and not android"
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
@@ -41,13 +41,28 @@ test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.bui
 test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emulated ARM CPUs (QEMU; Debian)
 	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm
 
-test-android: quantize  ## the Kotlin library's tests on the JVM: JDK 17, Maven and npm, no Android SDK
+android: quantize  ## the app (APK) and the library (AAR), in build/android, without an Android SDK
+	@android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
+	@android_demo/build.sh aar build/android
+	@du --human-readable --apparent-size build/android/*.apk build/android/maven/*/*/*/*/*/*
+
+test-android: $(VENV)/.installed-dev android  ## the Kotlin library on the JVM, then what `make android` builds
+	@$(BIN)/python -m tools.npu_fixture "$(OUT)/mimo-nano" build/android/npu
 	@android_demo/build.sh test build/android "$(OUT)/mimo-nano"
+	@MIMO_ANDROID_BUILD="$(abspath build/android)" $(BIN)/python -m pytest -m android
+	@android_demo/build.sh test-dex build/android "$(OUT)/mimo-nano"
+	@android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
+
+screenshots: android  ## after a change of the app: draws its screens anew for docs/images
+	@SCREENSHOTS="$(abspath docs/images)" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
 
 check: lint types  ## before a commit: lint and types
 
 lint: $(VENV)/.installed-dev  ## ruff: style and mistakes
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lint-actions:  ## actionlint on the GitHub workflows (Go 1.18 or newer)
+	@go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
 types: $(VENV)/.installed-dev  ## mypy, strict
 	@$(BIN)/mypy
@@ -80,6 +95,10 @@ bench-phone: $(VENV)/.installed $(PHONE_TOOLS)/.built  ## speed, memory, heat an
 	@[ "$(origin PHONE_MODEL)" != file ] || [ -f "$(PHONE_MODEL)" ] || \
 		$(BIN)/mimo quantize nano --recipe q4_0 --out "$(OUT)"
 	@$(BIN)/python -m benchmarks.phone "$(PHONE_MODEL)" --tools "$(PHONE_TOOLS)/bin" --out "$(OUT)/phone" $(PHONE_OPTIONS)
+
+emulator-test: android $(VENV)/.installed  ## the app's instrumented tests on the emulator or phone that adb sees
+	@$(BIN)/python -m tools.emulator_test build/android/mimo-mobile-debug.apk \
+		build/android/mimo-mobile-debug-androidTest.apk --out "$(OUT)/emulator"
 
 nano: $(VERIFY_VENV)/.installed  ## train MiMo-nano again, from nothing (about an hour on two cores)
 	@PYTHONPATH=src:. $(VERIFY_VENV)/bin/python -W ignore -m tools.nano.train

@@ -15,4 +15,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "mimo-mobile"
-include(":runtime")
+include(":app", ":runtime")

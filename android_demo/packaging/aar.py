@@ -1,0 +1,99 @@
+"""Lays :runtime out as a Maven repository has it, like Gradle's publication: `aar REPOSITORY CLASSES.jar`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+from android_demo.packaging.archive import Member, write_archive
+from android_demo.packaging.project import ROOT, Project, read_project
+
+# What Gradle's plugin writes when nothing more is asked of those who use the library.
+METADATA = {
+    "aarFormatVersion": "1.0",
+    "aarMetadataVersion": "1.0",
+    "minCompileSdk": "1",
+    "minCompileSdkExtension": "0",
+    "minAndroidGradlePluginVersion": "1.0.0",
+}
+# Maven's scopes: Gradle's `api` is compile, `implementation` is runtime.
+SCOPES = {"kotlinx-coroutines-core": "compile", "onnxruntime-android": "runtime"}
+DESCRIPTION = "Runs Xiaomi's MiMo-7B in int4 on Android phones, on ONNX Runtime"
+
+
+def manifest(project: Project) -> str:
+    """The library's manifest: a name and the oldest Android; no permission."""
+    return (
+        '<manifest xmlns:android="http://schemas.android.com/apk/res/android"'
+        f' package="{project.library_namespace}">\n'
+        f'    <uses-sdk android:minSdkVersion="{project.versions["minSdk"]}" />\n</manifest>\n'
+    )
+
+
+def aar(project: Project, classes: Path, runtime: Path) -> list[Member]:
+    """What the AAR holds; `classes` is a jar, `runtime` the folder of the library."""
+    with zipfile.ZipFile(classes) as jar:
+        names = [name for name in jar.namelist() if name.startswith(("io/", "META-INF/runtime"))]
+        inner = classes.with_name("classes.jar")
+        write_archive(inner, [Member(name, jar.read(name)) for name in sorted(names) if not name.endswith("/")])
+    metadata = "".join(f"{name}={value}\n" for name, value in METADATA.items())
+    return [
+        Member("AndroidManifest.xml", manifest(project).encode()),
+        Member("classes.jar", inner.read_bytes(), 4),
+        Member("proguard.txt", (runtime / "consumer-rules.pro").read_bytes()),
+        Member("R.txt", b""),
+        Member("META-INF/com/android/build/gradle/aar-metadata.properties", metadata.encode()),
+    ]
+
+
+def pom(project: Project) -> str:
+    """The library's POM."""
+    root = ElementTree.Element("project", xmlns="http://maven.apache.org/POM/4.0.0")
+    texts = {
+        "modelVersion": "4.0.0",
+        "groupId": project.library_group,
+        "artifactId": project.library_artifact,
+        "version": project.library_version,
+        "packaging": "aar",
+        "name": "MiMo Mobile runtime",
+        "description": DESCRIPTION,
+    }
+    for name, text in texts.items():
+        ElementTree.SubElement(root, name).text = text
+    licence = ElementTree.SubElement(ElementTree.SubElement(root, "licenses"), "license")
+    ElementTree.SubElement(licence, "name").text = "Apache-2.0"
+    ElementTree.SubElement(licence, "url").text = "https://www.apache.org/licenses/LICENSE-2.0.txt"
+    dependencies = ElementTree.SubElement(root, "dependencies")
+    # Gradle's Kotlin adds its library to `api` by itself.
+    needed = {f"org.jetbrains.kotlin:kotlin-stdlib:{project.versions['kotlin']}": "compile"}
+    needed |= {project.libraries[name]: scope for name, scope in SCOPES.items()}
+    for library, scope in needed.items():
+        dependency = ElementTree.SubElement(dependencies, "dependency")
+        for tag, text in zip(("groupId", "artifactId", "version", "scope"), (*library.split(":"), scope), strict=True):
+            ElementTree.SubElement(dependency, tag).text = text
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def main(repository: Path, classes: Path, runtime: Path = ROOT / "runtime") -> None:
+    """Writes AAR, sources and POM, and prints where."""
+    project = read_project()
+    stem = repository / project.library_stem
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = {kind: stem.with_name(stem.name + kind) for kind in (".aar", "-sources.jar", ".pom")}
+    write_archive(files[".aar"], aar(project, classes, runtime))
+    kotlin = runtime / "src/main/kotlin"
+    sources = [Member(str(file.relative_to(kotlin)), file.read_bytes()) for file in sorted(kotlin.rglob("*.kt"))]
+    write_archive(files["-sources.jar"], sources)
+    partial = files[".pom"].with_name("pom.partial")
+    partial.write_text(pom(project))
+    os.replace(partial, files[".pom"])
+    for file in files.values():
+        print(file)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,139 @@
+# shellcheck shell=bash disable=SC2154
+# Read by build.sh: the AAR, the APKs and the tests of what is in one. Each step is a tool of Android's own chain, aapt2
+# and apksigner, or what stands in for it: Robolectric's android-all for android.jar, ProGuard and dx for R8.
+
+app=$here/app/src/main
+tools=$cache/tools
+framework=$tools/android-all-$(awk -F: '/:android-all:/ {print $3}' "$here/packaging/artifacts.sha256").jar
+work=$cache/apk
+aapt2=$tools/prebuilt/linux/aapt2_64
+package=$(sed -n 's/^ *applicationId = "\(.*\)"$/\1/p' "$here/app/build.gradle.kts")
+# Gradle takes com.microsoft.onnxruntime:onnxruntime-android, and so does who uses the AAR. Not all copies of Maven
+# Central have it; this npm package, which somebody made for Unity, holds the same version, with an empty manifest.
+onnxruntime_package=com.github.asus4.onnxruntime@0.4.9
+onnxruntime_sha256=98cddbac92640b4a6af72a03c42e0491851f366d3da66bbaeb5dd66310946cf2
+abis=('arm64-v8a/*' 'x86_64/*')
+
+version() { # version NAME: what Gradle's catalog says
+    sed -n "s/^$1 = \"\(.*\)\"$/\1/p" "$here/gradle/libs.versions.toml"
+}
+
+step() { # step MODULE ARGUMENT...: Python, of packaging/
+    (cd "$here/.." && python3 -m "android_demo.packaging.$1" "${@:2}")
+}
+
+need() { # need PROGRAM…: of Debian packages of the same name
+    local program
+    for program; do
+        command -v "$program" >/dev/null || { echo "$program is needed: sudo apt install $program" >&2; exit 1; }
+    done
+}
+
+fetch_android() { # $tools and ONNX Runtime for Android
+    fetch "$here/packaging/artifacts.sha256" tools
+    unzip -qo "$tools"/apktool-lib-*.jar prebuilt/linux/aapt2_64 -d "$tools"
+    chmod +x "$aapt2"
+    local folder=$cache/onnxruntime sum
+    mkdir -p "$folder"
+    sum="$onnxruntime_sha256  $folder/onnxruntime.aar"
+    if ! echo "$sum" | sha256sum --check --status 2>/dev/null; then
+        (cd "$folder" && file=$(npm pack --silent "$onnxruntime_package") &&
+            tar -xzf "$file" --strip-components=3 package/Plugins/Android/onnxruntime.aar && rm "$file")
+        echo "$sum" | sha256sum --check --quiet
+    fi
+    unzip -qo "$folder/onnxruntime.aar" classes.jar "${abis[@]/#/jni/}" -d "$folder"
+    android_libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm)
+    android_libraries+=:$(echo "$tools"/kotlinx-coroutines-android-*.jar):$folder/classes.jar
+}
+
+build_runtime() { # $work/runtime.jar, all of the library
+    mkdir -p "$work"
+    compile "$work/runtime.jar" "$framework:$android_libraries" -module-name runtime -Xexplicit-api=strict \
+        "$sources/main/kotlin"
+}
+
+build_aar() {
+    need unzip
+    fetch_android
+    build_runtime
+    step aar "$cache/maven" "$work/runtime.jar"
+}
+
+link() { # link MANIFEST PACKAGE OUTPUT ARGUMENT...: an APK with resources only
+    step manifest "$1" "$2" >"$work/AndroidManifest.xml"
+    "$aapt2" link -I "$framework" --manifest "$work/AndroidManifest.xml" --debug-mode -o "$3" "${@:4}"
+}
+
+proguard() { # proguard OPTION...
+    local jdk='<java.home>/jmods/java.base.jmod(!**.jar;!module-info.class)' log=$work/proguard.log
+    # proguard-core has a LambdaExpressionCollector, too, with which lambdas stay, so proguard-base comes first:
+    # https://github.com/Guardsquare/proguard/issues/362
+    java -cp "$(echo "$tools"/proguard-base-*.jar):$tools/*" proguard.ProGuard @"$here/packaging/debug.pro" \
+        -libraryjars "$framework(**.class)" -libraryjars "$jdk" -libraryjars "${jdk/java.base/java.logging}" "$@" \
+        >"$log" || { cat "$log" >&2; exit 1; }
+}
+
+dx() { # dx OUTPUT INPUT.jar
+    java -cp "$tools/*" com.android.dx.command.Main --dex --min-sdk-version="$(version minSdk)" --output="$1" "$2"
+}
+
+sign() { # sign UNSIGNED.apk NAME: $cache/NAME
+    local keys=$cache/debug.keystore
+    # As Android Studio makes one: everyone knows the password, so it tells nothing of who built the APK.
+    [ -f "$keys" ] || keytool -genkeypair -keystore "$keys" -storepass android -keypass android \
+        -alias androiddebugkey -dname "CN=Android Debug, O=Android, C=US" -keyalg RSA -keysize 2048 -validity 10950
+    apksigner sign --ks "$keys" --ks-pass pass:android --ks-key-alias androiddebugkey --out "$work/signed.apk" "$1"
+    apksigner verify "$work/signed.apk"
+    mv "$work/signed.apk" "$cache/$2"
+    echo "$cache/$2"
+}
+
+build_apk() { # the app, then the tests that run in it on a device
+    need apksigner unzip
+    rm -rf "$work"
+    fetch_android
+    build_runtime
+    local libraries_of_app inputs
+    IFS=: read -ra inputs <<<"$android_libraries"
+
+    "$aapt2" compile --dir "$app/res" -o "$work/resources.zip"
+    link "$app/AndroidManifest.xml" "$package" "$work/linked.apk" --java "$work/names" --proguard "$work/manifest.pro" \
+        "$work/resources.zip"
+    find "$work/names" -name '*.java' -exec javac --release 11 -d "$work/names-classes" {} +
+    jar --create --file "$work/names.jar" -C "$work/names-classes" .
+    libraries_of_app=$framework:$android_libraries:$work/runtime.jar:$work/names.jar
+    compile "$work/app.jar" "$libraries_of_app" -module-name app "$app/kotlin"
+    step lower "$work/lowered.jar" "$work"/{runtime,app,names}.jar "${inputs[@]}"
+    proguard -injars "$work/lowered.jar" -outjars "$work/java7.jar" @"$work/manifest.pro" \
+        @"$here/app/proguard-rules.pro" @"$here/runtime/consumer-rules.pro"
+    dx "$work/classes.dex" "$work/java7.jar"
+    step apk "$work/unsigned.apk" "$work/linked.apk" "$work/classes.dex" --services "$work/java7.jar" \
+        --jni "$cache/onnxruntime/jni" --model "$model"
+    sign "$work/unsigned.apk" mimo-mobile-debug.apk
+
+    link "$app/../androidTest/AndroidManifest.xml" "$package.test" "$work/test-linked.apk"
+    compile "$work/test.jar" "$libraries_of_app:$work/app.jar" -module-name app_test -Xfriend-paths="$work/app.jar" \
+        "$app/../androidTest/kotlin"
+    step lower "$work/test-lowered.jar" "$work/test.jar"
+    proguard -injars "$work/test-lowered.jar" -outjars "$work/test-java7.jar" -libraryjars "$work/java7.jar"
+    dx "$work/test.dex" "$work/test-java7.jar"
+    step apk "$work/test-unsigned.apk" "$work/test-linked.apk" "$work/test.dex" --assets "$here/../tests/golden"
+    sign "$work/test-unsigned.apk" mimo-mobile-debug-androidTest.apk
+}
+
+test_dex() { # the classes of the APK, as DEX has them, under the tests of their sources
+    local apk=$cache/mimo-mobile-debug.apk folder=$cache/dex
+    need enjarify unzip
+    [ -f "$apk" ] || { echo "$apk: not there; run \`android_demo/build.sh apk\` first" >&2; exit 1; }
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    unzip -qo "$apk" classes.dex -d "$folder"
+    # Debian's enjarify wants Debian's Python.
+    (cd "$folder" && PATH=/usr/bin:/bin enjarify -o classes.jar classes.dex)
+    step undex "$folder/tested.jar" "$folder/classes.jar"
+    # Of ONNX Runtime for computers the libraries only; its Java classes are the APK's.
+    unzip -qo "$(lib onnxruntime)" 'ai/onnxruntime/native/*' -d "$folder/native"
+    build_jar
+    run_tests "$cache/runtime.jar" "$folder/tested.jar:$folder/native" \
+        -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote
+}

@@ -1,0 +1,268 @@
+"""What `make android` built, as Android and Maven will read it: the debug APK and the library's AAR."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from android_demo.packaging.project import ROOT, Project, read_project
+
+pytestmark = pytest.mark.android
+
+PAGE_BYTES = 16384
+ABIS = {"arm64-v8a", "x86_64"}
+PERMISSIONS = {
+    f"android.permission.{name}"
+    for name in ("FOREGROUND_SERVICE", "FOREGROUND_SERVICE_SPECIAL_USE", "POST_NOTIFICATIONS")
+}
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    folder = os.environ.get("MIMO_ANDROID_BUILD")
+    if not folder:
+        pytest.fail("MIMO_ANDROID_BUILD is not set to what `make android` fills; run `make test-android`")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def apk(build: Path) -> Path:
+    return build / "mimo-mobile-debug.apk"
+
+
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return read_project()
+
+
+@pytest.fixture(scope="module")
+def badging(build: Path, apk: Path) -> str:
+    return run(build / "tools/prebuilt/linux/aapt2_64", "dump", "badging", apk)
+
+
+@pytest.fixture(scope="module")
+def manifest(build: Path, apk: Path) -> str:
+    return run(build / "tools/prebuilt/linux/aapt2_64", "dump", "xmltree", apk, "--file", "AndroidManifest.xml")
+
+
+@pytest.fixture(scope="module", params=["mimo-mobile-debug.apk", "mimo-mobile-debug-androidTest.apk"])
+def each_dex(build: Path, request: pytest.FixtureRequest) -> str:
+    return disassembled(build / request.param)
+
+
+@pytest.fixture(scope="module")
+def dex(apk: Path) -> str:
+    return disassembled(apk)
+
+
+def disassembled(apk: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(apk) as archive:
+        return run("dexdump", "-d", archive.extract("classes.dex", folder))
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
+
+
+def named(text: str, tag: str) -> set[str]:
+    """The names in lines such as `uses-permission: name='X'`."""
+    return set(re.findall(rf"^{tag}: name='([^']*)'", text, re.MULTILINE))
+
+
+def test_the_app_says_who_it_is_and_on_what_it_runs(badging: str, project: Project) -> None:
+    package = f"package: name='{project.application_id}' versionCode='{project.version_code}'"
+    assert badging.startswith(f"{package} versionName='{project.version_name}' ")
+    levels = re.findall(r"^(minSdk|targetSdk)Version:'(\d+)'", badging, re.MULTILINE)
+    assert dict(levels) == {name: project.versions[name] for name in ("minSdk", "targetSdk")}
+    assert f"compileSdkVersion='{project.versions['compileSdk']}'" in badging
+    assert named(badging, "launchable-activity") == {f"{project.application_id}.chat.ChatActivity"}
+
+
+def test_the_app_speaks_english_spanish_and_chinese(badging: str) -> None:
+    (line,) = re.findall(r"^locales: (.*)$", badging, re.MULTILINE)
+    assert set(re.findall(r"'([^']*)'", line)) == {"--_--", "es", "zh"}
+
+
+def test_permissions_are_few_and_none_is_for_the_internet(badging: str) -> None:
+    assert named(badging, "uses-permission") == PERMISSIONS
+
+
+def test_nothing_but_the_launcher_reaches_into_the_app(manifest: str) -> None:
+    assert "E: provider" not in manifest
+    assert "E: receiver" not in manifest
+    assert re.findall(r":exported\(0x[0-9a-f]+\)=true", manifest) != []
+    assert len(re.findall(r":exported\(0x[0-9a-f]+\)=true", manifest)) == 1
+    assert re.search(r":extractNativeLibs\(0x[0-9a-f]+\)=false", manifest)
+
+
+def test_dex_has_no_call_that_needs_a_method_handle(each_dex: str) -> None:
+    assert "invoke-virtual" in each_dex
+    assert re.findall(r"invoke-(?:custom|polymorphic).*", each_dex) == []
+
+
+def test_private_calls_call_private_methods(dex: str) -> None:
+    """Android refuses others, which dx writes where a default method calls its own interface's; compilers' shims do."""
+    private, called, method = set(), set(), ""
+    owner = name = ""
+    for line in dex.splitlines():
+        if found := re.match(r"  Class descriptor  : '(.*)'", line):
+            owner = found[1]
+        elif found := re.match(r"      name          : '(.*)'", line):
+            name = found[1]
+        elif found := re.match(r"      type          : '(\(.*)'", line):
+            method = f"{owner}.{name}:{found[1]}"
+        elif (found := re.match(r"      access        : 0x([0-9a-f]+)", line)) and int(found[1], 16) & 2:
+            private.add(method)
+        elif (found := re.search(r"invoke-direct(?:/range)? {.*}, (\S+)", line)) and "$jd:" not in method:
+            called.add(found[1])
+    assert private
+    assert {name for name in called if ".<init>:" not in name} <= private
+
+
+def test_onnx_runtime_is_in_without_what_would_report(dex: str) -> None:
+    classes = set(re.findall(r"Class descriptor +: 'L([^']*);'", dex))
+    assert "ai/onnxruntime/OrtSession" in classes
+    assert [name for name in classes if "elemetry" in name and name.startswith("ai/")] == []
+
+
+def test_what_is_looked_up_by_name_is_there(apk: Path, dex: str) -> None:
+    with zipfile.ZipFile(apk) as archive:
+        factories = archive.read("META-INF/services/kotlinx.coroutines.internal.MainDispatcherFactory").decode()
+    for name in factories.split():
+        assert f"'L{name.replace('.', '/')};'" in dex
+
+
+def test_native_libraries_can_be_mapped_by_pages_of_either_size(apk: Path) -> None:
+    with zipfile.ZipFile(apk) as archive:
+        libraries = [info for info in archive.infolist() if info.filename.endswith(".so")]
+        names = {info.filename for info in libraries}
+        assert names == {f"lib/{abi}/lib{name}.so" for abi in ABIS for name in ("onnxruntime", "onnxruntime4j_jni")}
+        for info in libraries:
+            assert info.compress_type == zipfile.ZIP_STORED, info.filename
+            assert data_offset(apk, info) % PAGE_BYTES == 0, info.filename
+            assert min(load_alignments(archive.read(info))) >= PAGE_BYTES, info.filename
+
+
+def data_offset(apk: Path, info: zipfile.ZipInfo) -> int:
+    with apk.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return info.header_offset + 30 + int(name) + int(extra)
+
+
+def load_alignments(elf: bytes) -> list[int]:
+    """`p_align` of the segments that the linker maps, of a 64-bit ELF file."""
+    assert elf[:5] == b"\x7fELF\x02"
+    (at,) = struct.unpack_from("<Q", elf, 32)
+    size, count = struct.unpack_from("<HH", elf, 54)
+    headers = [struct.unpack_from("<IIQQQQQQ", elf, at + index * size) for index in range(count)]
+    return [header[7] for header in headers if header[0] == 1]
+
+
+def test_onnx_runtime_is_of_the_version_that_gradle_takes(apk: Path, project: Project) -> None:
+    with zipfile.ZipFile(apk) as archive:
+        library = archive.read("lib/arm64-v8a/libonnxruntime.so")
+    assert project.versions["onnxruntime"].encode() in library
+
+
+def test_the_model_in_the_app_is_whole(apk: Path) -> None:
+    with zipfile.ZipFile(apk) as archive:
+        root = "assets/models/mimo-nano"
+        (entry,) = json.loads(archive.read(f"{root}/manifest.json"))["entries"]
+        assert entry["format"] == "onnx"
+        for part in entry["parts"]:
+            info = archive.getinfo(f"{root}/{part['path']}")
+            assert info.compress_type == zipfile.ZIP_STORED
+            assert hashlib.sha256(archive.read(info)).hexdigest() == part["sha256"]
+        bundled = {f"{root}/manifest.json"} | {f"{root}/{part['path']}" for part in entry["parts"]}
+        assert {name for name in archive.namelist() if name.startswith("assets/")} == bundled
+        assert f"{root}/{entry['path']}/model.onnx" in bundled
+
+
+def test_the_signature_is_one_that_every_android_from_8_takes(apk: Path) -> None:
+    said = run("apksigner", "verify", "--verbose", apk)
+    assert "Verified using v2 scheme (APK Signature Scheme v2): true" in said
+    assert "Verified using v3 scheme (APK Signature Scheme v3): true" in said
+
+
+def test_tests_for_devices_go_with_the_app(build: Path, apk: Path, project: Project) -> None:
+    tests = build / "mimo-mobile-debug-androidTest.apk"
+    said = run(build / "tools/prebuilt/linux/aapt2_64", "dump", "xmltree", tests, "--file", "AndroidManifest.xml")
+    assert re.search(rf'A: package="{project.application_id}.test"', said)
+    assert re.search(rf':targetPackage\(0x[0-9a-f]+\)="{project.application_id}"', said)
+    certificates = [
+        re.findall(r"certificate SHA-256 digest: (\w+)", run("apksigner", "verify", "--print-certs", file))
+        for file in (apk, tests)
+    ]
+    assert certificates[0] and certificates[0] == certificates[1]
+
+
+def test_the_aar_holds_the_library_and_its_rules(build: Path, project: Project) -> None:
+    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as archive:
+        root = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
+        assert root.get("package") == project.library_namespace
+        android = "{http://schemas.android.com/apk/res/android}"
+        assert [(child.tag, child.attrib) for child in root] == [
+            ("uses-sdk", {f"{android}minSdkVersion": project.versions["minSdk"]})
+        ]
+        assert archive.read("proguard.txt") == (ROOT / "runtime/consumer-rules.pro").read_bytes()
+        assert archive.read("R.txt") == b""
+        with zipfile.ZipFile(io.BytesIO(archive.read("classes.jar"))) as jar:
+            classes = [name for name in jar.namelist() if name.endswith(".class")]
+            assert {"MimoEngine.class", "android/AndroidDevice.class"} <= {
+                name.removeprefix("io/github/mimomobile/runtime/") for name in classes
+            }
+            assert all(name.startswith("io/github/mimomobile/runtime/") for name in classes)
+            assert {jar.read(name)[6:8] for name in classes} == {b"\x00\x3d"}  # Java 17
+
+
+def test_the_aar_comes_with_all_sources(build: Path, project: Project) -> None:
+    kotlin = ROOT / "runtime/src/main/kotlin"
+    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}-sources.jar") as archive:
+        assert set(archive.namelist()) == {str(file.relative_to(kotlin)) for file in kotlin.rglob("*.kt")}
+
+
+def test_the_pom_names_what_the_library_needs(build: Path, project: Project) -> None:
+    root = ElementTree.parse(build / "maven" / f"{project.library_stem}.pom").getroot()
+    pom = {"": "http://maven.apache.org/POM/4.0.0"}
+    found = {
+        ":".join(dependency.findtext(tag, "", pom) for tag in ("groupId", "artifactId", "version", "scope"))
+        for dependency in root.iterfind("dependencies/dependency", pom)
+    }
+    assert found == {
+        f"org.jetbrains.kotlin:kotlin-stdlib:{project.versions['kotlin']}:compile",
+        f"org.jetbrains.kotlinx:kotlinx-coroutines-core:{project.versions['coroutines']}:compile",
+        f"com.microsoft.onnxruntime:onnxruntime-android:{project.versions['onnxruntime']}:runtime",
+    }
+    assert root.findtext("licenses/license/name", None, pom) == "Apache-2.0"
+    for tag in ("name", "description"):
+        text = root.findtext(tag, None, pom)
+        assert text and text in (ROOT / "runtime/build.gradle.kts").read_text()
+
+
+def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -> None:
+    lines = [line for file in ROOT.glob("**/artifacts.sha256") for line in file.read_text().splitlines()]
+    fetched = [line.split()[1] for line in lines]
+    for artifact, version in {
+        "kotlin-compiler-embeddable": "kotlin",
+        "kotlin-stdlib": "kotlin",
+        "kotlinx-coroutines-core-jvm": "coroutines",
+        "kotlinx-coroutines-android": "coroutines",
+        "onnxruntime": "onnxruntime",
+        "junit": "junit",
+    }.items():
+        found = {name.split(":")[2] for name in fetched if name.split(":")[1] == artifact}
+        assert found == {project.versions[version]}, artifact
+    frameworks = {name for name in fetched if ":android-all:" in name}
+    assert len(frameworks) == 1
