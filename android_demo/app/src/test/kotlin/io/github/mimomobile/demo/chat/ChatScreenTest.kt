@@ -35,6 +35,7 @@ import org.robolectric.Shadows.shadowOf
 import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+import org.robolectric.shadows.ShadowDialog
 
 /** The real chat screen on the real engine and MiMo-nano, as a fresh install has them. */
 @RunWith(RobolectricTestRunner::class)
@@ -168,6 +169,17 @@ class ChatScreenTest {
         assertEquals("76", last<TextView>(chat, R.id.answer).text.toString())
         holder.delete(first.id)
         await("it is gone") { state.history.none { it.id == first.id } && state.conversation.id != first.id }
+    }
+
+    @Test
+    fun `details tell what the answer took, and what computes`() {
+        val chat = start()
+        answered(chat, SUM)
+        press(chat.view(R.id.status))
+        val sheet = ShadowDialog.getLatestDialog()
+        assertTrue(sheet.isShowing)
+        val shown = sheet.window!!.decorView.all().filterIsInstance<TextView>().joinToString("\n") { it.text }
+        assertTrue(shown, "int4_b32" in shown && "CPU" in shown && "31" in shown && "${answer.stats!!.promptTokens}" in shown)
     }
 
     @Test

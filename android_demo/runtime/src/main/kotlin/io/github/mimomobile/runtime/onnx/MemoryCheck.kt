@@ -14,9 +14,9 @@ internal class MemoryCheck(private val model: File, private val availableBytes: 
     fun fits(what: String, bytes: Long) {
         val available = availableBytes() ?: return
         if (mapped + bytes > available) {
-            val beside = if (mapped > 0) " beside ${gb(mapped)} of mapped weights" else ""
+            val beside = if (mapped > 0) " beside ${size(mapped)} of mapped weights" else ""
             throw MimoException.MemoryFull(
-                "$model: ${gb(bytes)} of memory needed for $what$beside, ${gb(available)} available;" +
+                "$model: ${size(bytes)} of memory needed for $what$beside, ${size(available)} available;" +
                     " take a shorter contextLength or a smaller recipe, or close other apps",
             )
         }
@@ -32,5 +32,6 @@ internal class MemoryCheck(private val model: File, private val availableBytes: 
         mapped = 0
     }
 
-    private fun gb(bytes: Long): String = "%.2f GB".format(Locale.ROOT, bytes / 1e9)
+    private fun size(bytes: Long): String =
+        if (bytes < 100_000_000) "%.1f MB".format(Locale.ROOT, bytes / 1e6) else "%.2f GB".format(Locale.ROOT, bytes / 1e9)
 }

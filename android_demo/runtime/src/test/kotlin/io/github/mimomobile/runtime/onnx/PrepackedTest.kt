@@ -208,11 +208,13 @@ class PrepackedTest {
 
     @Test
     fun `mapped weights need room beside what comes later`() {
-        val memory = MemoryCheck(File("model")) { 1_000 }
-        memory.fits("weights", 1_000)
-        memory.maps(600)
-        memory.fits("KV cache", 400)
-        val error = assertThrows(MimoException.MemoryFull::class.java) { memory.fits("KV cache", 401) }
-        assertTrue(error.message!!, "for KV cache beside 0.00 GB of mapped weights" in error.message!!)
+        val memory = MemoryCheck(File("model")) { 1_000_000_000 }
+        memory.fits("weights", 1_000_000_000)
+        memory.maps(600_000_000)
+        memory.fits("KV cache", 400_000_000)
+        val error = assertThrows(MimoException.MemoryFull::class.java) { memory.fits("KV cache", 400_000_001) }
+        assertTrue(error.message!!, "0.40 GB of memory needed for KV cache beside 0.60 GB of mapped weights" in error.message!!)
+        val small = assertThrows(MimoException.MemoryFull::class.java) { MemoryCheck(File("model")) { 0 }.fits("KV cache", 1) }
+        assertTrue(small.message!!, "0.0 MB available" in small.message!!)
     }
 }
