@@ -31,8 +31,10 @@ test_app() { # what is asked of the app's classes, with the resources and assets
     compile "$folder/tests.jar" "$classpath" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../test/kotlin" "$app/../androidTest/kotlin"
     mapfile -t tests < <(cd "$app/../test/kotlin" && find . -name '*Test.kt' | sed 's|^\./||; s|\.kt$||; s|/|.|g' | sort)
+    # Robolectric tells each time that the app reads the battery.
     ORT_DISABLE_TELEMETRY=1 java -Xmx2g --add-opens=java.base/java.io=ALL-UNNAMED \
         -Drobolectric.dependency.dir="$folder/sdk" -Dmimo.model="$model" -Dmimo.golden="$here/../tests/golden" \
         ${SCREENSHOTS:+-Dmimo.screenshots="$SCREENSHOTS"} \
-        -cp "$folder:$folder/tests.jar:$classpath" org.junit.runner.JUnitCore "${tests[@]}"
+        -cp "$folder:$folder/tests.jar:$classpath" org.junit.runner.JUnitCore "${tests[@]}" \
+        2> >(grep -av BATTERY_CHANGED >&2)
 }

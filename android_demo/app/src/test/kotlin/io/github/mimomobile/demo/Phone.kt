@@ -11,8 +11,6 @@ import android.view.View
 import android.view.ViewGroup
 import android.widget.TextView
 import java.io.File
-import java.io.OutputStream
-import java.io.PrintStream
 import org.junit.Assert.assertTrue
 import org.junit.rules.ExternalResource
 import org.robolectric.RuntimeEnvironment
@@ -29,8 +27,6 @@ val application: MimoApp get() = RuntimeEnvironment.getApplication() as MimoApp
 
 /** What Robolectric's phone lacks: memory and a battery. */
 class Hardware(private val availableBytes: Long = 4_000_000_000) : ExternalResource() {
-    private val out = System.out
-
     override fun before() {
         val memory = ActivityManager.MemoryInfo().apply {
             availMem = availableBytes
@@ -43,10 +39,7 @@ class Hardware(private val availableBytes: Long = 4_000_000_000) : ExternalResou
             .putExtra(BatteryManager.EXTRA_SCALE, 100)
         @Suppress("DEPRECATION")
         application.sendStickyBroadcast(battery)
-        System.setOut(PrintStream(OutputStream.nullOutputStream())) // where Robolectric tells who reads the battery
     }
-
-    override fun after() = System.setOut(out)
 }
 
 /** Runs what the main thread has to do until [condition] holds. */
