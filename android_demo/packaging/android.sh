@@ -19,7 +19,7 @@ version() { # version NAME: what Gradle's catalog says
 }
 
 step() { # step MODULE ARGUMENT...: Python, of packaging/
-    (cd "$here/.." && python3 -m "android_demo.packaging.$1" "${@:2}")
+    (cd "$here/.." && "${PYTHON:-python3}" -m "android_demo.packaging.$1" "${@:2}")
 }
 
 need() { # need PROGRAM…: of Debian packages of the same name

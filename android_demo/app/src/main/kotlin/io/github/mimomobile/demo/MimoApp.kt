@@ -51,11 +51,12 @@ class MimoApp : Application() {
         Unit
     }
 
-    /** Stops what is under way. */
-    fun stopWork() {
-        chat.stop()
-        models.cancel()
-        benchmark.cancel()
+    /** Stops what the notification shows; an import goes on while an answer is stopped. */
+    fun stopWork() = when (work.value?.kind) {
+        Work.Kind.ANSWER -> chat.stop()
+        Work.Kind.BENCHMARK -> benchmark.cancel()
+        Work.Kind.IMPORT, Work.Kind.VERIFY -> models.cancel()
+        null -> Unit
     }
 
     /** Emulated processes only; Android just ends them. */

@@ -52,6 +52,7 @@ class BenchmarkHolder(
     init {
         scope.launch {
             models.state.map { it.load }.distinctUntilChanged().collect { load ->
+                if (load !is LoadState.Ready) job?.cancel() // or it would go on with another model
                 current.update { it.copy(load = load) }
             }
         }

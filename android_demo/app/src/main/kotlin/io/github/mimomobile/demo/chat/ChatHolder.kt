@@ -82,7 +82,9 @@ class ChatHolder(
     }
 
     /** Opens a saved conversation. */
-    fun open(id: String) = switch { withContext(disk) { store.read(id) } }
+    fun open(id: String) {
+        if (id != state.value.conversation.id) switch { withContext(disk) { store.read(id) } }
+    }
 
     /** Opens an empty conversation. */
     fun new() = switch { store.create() }
@@ -90,7 +92,7 @@ class ChatHolder(
     fun delete(id: String) {
         scope.launch {
             if (id == state.value.conversation.id) {
-                answering?.cancelAndJoin()
+                quiet()
                 show(store.create())
             }
             withContext(disk) { store.delete(id) }
@@ -103,9 +105,15 @@ class ChatHolder(
 
     private fun switch(to: suspend () -> Conversation?) {
         scope.launch {
-            answering?.cancelAndJoin()
-            to()?.let { show(it) }
+            val next = to() ?: return@launch
+            quiet()
+            show(next)
         }
+    }
+
+    /** Ends the answer under way, and one that is asked for meanwhile; nothing is between this and what comes next. */
+    private suspend fun quiet() {
+        while (answering?.isCompleted == false) answering?.cancelAndJoin()
     }
 
     private suspend fun show(conversation: Conversation) {

@@ -6,6 +6,8 @@ import java.io.File
 import java.io.FileOutputStream
 import java.io.IOException
 import java.io.InputStream
+import java.nio.channels.FileChannel
+import java.nio.file.StandardOpenOption
 import java.security.MessageDigest
 import kotlin.coroutines.coroutineContext
 import kotlinx.coroutines.ensureActive
@@ -51,14 +53,16 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
                 bring(part) { progress(done + it, manifest.sizeBytes) }
                 done += part.sizeBytes
             }
-            File(partial, ModelManifest.NAME).writeText(manifest.text)
-            if (move) source.delete(ModelManifest.NAME)
-            File(partial, MOVING).delete()
+            write(File(partial, ModelManifest.NAME), manifest.text)
+            sync(partial)
             if (!partial.renameTo(target)) throw IOException("$partial: cannot be renamed to ${target.name}")
         } catch (error: Throwable) {
             if (!isMoving(partial)) partial.deleteRecursively()
             throw error
         }
+        sync(checkNotNull(target.parentFile))
+        if (move) source.delete(ModelManifest.NAME)
+        File(target, MOVING).delete() // last: without it the partial folder would count as rubbish
     }
 
     private suspend fun bring(part: Part, progress: (Long) -> Unit) {
@@ -74,7 +78,9 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
         }
         check(part, found)
         if (move) {
-            File(partial, MOVING).createNewFile()
+            if (!isMoving(partial)) write(File(partial, MOVING), "")
+            generateSequence(file.parentFile) { it.parentFile }.takeWhile { it != target.parentFile }.forEach(::sync)
+            sync(checkNotNull(target.parentFile))
             source.delete(part.path)
         }
     }
@@ -108,6 +114,14 @@ suspend fun verifyModel(folder: File, manifest: ModelManifest, progress: Bytes) 
         done += part.sizeBytes
     }
 }
+
+private fun write(file: File, text: String) = FileOutputStream(file).use {
+    it.write(text.encodeToByteArray())
+    it.fd.sync()
+}
+
+/** The names in a folder survive a loss of power from now on; a file's own sync does not promise that. */
+private fun sync(folder: File) = FileChannel.open(folder.toPath(), StandardOpenOption.READ).use { it.force(true) }
 
 private fun damaged(what: String) = ProblemException(Problem.Kind.DAMAGED, what)
 

@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.models
 
 import android.content.Context
+import android.content.Intent
 import android.net.Uri
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.problemOf
@@ -18,14 +19,17 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.collectLatest
 import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.drop
 import kotlinx.coroutines.flow.filterIsInstance
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.map
+import kotlinx.coroutines.flow.receiveAsFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
@@ -40,7 +44,9 @@ class ModelHolder(
     private val folders = ModelFolders(context)
     private val current = MutableStateFlow(ModelsUiState())
     private val started = AtomicBoolean()
-    private var loading: Job? = null
+
+    /** Paths of models to be loaded; only the last one counts. */
+    private val wanted = Channel<String>(Channel.CONFLATED)
 
     @Volatile
     private var task: Job? = null
@@ -58,6 +64,7 @@ class ModelHolder(
                 markVerified(ModelEntry(folders.nano, Origin.BUNDLED, manifest))
             }
         }.invokeOnCompletion { load(settings.modelPath ?: folders.nano.path) }
+        scope.launch { wanted.receiveAsFlow().collectLatest(::loadNow) }
         scope.launch {
             settings.values.map { it.loading }.distinctUntilChanged().drop(1).collect { reload() }
         }
@@ -70,10 +77,7 @@ class ModelHolder(
 
     /** Loads a model in place of the one before; a running answer is stopped. */
     fun load(path: String) {
-        scope.launch {
-            loading?.cancelAndJoin()
-            loading = scope.launch { loadNow(path) }
-        }
+        wanted.trySend(path)
     }
 
     /** Loads the same model again, with the settings as they are now. */
@@ -87,9 +91,18 @@ class ModelHolder(
     }
 
     /** Copies or moves a model out of a folder that the user picked, verifying it on the way, and loads it. */
-    fun import(tree: Uri, move: Boolean) = import(TreeSource(context.contentResolver, tree), move)
+    fun import(tree: Uri, move: Boolean) {
+        val resolver = context.contentResolver
+        import(TreeSource(resolver, tree), move).invokeOnCompletion {
+            try {
+                resolver.releasePersistableUriPermission(tree, Intent.FLAG_GRANT_READ_URI_PERMISSION)
+                resolver.releasePersistableUriPermission(tree, Intent.FLAG_GRANT_WRITE_URI_PERMISSION)
+            } catch (_: SecurityException) { // there was none
+            }
+        }
+    }
 
-    fun import(source: ModelSource, move: Boolean) {
+    private fun import(source: ModelSource, move: Boolean): Job =
         run(ModelTask(ModelTask.Kind.IMPORT, "")) { progress ->
             val text = source.open(ModelManifest.NAME).use { it.readBytes().decodeToString() }
             val manifest = ModelManifest.parse(text)
@@ -99,7 +112,6 @@ class ModelHolder(
             markVerified(ModelEntry(target, Origin.IMPORTED, manifest))
             load(target.path)
         }
-    }
 
     fun verify(entry: ModelEntry) {
         val manifest = entry.manifest ?: return
@@ -118,7 +130,7 @@ class ModelHolder(
                 prepacked(entry).deleteRecursively()
             }
             list()
-            if ((state.value.load as? LoadState.Ready)?.path == entry.path) load(folders.nano.path)
+            if (state.value.load.path == entry.path) load(folders.nano.path)
         }
     }
 
@@ -180,7 +192,11 @@ class ModelHolder(
             engine.load(entry.folder, config(entry, if (size) Verification.SIZE else Verification.SHA256))
             markVerified(entry)
             watch.cancelAndJoin()
-            val info = (engine.state.value as? EngineState.Ready)?.model ?: return
+            val info = when (val state = engine.state.value) {
+                is EngineState.Ready -> state.model
+                is EngineState.Generating -> state.model // somebody was quick
+                else -> return
+            }
             become(LoadState.Ready(entry.path, info))
         } catch (error: MimoException) {
             watch.cancelAndJoin()

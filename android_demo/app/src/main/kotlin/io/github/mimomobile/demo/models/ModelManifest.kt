@@ -13,17 +13,18 @@ class ModelManifest private constructor(
     val text: String,
     val model: String,
     val recipe: String,
-    val path: String,
     val parts: List<Part>,
 ) {
     val sizeBytes: Long get() = parts.sumOf { it.sizeBytes }
 
     companion object {
         const val NAME = "manifest.json"
+        private const val VERSION = 1
 
         /** @throws ProblemException It is no manifest, or has no model for ONNX Runtime. */
         fun parse(text: String): ModelManifest = try {
             val data = JSONObject(text)
+            if (data.getInt("manifest_version") != VERSION) throw problem("another manifest_version")
             val list = data.getJSONArray("entries")
             val entries = (0 until list.length()).map(list::getJSONObject)
             val entry = entries.firstOrNull { it.getString("format") == "onnx" }
@@ -33,7 +34,6 @@ class ModelManifest private constructor(
                 text = text,
                 model = data.getString("model"),
                 recipe = entry.getString("recipe"),
-                path = entry.getString("path"),
                 parts = (0 until parts.length()).map { part(parts.getJSONObject(it)) },
             )
         } catch (error: JSONException) {

@@ -38,8 +38,10 @@ class TreeSource(private val resolver: ContentResolver, private val tree: Uri) :
 
     override fun delete(path: String): Boolean = try {
         DocumentsContract.deleteDocument(resolver, uri(path))
-    } catch (_: UnsupportedOperationException) {
-        false // a provider that is read only
+    } catch (_: IOException) {
+        false
+    } catch (_: RuntimeException) {
+        false // read only, or failing otherwise: other apps' code; the copy is whole all the same
     }
 
     /** Providers are other apps and may fail in any way. */

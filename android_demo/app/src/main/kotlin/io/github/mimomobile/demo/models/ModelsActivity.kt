@@ -56,6 +56,11 @@ class ModelsActivity : ScreenActivity() {
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
         val tree = data?.data
         if (request != PICK || result != RESULT_OK || tree == null) return
+        try {
+            // Without it the right to read ends with this screen, in the middle of a long import.
+            contentResolver.takePersistableUriPermission(tree, data.flags and GRANTS)
+        } catch (_: SecurityException) { // the provider gives none for longer
+        }
         models.import(tree, move = findViewById<CheckBox>(R.id.move).isChecked)
     }
 
@@ -134,6 +139,7 @@ class ModelsActivity : ScreenActivity() {
 
     private companion object {
         const val PICK = 1
+        const val GRANTS = Intent.FLAG_GRANT_READ_URI_PERMISSION or Intent.FLAG_GRANT_WRITE_URI_PERMISSION
         const val DETAILED = "detailed"
     }
 }

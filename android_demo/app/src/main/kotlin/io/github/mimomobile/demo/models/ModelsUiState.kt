@@ -20,13 +20,18 @@ data class ModelEntry(
 
 /** What the engine holds. */
 sealed interface LoadState {
-    data object None : LoadState
+    /** The model's folder; null when there is none. */
+    val path: String?
 
-    data class Loading(val path: String, val name: String, val doneBytes: Long, val totalBytes: Long) : LoadState
+    data object None : LoadState {
+        override val path: String? get() = null
+    }
 
-    data class Ready(val path: String, val info: ModelInfo) : LoadState
+    data class Loading(override val path: String, val name: String, val doneBytes: Long, val totalBytes: Long) : LoadState
 
-    data class Failed(val path: String, val name: String, val problem: Problem) : LoadState
+    data class Ready(override val path: String, val info: ModelInfo) : LoadState
+
+    data class Failed(override val path: String, val name: String, val problem: Problem) : LoadState
 }
 
 /** Long work on files. */

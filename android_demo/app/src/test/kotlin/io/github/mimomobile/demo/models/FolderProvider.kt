@@ -35,6 +35,7 @@ class FolderProvider : ContentProvider() {
 
     override fun call(method: String, arg: String?, extras: Bundle?): Bundle? {
         check(method == "android:deleteDocument") { "$method is not expected" }
+        check(!keepsAll) { "as Android's own provider says that a file was not deleted" }
         val uri = extras!!.getParcelable("uri", Uri::class.java)
         check(File(DocumentsContract.getDocumentId(uri)).delete()) { "$uri was not deleted" }
         return null
@@ -51,6 +52,9 @@ class FolderProvider : ContentProvider() {
 
     companion object {
         private const val AUTHORITY = "io.github.mimomobile.demo.test.folder"
+
+        /** Whether it refuses to delete. */
+        var keepsAll = false
 
         /** What the picker returns when [folder] was picked. */
         fun tree(folder: File): Uri {

@@ -15,10 +15,13 @@ import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.shown
 import java.io.File
+import java.io.IOException
+import kotlinx.coroutines.runBlocking
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
+import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Rule
 import org.junit.Test
@@ -72,6 +75,59 @@ class ModelsScreenTest {
         await("the import") { state.task == null && (state.load as? LoadState.Ready)?.path?.endsWith("b32") == true }
         assertFalse(File(folder, PART).exists())
         assertTrue(models.shown().isNotEmpty())
+    }
+
+    @Test
+    fun `a provider that deletes nothing ends no move, and no app`() {
+        start()
+        val folder = copyOfNano()
+        FolderProvider.keepsAll = true
+        try {
+            application.models.import(FolderProvider.tree(folder), move = true)
+            await("the import") { state.task == null && (state.load as? LoadState.Ready)?.path?.endsWith("b32") == true }
+        } finally {
+            FolderProvider.keepsAll = false
+        }
+        assertNull(state.problem)
+        assertTrue(File(folder, PART).exists())
+    }
+
+    @Test
+    fun `a move that breaks off keeps what was moved, and goes on`() = runBlocking {
+        val folder = copyOfNano()
+        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
+        val target = File(temporary.newFolder(), "moved")
+        val last = manifest.parts.last().path
+        val torn = Folder(folder) { if (it == last) throw IOException("the stick was pulled out") }
+        assertThrows(IOException::class.java) {
+            runBlocking { ModelCopy(torn, target, move = true).run(manifest) { _, _ -> } }
+        }
+        assertEquals(listOf(last), manifest.parts.map { it.path }.filter { File(folder, it).exists() })
+        assertTrue(isMoving(File(target.path + PARTIAL)))
+        ModelCopy(Folder(folder), target, move = true).run(manifest) { _, _ -> }
+        verifyModel(target, manifest) { _, _ -> }
+        assertEquals(manifest.text, File(target, ModelManifest.NAME).readText())
+        assertFalse(isMoving(target) || File(target.path + PARTIAL).exists())
+        assertFalse(File(folder, ModelManifest.NAME).exists())
+    }
+
+    @Test
+    fun `a whole model that cannot take its name stays where it is`() = runBlocking {
+        val folder = copyOfNano()
+        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
+        val target = File(temporary.newFolder(), "moved")
+        val source = Folder(folder) { if (it == manifest.parts.last().path) File(target, "x").mkdirs() }
+        assertThrows(IOException::class.java) {
+            runBlocking { ModelCopy(source, target, move = true).run(manifest) { _, _ -> } }
+        }
+        verifyModel(File(target.path + PARTIAL), manifest) { _, _ -> }
+    }
+
+    /** A folder of this computer; [before] each file is opened. */
+    private class Folder(private val root: File, private val before: (String) -> Unit = {}) : ModelSource {
+        override fun open(path: String) = before(path).let { File(root, path).inputStream() }
+
+        override fun delete(path: String) = File(root, path).delete()
     }
 
     @Test

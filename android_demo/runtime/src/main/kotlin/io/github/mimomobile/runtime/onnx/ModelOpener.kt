@@ -76,9 +76,9 @@ internal class ModelOpener(
         }
         val backend = OrtBackend(trunk, layer, runtime)
         if (runtime.isUntested) {
-            val right = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE).problem == null }
-            runtime.judge(right)
-            if (!right) {
+            val result = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE) }
+            if (result.tested) runtime.judge(result.problem == null) // else at a load with a longer context
+            if (result.problem != null) {
                 backend.close()
                 memory.unmap()
                 return onProvider(provider, fallback)

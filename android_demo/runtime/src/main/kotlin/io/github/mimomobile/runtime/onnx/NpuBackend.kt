@@ -31,7 +31,7 @@ internal class NpuBackend(private val model: NpuModel, layer: NpuMtpLayer?) : Ba
             mtp?.observe(at, ids, start, count, hidden.duplicate())
             tail.copyInto(tail, 0, size)
             val kept = minOf(2, count)
-            hidden.position((count - kept) * size).get(tail, (2 - kept) * size, kept * size)
+            hidden.between((count - kept) * size).get(tail, (2 - kept) * size, kept * size)
             start += count
         }
         if (cancelled) throw Cancelled()
@@ -86,7 +86,7 @@ internal class NpuMtpLayer(private val model: NpuModel) : MtpLayer {
             states.buffer.duplicate().put(hidden, start * size, rows * size)
             model.place(position + start, window)
             piece.run(window)
-            last.buffer.duplicate().put(out.buffer.duplicate().position((rows - 1) * size).limit(rows * size))
+            last.buffer.duplicate().put(out.buffer.duplicate().between((rows - 1) * size, rows * size))
             start += rows
         }
         head.run(1)

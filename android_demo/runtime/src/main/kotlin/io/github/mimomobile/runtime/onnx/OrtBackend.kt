@@ -36,7 +36,7 @@ internal class OrtBackend(
         if (cancelled) throw Cancelled()
         // One row where the last chunk has one; with drafts it always has two.
         val first = minOf(MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
-        val logits = trunk.logits.buffer.duplicate().apply { position(first * trunk.logitsSize) }
+        val logits = trunk.logits.buffer.duplicate().between(first * trunk.logitsSize)
         return this.rows.take(rows).onEach { logits.get(it) }
     }
 

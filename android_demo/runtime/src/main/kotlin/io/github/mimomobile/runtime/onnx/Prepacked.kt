@@ -100,7 +100,8 @@ internal class Prepacked(
     }
 
     private fun isWhole(entry: File): Boolean = try {
-        File(entry, SUMS).readLines().map { it.split(" ") }.all { (sum, size, name) ->
+        val sums = File(entry, SUMS).readLines().map { it.split(" ") } // none of them after a loss of power
+        sums.map { it[2] } == listOf(MODEL, DATA) && sums.all { (sum, size, name) ->
             val file = File(entry, name)
             file.length() == size.toLong() && (how == Verification.SIZE || sha256(file) == sum)
         }

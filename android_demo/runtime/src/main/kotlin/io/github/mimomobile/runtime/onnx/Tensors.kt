@@ -5,10 +5,20 @@ import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtSession
 import java.io.ByteArrayOutputStream
+import java.nio.Buffer
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.FloatBuffer
 import java.nio.LongBuffer
+
+/**
+ * The elements between two places. Android before 10 has these methods in Buffer only: a FloatBuffer's own, which return
+ * one, are not there, and D8 knows that but dx does not.
+ */
+internal fun <T : Buffer> T.between(start: Int, end: Int = limit()): T = apply {
+    limit(end)
+    position(start)
+}
 
 /** Memory that ONNX Runtime reads and writes where it is, seen as `[1, rows, width]` for several numbers of rows. */
 internal class FloatRows(private val environment: OrtEnvironment, rows: Int, private val width: Int) : AutoCloseable {
@@ -18,7 +28,7 @@ internal class FloatRows(private val environment: OrtEnvironment, rows: Int, pri
 
     /** The first [rows] rows. */
     fun tensor(rows: Int): OnnxTensor = views.getOrPut(rows) {
-        val part = buffer.duplicate().apply { limit(rows * width) }
+        val part = buffer.duplicate().between(0, rows * width)
         OnnxTensor.createTensor(environment, part, longArrayOf(1, rows.toLong(), width.toLong()))
     }
 
@@ -33,7 +43,7 @@ internal class LongRow(private val environment: OrtEnvironment, count: Int) : Au
 
     /** The first [count] of them. */
     fun tensor(count: Int): OnnxTensor = views.getOrPut(count) {
-        val part = buffer.duplicate().apply { limit(count) }
+        val part = buffer.duplicate().between(0, count)
         OnnxTensor.createTensor(environment, part, longArrayOf(1, count.toLong()))
     }
 
