@@ -31,6 +31,7 @@ test_app() { # what is asked of the app's classes, with the resources and assets
     compile "$folder/tests.jar" "$classpath" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../test/kotlin" "$app/../androidTest/kotlin"
     mapfile -t tests < <(cd "$app/../test/kotlin" && find . -name '*Test.kt' | sed 's|^\./||; s|\.kt$||; s|/|.|g' | sort)
+    [ ${#tests[@]} -gt 0 ] || { echo "no tests in $app/../test/kotlin" >&2; exit 1; }
     # Robolectric tells each time that the app reads the battery.
     ORT_DISABLE_TELEMETRY=1 java -Xmx2g --add-opens=java.base/java.io=ALL-UNNAMED \
         -Drobolectric.dependency.dir="$folder/sdk" -Dmimo.model="$model" -Dmimo.golden="$here/../tests/golden" \

@@ -61,7 +61,8 @@ class GenerationService : Service() {
     }
 
     private fun notification(work: Work): Notification {
-        val open = Intent(this, ChatActivity::class.java).addFlags(Intent.FLAG_ACTIVITY_SINGLE_TOP)
+        val open = Intent(this, ChatActivity::class.java)
+            .addFlags(Intent.FLAG_ACTIVITY_SINGLE_TOP or Intent.FLAG_ACTIVITY_CLEAR_TOP)
         val stop = Intent(this, GenerationService::class.java).setAction(ACTION_STOP)
         val stopping = PendingIntent.getService(this, 1, stop, PendingIntent.FLAG_IMMUTABLE)
         val icon = Icon.createWithResource(this, R.drawable.ic_stop)
@@ -72,7 +73,9 @@ class GenerationService : Service() {
             .setContentIntent(PendingIntent.getActivity(this, 0, open, PendingIntent.FLAG_IMMUTABLE))
             .setOngoing(true)
             .setOnlyAlertOnce(true)
-            .addAction(Notification.Action.Builder(icon, getString(R.string.stop), stopping).build())
+        if (work.kind.canStop) {
+            builder.addAction(Notification.Action.Builder(icon, getString(R.string.stop), stopping).build())
+        }
         val fraction = work.fraction
         if (fraction != null) {
             builder.setProgress(STEPS, (fraction * STEPS).toInt(), false)

@@ -56,7 +56,7 @@ class MimoApp : Application() {
         Work.Kind.ANSWER -> chat.stop()
         Work.Kind.BENCHMARK -> benchmark.cancel()
         Work.Kind.IMPORT, Work.Kind.VERIFY -> models.cancel()
-        null -> Unit
+        Work.Kind.LOAD, null -> Unit
     }
 
     /** Emulated processes only; Android just ends them. */

@@ -49,7 +49,8 @@ fun await(what: String, condition: () -> Boolean) {
         settle()
         if (condition()) return
         if (System.nanoTime() > deadline) {
-            throw AssertionError("not within $PATIENCE_S s: $what\n${application.models.state.value}\n${application.chat.state.value}")
+            val states = listOf(application.models.state.value, application.chat.state.value)
+            throw AssertionError("not within $PATIENCE_S s: $what\n${states.joinToString("\n")}")
         }
         Thread.sleep(10)
     }
@@ -105,9 +106,10 @@ fun screenshot(activity: Activity, name: String): Bitmap {
 
 /** Folders by the names that they have on a phone: here they are temporary ones. */
 private fun asOnPhone(view: View) {
+    val name = application.packageName
     val folders = mapOf(
-        application.getExternalFilesDir(null)!!.path to "/storage/emulated/0/Android/data/${application.packageName}/files",
-        application.dataDir.path to "/data/user/0/${application.packageName}",
+        application.getExternalFilesDir(null)!!.path to "/storage/emulated/0/Android/data/$name/files",
+        application.dataDir.path to "/data/user/0/$name",
     )
     for (text in view.all().filterIsInstance<TextView>()) {
         for ((here, there) in folders) {

@@ -90,6 +90,7 @@ internal class OnnxEngine : MimoEngine {
             }
         }
         try {
+            checkOpen() // who closed it since it was claimed found nothing to cancel
             decoder.run(ids, Generation(model.tokenizer, config, splitter, random::nextDouble)) { send(it) }
         } finally {
             watch.cancel()

@@ -62,7 +62,9 @@ class ChatStore(private val folder: File) {
     /** Reads the summaries anew. */
     @Synchronized
     fun refresh() {
-        val ids = folder.list().orEmpty().filter { it.endsWith(ENDING) }.map { it.removeSuffix(ENDING) }
+        // Before Android 11 a file that was being replaced when the process ended has its old content in another.
+        val names = folder.list().orEmpty().map { it.removeSuffix(".bak") }.distinct()
+        val ids = names.filter { it.endsWith(ENDING) }.map { it.removeSuffix(ENDING) }
         current.value = ids.mapNotNull(::read).map(::summary).sortedByDescending { it.updatedAt }
     }
 

@@ -32,7 +32,8 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
         act(R.id.model_load, whole && !loaded && loading == null) { screen.load(entry) }
         act(R.id.model_verify, whole && state.task == null) { screen.verify(entry) }
         act(R.id.model_details, whole) { screen.showDetails(entry) }
-        act(R.id.model_delete, entry.origin != Origin.BUNDLED && (entry.origin != Origin.UNFINISHED || state.task == null)) { screen.confirmDelete(entry) }
+        val isBeingWritten = entry.origin == Origin.UNFINISHED && state.task != null
+        act(R.id.model_delete, entry.origin != Origin.BUNDLED && !isBeingWritten) { screen.confirmDelete(entry) }
         view.findViewById<View>(R.id.model_delete).contentDescription =
             screen.getString(R.string.delete_named, entry.name)
     }

@@ -3,6 +3,7 @@ package io.github.mimomobile.demo.models
 import android.content.Context
 import android.content.Intent
 import android.net.Uri
+import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.EngineConfig
@@ -138,6 +139,9 @@ class ModelHolder(
     fun cancel() {
         if (state.value.task?.kind != ModelTask.Kind.UNPACK) task?.cancel()
     }
+
+    /** Shows why a task cannot even begin. */
+    fun tell(problem: Problem) = current.update { it.copy(problem = problem) }
 
     /** Forgets what the last task found. */
     fun dismiss() = current.update { it.copy(problem = null, verified = null) }

@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.models
 
 import android.app.AlertDialog
+import android.content.ActivityNotFoundException
 import android.content.Intent
 import android.os.Bundle
 import android.view.View
@@ -8,6 +9,7 @@ import android.widget.CheckBox
 import android.widget.LinearLayout
 import android.widget.ProgressBar
 import android.widget.TextView
+import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.app
 import io.github.mimomobile.demo.chat.SEPARATOR
@@ -64,7 +66,11 @@ class ModelsActivity : ScreenActivity() {
         models.import(tree, move = findViewById<CheckBox>(R.id.move).isChecked)
     }
 
-    private fun pick() = startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK)
+    private fun pick() = try {
+        startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK)
+    } catch (error: ActivityNotFoundException) { // a device without a file picker
+        models.tell(Problem(Problem.Kind.STORAGE, error.message.orEmpty()))
+    }
 
     private fun render(state: ModelsUiState) {
         findViewById<TextView>(R.id.storage).text = getString(R.string.storage_free, bytes(state.freeBytes))
@@ -104,9 +110,10 @@ class ModelsActivity : ScreenActivity() {
 
     fun confirmDelete(entry: ModelEntry) {
         val size = entry.manifest?.let { bytes(it.sizeBytes) } ?: entry.folder.name
+        val isOnlyHere = isMoving(entry.folder)
         AlertDialog.Builder(this)
             .setTitle(getString(R.string.delete_named, entry.name))
-            .setMessage(getString(R.string.delete_model_text, size))
+            .setMessage(getString(if (isOnlyHere) R.string.delete_unfinished_text else R.string.delete_model_text, size))
             .setPositiveButton(R.string.delete) { _, _ -> models.delete(entry) }
             .setNegativeButton(R.string.cancel, null)
             .show()

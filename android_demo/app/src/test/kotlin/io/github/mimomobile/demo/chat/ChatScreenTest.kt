@@ -221,7 +221,7 @@ class ChatScreenTest {
     fun `everything that can be pressed is large enough and has a name for TalkBack`() {
         val chat = start()
         answered(chat, SUM)
-        val least = (44 * chat.resources.displayMetrics.density).toInt()
+        val least = (48 * chat.resources.displayMetrics.density).toInt()
         val pressed = chat.window.decorView.all().filter { it.isShown && it.isClickable && it !is EditText }.toList()
         assertTrue("${pressed.size}", pressed.size >= 5)
         for (view in pressed) {
