@@ -23,6 +23,13 @@ usage() {
     exit 2
 }
 
+need() { # need PROGRAM[:PACKAGE]…: a program, of a Debian package of its name or another
+    local each
+    for each; do
+        command -v "${each%:*}" >/dev/null || { echo "${each%:*} is needed: sudo apt install ${each#*:}" >&2; exit 1; }
+    done
+}
+
 fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
     local list=$1 folder=$2 sums=$cache/$2.sha256
     awk -v folder="$folder" '{split($2, part, ":"); print $1 "  " folder "/" part[2] "-" part[3] ".jar"}' \
@@ -95,6 +102,7 @@ case $1 in
         [ -f "$model/manifest.json" ] || { echo "$model: no manifest.json; run \`make quantize\` first" >&2; exit 1; }
         ;;
 esac
+need javac:openjdk-17-jdk-headless mvn:maven npm
 fetch "$here/artifacts.sha256" lib
 libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm):$(lib onnxruntime)
 # shellcheck source=packaging/android.sh

@@ -22,13 +22,6 @@ step() { # step MODULE ARGUMENT...: Python, of packaging/
     (cd "$here/.." && "${PYTHON:-python3}" -m "android_demo.packaging.$1" "${@:2}")
 }
 
-need() { # need PROGRAM…: of Debian packages of the same name
-    local program
-    for program; do
-        command -v "$program" >/dev/null || { echo "$program is needed: sudo apt install $program" >&2; exit 1; }
-    done
-}
-
 fetch_android() { # $tools and ONNX Runtime for Android
     fetch "$here/packaging/artifacts.sha256" tools
     unzip -qo "$tools"/apktool-lib-*.jar prebuilt/linux/aapt2_64 -d "$tools"

@@ -11,7 +11,6 @@ import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.app
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelsActivity
-import io.github.mimomobile.demo.models.show
 import io.github.mimomobile.demo.ui.ProblemCard
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.show

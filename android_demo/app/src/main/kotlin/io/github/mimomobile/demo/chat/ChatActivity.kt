@@ -25,6 +25,7 @@ import io.github.mimomobile.demo.bench.BenchmarkActivity
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelsActivity
 import io.github.mimomobile.demo.ui.ProblemCard
+import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown

@@ -43,7 +43,9 @@ class ChatSheets(private val activity: Activity, private val chat: ChatHolder) {
     fun render(state: ChatUiState, signs: VitalSigns?) {
         this.signs = signs
         val sheet = sheet ?: return
-        val wanted: Any = if (opened == Kind.CONVERSATIONS) state.history to state.conversation.id else state to signs
+        // Not for each token: a screen reader would lose its place.
+        val shown = if (opened == Kind.CONVERSATIONS) state.history else listOf(state.load, state.ended, signs)
+        val wanted: Any = shown to state.conversation.id
         if (opened == null || wanted == rendered) return
         rendered = wanted
         sheet.clear()

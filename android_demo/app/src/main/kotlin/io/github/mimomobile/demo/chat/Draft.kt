@@ -1,7 +1,7 @@
 package io.github.mimomobile.demo.chat
 
 import io.github.mimomobile.demo.Problem
-import io.github.mimomobile.demo.models.Throttle
+import io.github.mimomobile.demo.Throttle
 import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats

@@ -9,6 +9,7 @@ import android.widget.TextView
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.ui.ProblemCard
+import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.copyText
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
@@ -94,8 +95,6 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         return listOf(tokens, context.getString(R.string.tps, stats.decodeTps)).joinToString(SEPARATOR)
     }
 }
-
-const val SEPARATOR = " · "
 
 /** What the button of a problem's card does; 0 for none. */
 fun solution(kind: Problem.Kind): Int = when (kind) {

@@ -5,6 +5,7 @@ import android.os.PowerManager
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.VitalSigns
 import io.github.mimomobile.demo.models.LoadState
+import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.Sheet
 import io.github.mimomobile.demo.ui.bytes
 import io.github.mimomobile.demo.ui.seconds

@@ -6,7 +6,7 @@ import android.view.ViewGroup
 import android.widget.ProgressBar
 import android.widget.TextView
 import io.github.mimomobile.demo.R
-import io.github.mimomobile.demo.chat.SEPARATOR
+import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.bytes
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown

@@ -5,6 +5,7 @@ import android.content.Intent
 import android.net.Uri
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.SettingsStore
+import io.github.mimomobile.demo.Throttle
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
@@ -242,15 +243,5 @@ class ModelHolder(
     private fun mark(entry: ModelEntry): String {
         val files = entry.manifest?.parts.orEmpty().map { File(entry.folder, it.path) }
         return "${entry.path}|${files.sumOf { it.length() }}|${files.maxOfOrNull { it.lastModified() } ?: 0}"
-    }
-}
-
-/** Lets something happen at most every 50 ms: nobody sees more. */
-class Throttle(private val intervalNs: Long = 50_000_000) {
-    private var last = System.nanoTime() - intervalNs
-
-    fun due(): Boolean {
-        val now = System.nanoTime()
-        return (now - last >= intervalNs).also { if (it) last = now }
     }
 }

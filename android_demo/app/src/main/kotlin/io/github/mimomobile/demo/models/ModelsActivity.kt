@@ -12,8 +12,8 @@ import android.widget.TextView
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.app
-import io.github.mimomobile.demo.chat.SEPARATOR
 import io.github.mimomobile.demo.ui.ProblemCard
+import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.Sheet
 import io.github.mimomobile.demo.ui.bytes
@@ -149,10 +149,4 @@ class ModelsActivity : ScreenActivity() {
         const val GRANTS = Intent.FLAG_GRANT_READ_URI_PERMISSION or Intent.FLAG_GRANT_WRITE_URI_PERMISSION
         const val DETAILED = "detailed"
     }
-}
-
-/** A part of the whole; without end where that is unknown. */
-fun ProgressBar.show(fraction: Float?) {
-    isIndeterminate = fraction == null
-    if (fraction != null) progress = (fraction * max).toInt()
 }

@@ -5,9 +5,13 @@ import android.content.ClipboardManager
 import android.content.Context
 import android.os.Build
 import android.view.View
+import android.widget.ProgressBar
 import android.widget.TextView
 import android.widget.Toast
 import io.github.mimomobile.demo.R
+
+/** Between facts on one line. */
+const val SEPARATOR = " · "
 
 /** Shown, or gone. */
 var View.shown: Boolean
@@ -44,3 +48,9 @@ fun Context.bytes(count: Long): String = when {
 /** Milliseconds below a second. */
 fun Context.seconds(value: Double): String =
     if (value < 1) getString(R.string.milliseconds, value * 1000) else getString(R.string.seconds, value)
+
+/** A part of the whole; without end where that is unknown. */
+fun ProgressBar.show(fraction: Float?) {
+    isIndeterminate = fraction == null
+    if (fraction != null) progress = (fraction * max).toInt()
+}
