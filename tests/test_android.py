@@ -272,3 +272,25 @@ def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -
         assert found == {project.versions[version]}, artifact
     frameworks = {name for name in fetched if ":android-all:" in name}
     assert len(frameworks) == 1
+    under_test = (ROOT / "packaging/robolectric.sha256").read_text()
+    assert f"org.robolectric:robolectric:{project.versions['robolectric']}\n" in under_test
+
+
+def test_the_example_in_the_readme_compiles_against_the_aar(build: Path, project: Project, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"```kotlin\n(.*?)```", text, re.DOTALL)
+    assert found, "no example"
+    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as aar:
+        aar.extract("classes.jar", tmp_path)
+    imports = ["android.content.Context", "android.util.Log", "java.io.File"]
+    imports += [f"io.github.mimomobile.runtime.{name}" for name in ("*", "android.AndroidDevice")]
+    lines = [*(f"import {name}" for name in imports), "lateinit var context: Context", found[1]]
+    source = tmp_path / "Example.kt"
+    source.write_text("\n".join(lines))
+    (framework,) = build.glob("tools/android-all-*.jar")
+    libraries = [*build.glob("lib/kotlin-stdlib-*.jar"), *build.glob("lib/kotlinx-coroutines-core-*.jar")]
+    classpath = os.pathsep.join(map(str, [tmp_path / "classes.jar", framework, *libraries]))
+    compiler = ["java", "-cp", str(build / "lib/*"), "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"]
+    options = ["-no-stdlib", "-no-reflect", "-jvm-target", "17", "-Werror", "-cp", classpath, "-d", tmp_path / "out"]
+    run(*compiler, *options, source)
+    assert list((tmp_path / "out").rglob("*.class"))
