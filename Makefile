@@ -42,19 +42,19 @@ test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emul
 	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm
 
 android: quantize  ## the app (APK) and the library (AAR), in build/android, without an Android SDK
-	@PYTHON="$(abspath $(BIN))/python" android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
-	@PYTHON="$(abspath $(BIN))/python" android_demo/build.sh aar build/android
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh aar build/android
 	@du --human-readable --apparent-size build/android/*.apk build/android/maven/*/*/*/*/*/*
 
 test-android: $(VENV)/.installed-dev android  ## the Kotlin library on the JVM, then what `make android` builds
 	@$(BIN)/python -m tools.npu_fixture "$(OUT)/mimo-nano" build/android/npu
 	@android_demo/build.sh test build/android "$(OUT)/mimo-nano"
 	@MIMO_ANDROID_BUILD="$(abspath build/android)" $(BIN)/python -m pytest -m android
-	@PYTHON="$(abspath $(BIN))/python" android_demo/build.sh test-dex build/android "$(OUT)/mimo-nano"
-	@PYTHON="$(abspath $(BIN))/python" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-dex build/android "$(OUT)/mimo-nano"
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
 
 screenshots: android  ## after a change of the app: draws its screens anew for docs/images
-	@SCREENSHOTS="$(abspath docs/images)" PYTHON="$(abspath $(BIN))/python" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
+	@SCREENSHOTS="$(abspath docs/images)" PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
 
 check: lint types  ## before a commit: lint and types
 

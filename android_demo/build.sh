@@ -63,7 +63,7 @@ fetch_tokenizer() { # into $cache/qwen2_5
 compile() { # compile OUTPUT CLASSPATH ARGUMENT...: Kotlin sources to classes
     local output=$1 classpath=$2
     shift 2
-    java -XX:TieredStopAtLevel=1 -cp "$cache/lib/*" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
+    java -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=128m -cp "$cache/lib/*" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
         -no-stdlib -no-reflect -jvm-target 17 -Werror -cp "$classpath" -d "$output" "$@"
 }
 

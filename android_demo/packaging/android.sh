@@ -19,7 +19,7 @@ version() { # version NAME: what Gradle's catalog says
 }
 
 step() { # step MODULE ARGUMENT...: Python, of packaging/
-    (cd "$here/.." && "${PYTHON:-python3}" -m "android_demo.packaging.$1" "${@:2}")
+    (cd "$here/.." && "${PYTHON3:-python3}" -m "android_demo.packaging.$1" "${@:2}")
 }
 
 fetch_android() { # $tools and ONNX Runtime for Android

@@ -6,9 +6,9 @@ import android.os.Build
 import android.os.SystemClock
 import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.Vitals
-import io.github.mimomobile.demo.models.ModelManifest
 import io.github.mimomobile.demo.statusBytes
 import io.github.mimomobile.runtime.ModelInfo
+import io.github.mimomobile.runtime.ModelManifest
 import io.github.mimomobile.runtime.android.AndroidDevice
 import java.io.File
 import java.io.IOException
@@ -135,7 +135,7 @@ class Record(
         .put("name", info.name)
         .put("recipe", info.recipe)
         .put("size_bytes", orNull(manifest?.sizeBytes))
-        .put("sha256", orNull(manifest?.parts?.maxByOrNull { it.sizeBytes }?.sha256))
+        .put("sha256", orNull(manifest?.files?.maxByOrNull { it.sizeBytes }?.sha256))
         .put("weight_bytes", info.weightBytes)
         .put("context_length", info.contextLength)
         .put("kv_cache_bytes", info.kvCacheBytes)

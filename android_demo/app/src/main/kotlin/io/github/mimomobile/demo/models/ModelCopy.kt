@@ -1,7 +1,10 @@
 package io.github.mimomobile.demo.models
 
+import android.util.Log
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.ProblemException
+import io.github.mimomobile.runtime.ModelFile
+import io.github.mimomobile.runtime.ModelManifest
 import java.io.File
 import java.io.FileOutputStream
 import java.io.IOException
@@ -49,7 +52,7 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
             if (!partial.isDirectory && !partial.mkdirs()) throw IOException("$partial: cannot be made")
             checkSpace(manifest)
             var done = 0L
-            for (part in manifest.parts) {
+            for (part in manifest.files) {
                 bring(part) { progress(done + it, manifest.sizeBytes) }
                 done += part.sizeBytes
             }
@@ -65,7 +68,7 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
         File(target, MOVING).delete() // last: without it the partial folder would count as rubbish
     }
 
-    private suspend fun bring(part: Part, progress: (Long) -> Unit) {
+    private suspend fun bring(part: ModelFile, progress: (Long) -> Unit) {
         val file = File(partial, part.path)
         val moved = file.isFile && file.length() == part.sizeBytes // before this move was interrupted
         if (moved && file.inputStream().use { digest(it, null, progress) } == part.sha256) return
@@ -85,12 +88,12 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
         }
     }
 
-    private fun check(part: Part, found: String) {
+    private fun check(part: ModelFile, found: String) {
         if (found != part.sha256) throw damaged("${part.path}: SHA-256 $found, ${part.sha256} expected")
     }
 
     private fun checkSpace(manifest: ModelManifest) {
-        val sizes = manifest.parts.filter { File(partial, it.path).length() != it.sizeBytes }.map { it.sizeBytes }
+        val sizes = manifest.files.filter { File(partial, it.path).length() != it.sizeBytes }.map { it.sizeBytes }
         val needed = (if (move) sizes.maxOrNull() ?: 0 else sizes.sum()) + SPARE_BYTES
         val free = partial.usableSpace
         if (free < needed) {
@@ -106,7 +109,7 @@ class ModelCopy(private val source: ModelSource, private val target: File, priva
  */
 suspend fun verifyModel(folder: File, manifest: ModelManifest, progress: Bytes) {
     var done = 0L
-    for (part in manifest.parts) {
+    for (part in manifest.files) {
         val file = File(folder, part.path)
         if (!file.isFile) throw damaged("${part.path} is missing")
         val found = file.inputStream().use { input -> digest(input, null) { progress(done + it, manifest.sizeBytes) } }
@@ -121,7 +124,12 @@ private fun write(file: File, text: String) = FileOutputStream(file).use {
 }
 
 /** The names in a folder survive a loss of power from now on; a file's own sync does not promise that. */
-private fun sync(folder: File) = FileChannel.open(folder.toPath(), StandardOpenOption.READ).use { it.force(true) }
+private fun sync(folder: File) = try {
+    FileChannel.open(folder.toPath(), StandardOpenOption.READ).use { it.force(true) }
+} catch (error: IOException) {
+    Log.w("mimo", "$folder: this file system syncs no folders", error)
+    Unit
+}
 
 private fun damaged(what: String) = ProblemException(Problem.Kind.DAMAGED, what)
 

@@ -1,7 +1,8 @@
 package io.github.mimomobile.demo.models
 
 import android.content.Context
-import io.github.mimomobile.demo.ProblemException
+import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.ModelManifest
 import java.io.File
 import java.io.IOException
 
@@ -50,8 +51,8 @@ class ModelFolders(private val context: Context) {
         ModelEntry(folder, origin, ModelManifest.parse(File(folder, ModelManifest.NAME).readText()))
     } catch (error: IOException) {
         ModelEntry(folder, origin, problem = error.message)
-    } catch (error: ProblemException) {
-        ModelEntry(folder, origin, problem = error.problem.detail)
+    } catch (error: MimoException) {
+        ModelEntry(folder, origin, problem = error.message)
     }
 
     private companion object {

@@ -11,6 +11,7 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.ModelManifest
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.android.AndroidDevice
@@ -241,7 +242,7 @@ class ModelHolder(
 
     /** Changes when a file of the model does. */
     private fun mark(entry: ModelEntry): String {
-        val files = entry.manifest?.parts.orEmpty().map { File(entry.folder, it.path) }
+        val files = entry.manifest?.files.orEmpty().map { File(entry.folder, it.path) }
         return "${entry.path}|${files.sumOf { it.length() }}|${files.maxOfOrNull { it.lastModified() } ?: 0}"
     }
 }

@@ -126,7 +126,7 @@ class ModelsActivity : ScreenActivity() {
             fact(R.string.fact_model, entry.name)
             fact(R.string.fact_recipe, entry.manifest?.recipe)
             fact(R.string.fact_size, entry.manifest?.let { bytes(it.sizeBytes) })
-            fact(R.string.fact_files, entry.manifest?.parts?.size?.toString())
+            fact(R.string.fact_files, entry.manifest?.files?.size?.toString())
             if (info != null) {
                 val context = info.contextLength
                 fact(R.string.fact_context, resources.getQuantityString(R.plurals.tokens, context, context))

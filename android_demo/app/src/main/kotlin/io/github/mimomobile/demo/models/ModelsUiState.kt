@@ -2,6 +2,7 @@ package io.github.mimomobile.demo.models
 
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.runtime.ModelInfo
+import io.github.mimomobile.runtime.ModelManifest
 import java.io.File
 
 /** Where a model's folder is. */

@@ -14,6 +14,7 @@ import io.github.mimomobile.demo.colors
 import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.shown
+import io.github.mimomobile.runtime.ModelManifest
 import java.io.File
 import java.io.IOException
 import kotlinx.coroutines.runBlocking
@@ -97,12 +98,12 @@ class ModelsScreenTest {
         val folder = copyOfNano()
         val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
         val target = File(temporary.newFolder(), "moved")
-        val last = manifest.parts.last().path
+        val last = manifest.files.last().path
         val torn = Folder(folder) { if (it == last) throw IOException("the stick was pulled out") }
         assertThrows(IOException::class.java) {
             runBlocking { ModelCopy(torn, target, move = true).run(manifest) { _, _ -> } }
         }
-        assertEquals(listOf(last), manifest.parts.map { it.path }.filter { File(folder, it).exists() })
+        assertEquals(listOf(last), manifest.files.map { it.path }.filter { File(folder, it).exists() })
         assertTrue(isMoving(File(target.path + PARTIAL)))
         ModelCopy(Folder(folder), target, move = true).run(manifest) { _, _ -> }
         verifyModel(target, manifest) { _, _ -> }
@@ -116,7 +117,7 @@ class ModelsScreenTest {
         val folder = copyOfNano()
         val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
         val target = File(temporary.newFolder(), "moved")
-        val source = Folder(folder) { if (it == manifest.parts.last().path) File(target, "x").mkdirs() }
+        val source = Folder(folder) { if (it == manifest.files.last().path) File(target, "x").mkdirs() }
         assertThrows(IOException::class.java) {
             runBlocking { ModelCopy(source, target, move = true).run(manifest) { _, _ -> } }
         }

@@ -6,7 +6,7 @@ import io.github.mimomobile.runtime.ModelInfo
 import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.files.JsonException
 import io.github.mimomobile.runtime.files.JsonReader
-import io.github.mimomobile.runtime.files.Manifest
+import io.github.mimomobile.runtime.files.ModelFolder
 import io.github.mimomobile.runtime.files.long
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.Tokenizer
@@ -37,10 +37,9 @@ internal class ModelLoader(
      * @param progress Told how many bytes of how many were verified; may throw to give up.
      */
     fun load(progress: (doneBytes: Long, totalBytes: Long) -> Unit): LoadedModel {
-        val manifest = Manifest.read(root)
-        val entry = manifest.entry(config.recipe)
-        manifest.verify(entry, config.verification, progress)
-        val folder = manifest.folder(entry)
+        val model = ModelFolder.read(root, config.recipe)
+        model.verify(config.verification, progress)
+        val folder = model.graphs
         val tokenizer = try {
             TokenizerFile.read(File(folder, "tokenizer.json"))
         } catch (error: TokenizerException) {
@@ -52,8 +51,8 @@ internal class ModelLoader(
         val opened = ModelOpener(folder, config, trained, memory, leastKeptBytes, openPiece).open()
         val template = File(folder, "chat_template.jinja")
         val info = ModelInfo(
-            name = manifest.model,
-            recipe = entry.recipe,
+            name = model.manifest.model,
+            recipe = model.manifest.recipe,
             contextLength = opened.backend.contextLength,
             weightBytes = opened.weightBytes,
             mappedBytes = memory.mapped,

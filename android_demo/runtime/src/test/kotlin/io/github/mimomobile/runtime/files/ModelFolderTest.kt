@@ -1,9 +1,11 @@
 package io.github.mimomobile.runtime.files
 
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.ModelManifest
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.nano
 import java.io.File
+import java.nio.file.Files
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
@@ -11,33 +13,35 @@ import org.junit.Rule
 import org.junit.Test
 import org.junit.rules.TemporaryFolder
 
-class ManifestTest {
+class ModelFolderTest {
     @get:Rule
     val temporary: TemporaryFolder = TemporaryFolder()
 
-    private fun manifest(text: String): Manifest {
-        File(temporary.root, Manifest.NAME).writeText(text)
-        return Manifest.read(temporary.root)
+    private fun folder(text: String, recipe: String? = null): ModelFolder {
+        File(temporary.root, ModelManifest.NAME).writeText(text)
+        return ModelFolder.read(temporary.root, recipe)
     }
 
-    private fun one(path: String, size: Int = 3, sha256: String = ABC) = manifest(
+    private fun one(path: String, recipe: String? = null) = folder(
         """{"manifest_version": 1, "model": "m", "entries": [
             {"recipe": "q4_0", "format": "gguf", "path": "m.gguf", "parts": []},
             {"recipe": "int4_b32", "format": "onnx", "path": "m-onnx",
-             "parts": [{"path": "$path", "size_bytes": $size, "sha256": "$sha256"}]}]}""",
+             "parts": [{"path": "$path", "size_bytes": 3, "sha256": "$ABC"}]}]}""",
+        recipe,
     )
 
     private fun failure(work: () -> Unit): String =
         assertThrows(MimoException.ModelLoad::class.java) { work() }.message!!
 
-    private fun Manifest.verify(how: Verification = Verification.SHA256) = verify(entry(null), how) { _, _ -> }
+    private fun ModelFolder.verify(how: Verification = Verification.SHA256) = verify(how) { _, _ -> }
 
     @Test
     fun `nano's folder is verified, with progress up to the last byte`() {
-        val manifest = Manifest.read(nano)
+        val folder = ModelFolder.read(nano, "int4_b32")
         val seen = mutableListOf<Pair<Long, Long>>()
-        manifest.verify(manifest.entry("int4_b32"), Verification.SHA256) { done, total -> seen += done to total }
-        assertEquals("mimo-nano", manifest.model)
+        folder.verify(Verification.SHA256) { done, total -> seen += done to total }
+        assertEquals("mimo-nano", folder.manifest.model)
+        assertEquals(File(nano, ModelManifest.NAME).readText(), folder.manifest.text)
         assertEquals(seen.map { it.first }.sorted(), seen.map { it.first })
         assertEquals(seen.last().second, seen.last().first)
         assertTrue(seen.last().second > 3_000_000)
@@ -45,8 +49,9 @@ class ManifestTest {
 
     @Test
     fun `entries for llama_cpp are passed over`() {
-        assertEquals("int4_b32", one("a").entry(null).recipe)
-        assertTrue("recipe q4_0 asked for, int4_b32 found" in failure { one("a").entry("q4_0") })
+        assertEquals("int4_b32", one("a").manifest.recipe)
+        val error = failure { one("a", "q4_0") }
+        assertTrue(error, error.startsWith("${temporary.root}: manifest.json: recipe q4_0 asked for, int4_b32 found"))
     }
 
     @Test
@@ -64,18 +69,20 @@ class ManifestTest {
     @Test
     fun `paths stay inside the folder`() {
         for (path in listOf("../a", "/etc/hostname", "x/../../a")) {
-            assertTrue("leads out of the folder" in failure { one(path).verify() })
+            assertTrue("leads out of the folder" in failure { one(path) })
         }
+        Files.createSymbolicLink(File(temporary.root, "link").toPath(), File("/etc/hostname").toPath())
+        assertTrue("leads out of the folder" in failure { one("link").verify() })
     }
 
     @Test
     fun `what is no manifest is an error`() {
-        assertTrue("cannot be read" in failure { Manifest.read(File(temporary.root, "nothing")) })
+        assertTrue("cannot be read" in failure { ModelFolder.read(File(temporary.root, "nothing"), null) })
         val noName = """{"manifest_version": 1, "model": 3, "entries": []}"""
         for (text in listOf("", "[]", "{}", """{"manifest_version": 2}""", noName)) {
-            assertTrue(text, "no manifest of version 1" in failure { manifest(text) })
+            assertTrue(text, "no manifest of version 1" in failure { folder(text) })
         }
-        assertTrue("none found" in failure { manifest(noName.replace("3", "\"m\"")).entry(null) })
+        assertTrue("none found" in failure { folder(noName.replace("3", "\"m\"")) })
     }
 
     private companion object {
