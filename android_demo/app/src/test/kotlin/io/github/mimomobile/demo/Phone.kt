@@ -21,7 +21,7 @@ const val PHONE = "w411dp-h914dp-420dpi"
 const val PHONE_AT_NIGHT = "w411dp-h914dp-night-420dpi"
 
 /** Models answer and files are copied in real time, so that a busy computer needs patience. */
-private const val PATIENCE_S = 30
+private const val PATIENCE_S = 60
 
 val application: MimoApp get() = RuntimeEnvironment.getApplication() as MimoApp
 
