@@ -23,6 +23,7 @@ data class Settings(
     val drafts: Boolean = true,
     val threads: Int? = null,
     val contextLength: Int? = null,
+    val int8Kv: Boolean = false,
     val provider: ExecutionProvider = ExecutionProvider.CPU,
 ) {
     fun generation() = GenerationConfig(
@@ -38,7 +39,7 @@ data class Settings(
     )
 
     /** Those that a loaded model was loaded with: when they change it must be loaded again. */
-    val loading: List<Any?> get() = listOf(threads, contextLength, provider)
+    val loading: List<Any?> get() = listOf(threads, contextLength, int8Kv, provider)
 
     fun toJson() = JSONObject()
         .put("system_prompt", systemPrompt)
@@ -53,6 +54,7 @@ data class Settings(
         .put("drafts", drafts)
         .putOpt("threads", threads)
         .putOpt("context_length", contextLength)
+        .put("int8_kv", int8Kv)
         .put("provider", provider.name)
 
     companion object {
@@ -69,6 +71,7 @@ data class Settings(
             drafts = data.getBoolean("drafts"),
             threads = data.optionalInt("threads"),
             contextLength = data.optionalInt("context_length"),
+            int8Kv = data.getBoolean("int8_kv"),
             provider = ExecutionProvider.valueOf(data.getString("provider")),
         )
 

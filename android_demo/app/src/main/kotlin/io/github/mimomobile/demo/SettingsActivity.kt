@@ -41,6 +41,7 @@ class SettingsActivity : ScreenActivity() {
         field(R.id.context_length).setText(settings.contextLength?.toString())
         findViewById<Switch>(R.id.thinking_on).isChecked = settings.thinking
         findViewById<Switch>(R.id.drafts).isChecked = settings.drafts
+        findViewById<Switch>(R.id.int8_kv).isChecked = settings.int8Kv
         findViewById<Spinner>(R.id.provider).setSelection(settings.provider.ordinal)
     }
 
@@ -72,6 +73,7 @@ class SettingsActivity : ScreenActivity() {
             drafts = findViewById<Switch>(R.id.drafts).isChecked,
             threads = read<Int?>(R.id.threads, R.string.range_threads, null, ::whole) { it in 1..MAX_THREADS },
             contextLength = read<Int?>(R.id.context_length, R.string.range_positive, null, ::whole) { it >= 1 },
+            int8Kv = findViewById<Switch>(R.id.int8_kv).isChecked,
             provider = ExecutionProvider.entries[findViewById<Spinner>(R.id.provider).selectedItemPosition],
         )
         if (wrong.isNotEmpty()) {

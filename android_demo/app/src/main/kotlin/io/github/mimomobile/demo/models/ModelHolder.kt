@@ -9,6 +9,7 @@ import io.github.mimomobile.demo.Throttle
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
+import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.ModelManifest
@@ -220,6 +221,7 @@ class ModelHolder(
             provider = chosen.provider,
             strict = false,
             speculation = Speculation.AUTO,
+            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16,
             verification = verification,
             availableBytes = { AndroidDevice.availableBytes(context) },
             heat = { AndroidDevice.heat(context) },

@@ -183,6 +183,18 @@ class ChatScreenTest {
     }
 
     @Test
+    fun `an int8 cache takes half the memory, and answers`() {
+        val chat = start()
+        val bytes = (state.load as LoadState.Ready).info.kvCacheBytes
+        application.settings.run { set(values.value.copy(int8Kv = true)) }
+        await("the model with the other cache") {
+            (state.load as? LoadState.Ready)?.info?.kvCacheBytes == bytes / 2 && state.canSend
+        }
+        answered(chat, SUM)
+        assertEquals("76", answer.text)
+    }
+
+    @Test
     fun `a service holds the process while an answer comes, and its button stops it`() {
         val chat = start()
         ramble(chat)
