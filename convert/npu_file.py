@@ -109,7 +109,7 @@ def compile_for_npu(
     providers.register(ort, providers.PROVIDERS["qnn"])
     weights = WrittenWeights(folder)
     context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
-    graphs = _graphs(weights, context_length, chunk, ranges)
+    graphs = graphs_of(weights, context_length, chunk, ranges)
     made: list[Compiled] = []
     out = folder / folder_name(soc, ranges is not None)
     with files.whole(folder / EMBEDDING, force=True) as temporary:
@@ -121,20 +121,44 @@ def compile_for_npu(
             progress(Progress(f"compile for {soc.name}", index + 1, len(graphs), name, "graphs"))
         if weights.draft_ids is not None:
             np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
-        settings = {
-            "ep": "qnn",
-            "activations": "float" if ranges is None else "uint16",
-            "soc": soc.name,
-            "context_length": context_length,
-            "windows": [chunk, 2, 1],
-            "layers": [[each.start, each.stop] for each in _split(weights, context_length)],
-            "mtp": weights.draft_ids is not None,
-            "embedding_bytes": weights.nbytes("model.embed_tokens."),
-            "made_with": providers.versions(ort, providers.PROVIDERS["qnn"]),
-            "graphs": [dataclasses.asdict(each) for each in made],
-        }
+        settings = described(
+            weights,
+            soc,
+            context_length,
+            chunk,
+            activations="float" if ranges is None else "uint16",
+            made_with=providers.versions(ort, providers.PROVIDERS["qnn"]),
+            graphs=[dataclasses.asdict(each) for each in made],
+        )
         (temporary / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return out, made
+
+
+def described(
+    weights: WrittenWeights,
+    soc: Soc,
+    context_length: int,
+    chunk: int,
+    *,
+    activations: str,
+    made_with: Any,
+    graphs: list[dict[str, Any]],
+    session_bytes: int | None = None,
+) -> dict[str, Any]:
+    """What stands in npu.json beside the graphs, for the runtime to know how to run them."""
+    layers = _split(weights, context_length, session_bytes)
+    return {
+        "ep": "qnn",
+        "activations": activations,
+        "soc": soc.name,
+        "context_length": context_length,
+        "windows": [chunk, 2, 1],
+        "layers": [[each.start, each.stop] for each in layers],
+        "mtp": weights.draft_ids is not None,
+        "embedding_bytes": weights.nbytes("model.embed_tokens."),
+        "made_with": made_with,
+        "graphs": graphs,
+    }
 
 
 def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool) -> bool:
@@ -160,22 +184,26 @@ def checked_context(context_length: int | None, chunk: int, most: int) -> int:
     return chosen
 
 
-def split(config: MimoConfig, layer_bytes: int, context_length: int) -> list[range]:
-    """Runs of layers with so many bytes of weights each that fit a session of the NPU, equally long."""
+def split(config: MimoConfig, layer_bytes: int, context_length: int, session_bytes: int | None = None) -> list[range]:
+    """Runs of layers with so many bytes of weights each that fit a session, None is the NPU's, equally long."""
     # Keys and values in float16, once as input and once as output.
     layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
     count = config.num_hidden_layers
-    parts = math.ceil(count / max(1, SESSION_BYTES // layer))
+    parts = math.ceil(count / max(1, (session_bytes or SESSION_BYTES) // layer))
     edges = [round(count * part / parts) for part in range(parts + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _split(weights: WrittenWeights, context_length: int) -> list[range]:
-    return split(weights.config, weights.nbytes("model.layers.0."), context_length)
+def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
+    return split(weights.config, weights.nbytes("model.layers.0."), context_length, session_bytes)
 
 
-def _graphs(
-    weights: WrittenWeights, context_length: int, chunk: int, ranges: Ranges | None
+def graphs_of(
+    weights: WrittenWeights,
+    context_length: int,
+    chunk: int,
+    ranges: Ranges | None = None,
+    session_bytes: int | None = None,
 ) -> Mapping[str, Callable[[], ir.Model]]:
     """Every graph by its file's name, made when it is its turn."""
     config, compute = weights.config, weights.compute
@@ -188,7 +216,7 @@ def _graphs(
         graphs[name] = made
 
     windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
-    for index, which in enumerate(_split(weights, context_length)):
+    for index, which in enumerate(_split(weights, context_length, session_bytes)):
         for window in windows:
             found = ranges.of_layers(which) if ranges else None
             add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found)

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from unittest.mock import patch
 
 import click
 import numpy as np
@@ -20,8 +19,12 @@ from mimo_mobile import manifest
 from mimo_mobile.convert import npu_file, npu_graph
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.runtime.npu_folder import DRAFT_IDS, EMBEDDING, SETTINGS
+from mimo_mobile.socs import SOCS
 
 RECIPE, SOC, CHUNK = "int4_b32", "SM8750", 64
+
+SESSION_BYTES = 6_000_000
+"""Half of MiMo-nano's layers: the NPU's would take them all at once."""
 
 
 def write(model: Path, out: Path, context_length: int) -> Path:
@@ -37,25 +40,21 @@ def write(model: Path, out: Path, context_length: int) -> Path:
     pieces = folder / f"qnn-{SOC}"
     pieces.mkdir()
     ir.save(npu_graph.embedding(weights.config, weights, weights.compute), folder / EMBEDDING)
-    with patch.object(npu_file, "SESSION_BYTES", 6_000_000):
-        layers = npu_file._split(weights, context_length)
-        graphs = npu_file._graphs(weights, context_length, CHUNK, None)
+    graphs = npu_file.graphs_of(weights, context_length, CHUNK, session_bytes=SESSION_BYTES)
     for name, build in graphs.items():
         ir.save(build(), pieces / f"{name}.onnx", external_data=f"{name}.data")
     if weights.draft_ids is not None:
         np.save(pieces / DRAFT_IDS, weights.draft_ids.numpy())
-    settings = {
-        "ep": "qnn",
-        "activations": "float",
-        "soc": SOC,
-        "context_length": context_length,
-        "windows": [CHUNK, 2, 1],
-        "layers": [[each.start, each.stop] for each in layers],
-        "mtp": weights.draft_ids is not None,
-        "embedding_bytes": weights.nbytes("model.embed_tokens."),
-        "made_with": "not compiled",
-        "graphs": [{"name": name, "size_bytes": (pieces / f"{name}.data").stat().st_size} for name in graphs],
-    }
+    settings = npu_file.described(
+        weights,
+        SOCS[SOC],
+        context_length,
+        CHUNK,
+        activations="float",
+        made_with="not compiled",
+        graphs=[{"name": name, "size_bytes": (pieces / f"{name}.data").stat().st_size} for name in graphs],
+        session_bytes=SESSION_BYTES,
+    )
     (pieces / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     parts = tuple(manifest.part(out, path) for path in sorted(folder.rglob("*")) if path.is_file())
     entry = dataclasses.replace(entry, parts=parts, size_bytes=sum(part.size_bytes for part in parts))

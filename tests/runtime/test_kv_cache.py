@@ -56,7 +56,7 @@ def test_int8_logits_are_close_to_those_of_f16(models: Path) -> None:
     rows = {}
     kinds: tuple[KvDtype, ...] = ("f16", "int8")
     for kv_dtype in kinds:
-        with load(models, recipe="int4_b32", kv_dtype=kv_dtype) as session:  # type: ignore[arg-type]
+        with load(models, recipe="int4_b32", kv_dtype=kv_dtype) as session:
             # Longer than one run, and than what the scales were found on.
             rows[kv_dtype] = session.logits(session.tokenizer.encode(calibrate.TEXT.read_text(encoding="utf-8"))[:700])
     difference = np.abs(rows["int8"] - rows["f16"]).max(axis=-1)

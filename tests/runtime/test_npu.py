@@ -241,7 +241,7 @@ def test_auto_takes_the_cpu_where_the_npu_cannot_do_what_is_asked(
         ({"mtp_drafts": 2}, "one token at a time"),
         ({"context_length": 100}, "compiled for a context"),
     ):
-        with load(copied, **options) as session:  # type: ignore[arg-type]
+        with load(copied, **options) as session:
             assert session.placement is not None and session.placement.asked == "cpu"
         assert reason in caplog.text
     with pytest.raises(pytest.fail.Exception, match="the NPU was taken"):
@@ -264,7 +264,7 @@ def test_what_was_not_compiled_for_is_an_error(copied: Path, nano_onnx: Path) ->
         ({"kv_dtype": "int8"}, "its KV cache is float16"),
     ):
         with pytest.raises(BackendUnavailableError, match=message):
-            load(copied, ep="qnn", ep_options=QnnOptions(soc="SM8750"), **options)  # type: ignore[arg-type]
+            load(copied, ep="qnn", ep_options=QnnOptions(soc="SM8750"), **options)
 
 
 def test_auto_takes_no_simulator(model: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_plug_in_that_is_missing_or_broken_is_an_error(nano_onnx: Path, monkey
 def test_gguf_has_no_providers(nano_gguf: Path) -> None:
     for options in ({"ep": "qnn"}, {"strict": True}, {"ep_options": CpuOptions()}):
         with pytest.raises(BackendUnavailableError, match="--strict are ONNX Runtime's"):
-            load(nano_gguf, **options)  # type: ignore[arg-type]
+            load(nano_gguf, **options)
     with load(nano_gguf, ep="cpu") as session:
         assert session.placement is None
         assert len(list(session.generate("1 + 1", GenerationConfig(max_tokens=3, temperature=0)))) > 1

@@ -9,49 +9,29 @@ import kotlinx.coroutines.flow.asStateFlow
 import org.json.JSONException
 import org.json.JSONObject
 
-/** What the user chose. The defaults are what Xiaomi recommends for MiMo-7B; null leaves a choice to the engine. */
+/** What the user chose; null leaves a choice to the engine. */
 data class Settings(
     val systemPrompt: String = "",
-    val temperature: Double = 0.6,
-    val topP: Double = 0.95,
-    val topK: Int = 0,
-    val minP: Double = 0.0,
-    val seed: Long? = null,
-    val maxTokens: Int = 2048,
-    val thinking: Boolean = true,
-    val thinkingBudget: Int? = null,
-    val drafts: Boolean = true,
+    val generation: GenerationConfig = GenerationConfig(),
     val threads: Int? = null,
     val contextLength: Int? = null,
     val int8Kv: Boolean = false,
     val provider: ExecutionProvider = ExecutionProvider.CPU,
 ) {
-    fun generation() = GenerationConfig(
-        temperature = temperature,
-        topP = topP,
-        topK = topK,
-        minP = minP,
-        seed = seed,
-        maxTokens = maxTokens,
-        thinking = thinking,
-        thinkingBudget = thinkingBudget,
-        speculate = drafts,
-    )
-
     /** Those that a loaded model was loaded with: when they change it must be loaded again. */
     val loading: List<Any?> get() = listOf(threads, contextLength, int8Kv, provider)
 
     fun toJson() = JSONObject()
         .put("system_prompt", systemPrompt)
-        .put("temperature", temperature)
-        .put("top_p", topP)
-        .put("top_k", topK)
-        .put("min_p", minP)
-        .putOpt("seed", seed)
-        .put("max_tokens", maxTokens)
-        .put("thinking", thinking)
-        .putOpt("thinking_budget", thinkingBudget)
-        .put("drafts", drafts)
+        .put("temperature", generation.temperature)
+        .put("top_p", generation.topP)
+        .put("top_k", generation.topK)
+        .put("min_p", generation.minP)
+        .putOpt("seed", generation.seed)
+        .put("max_tokens", generation.maxTokens)
+        .put("thinking", generation.thinking)
+        .putOpt("thinking_budget", generation.thinkingBudget)
+        .put("speculate", generation.speculate)
         .putOpt("threads", threads)
         .putOpt("context_length", contextLength)
         .put("int8_kv", int8Kv)
@@ -60,15 +40,17 @@ data class Settings(
     companion object {
         fun fromJson(data: JSONObject) = Settings(
             systemPrompt = data.getString("system_prompt"),
-            temperature = data.getDouble("temperature"),
-            topP = data.getDouble("top_p"),
-            topK = data.getInt("top_k"),
-            minP = data.getDouble("min_p"),
-            seed = if (data.has("seed")) data.getLong("seed") else null,
-            maxTokens = data.getInt("max_tokens"),
-            thinking = data.getBoolean("thinking"),
-            thinkingBudget = data.optionalInt("thinking_budget"),
-            drafts = data.getBoolean("drafts"),
+            generation = GenerationConfig(
+                temperature = data.getDouble("temperature"),
+                topP = data.getDouble("top_p"),
+                topK = data.getInt("top_k"),
+                minP = data.getDouble("min_p"),
+                seed = if (data.has("seed")) data.getLong("seed") else null,
+                maxTokens = data.getInt("max_tokens"),
+                thinking = data.getBoolean("thinking"),
+                thinkingBudget = data.optionalInt("thinking_budget"),
+                speculate = data.getBoolean("speculate"),
+            ),
             threads = data.optionalInt("threads"),
             contextLength = data.optionalInt("context_length"),
             int8Kv = data.getBoolean("int8_kv"),

@@ -34,7 +34,7 @@ class SettingsScreenTest {
         assertTrue(form.isFinishing)
         val saved = application.settings.values.value
         assertEquals("Be brief.", saved.systemPrompt)
-        val generation = saved.generation()
+        val generation = saved.generation
         assertEquals(0.25, generation.temperature, 0.0)
         assertEquals(64, generation.thinkingBudget)
         assertEquals(7L, generation.seed)

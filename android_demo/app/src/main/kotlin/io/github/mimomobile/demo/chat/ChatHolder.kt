@@ -139,7 +139,7 @@ class ChatHolder(
             val prompt = Prompt.Chat(state.value.conversation.messages(chosen.systemPrompt))
             save()
             draft.promptTokens = engine.countTokens(prompt)
-            engine.generate(prompt, chosen.generation()).collect { event ->
+            engine.generate(prompt, chosen.generation).collect { event ->
                 when (event) {
                     is GenerationEvent.Token -> {
                         if (stopping) engine.stop()

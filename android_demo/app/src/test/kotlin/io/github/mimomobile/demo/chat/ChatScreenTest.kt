@@ -12,6 +12,7 @@ import io.github.mimomobile.demo.Hardware
 import io.github.mimomobile.demo.PHONE
 import io.github.mimomobile.demo.PHONE_AT_NIGHT
 import io.github.mimomobile.demo.R
+import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.all
 import io.github.mimomobile.demo.application
 import io.github.mimomobile.demo.await
@@ -22,6 +23,7 @@ import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
+import io.github.mimomobile.runtime.GenerationConfig
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
@@ -186,7 +188,7 @@ class ChatScreenTest {
     fun `an int8 cache takes half the memory, and answers`() {
         val chat = start()
         val bytes = (state.load as LoadState.Ready).info.kvCacheBytes
-        application.settings.run { set(values.value.copy(int8Kv = true)) }
+        application.settings.set(GREEDY.copy(int8Kv = true))
         await("the model with the other cache") {
             (state.load as? LoadState.Ready)?.info?.kvCacheBytes == bytes / 2 && state.canSend
         }
@@ -276,7 +278,7 @@ class ChatScreenTest {
 
     private fun start(): ChatActivity = started().get()
 
-    private fun makeGreedy() = application.settings.run { set(values.value.copy(temperature = 0.0)) }
+    private fun makeGreedy() = application.settings.set(GREEDY)
 
     private fun ask(chat: ChatActivity, question: String) {
         chat.view<EditText>(R.id.composer).setText(question)
@@ -284,9 +286,10 @@ class ChatScreenTest {
         press(chat.view(R.id.send))
     }
 
-    /** An answer that takes its time: drawn almost evenly from all tokens, the last of which comes late, by a hot phone. */
+    /** A hot phone draws almost evenly from all tokens; the one that ends the answer comes late with this seed. */
     private fun ramble(chat: ChatActivity) {
-        application.settings.run { set(values.value.copy(temperature = 100.0, topP = 1.0, seed = 16, drafts = false)) }
+        val even = GenerationConfig(temperature = 100.0, topP = 1.0, seed = 16, speculate = false)
+        application.settings.set(Settings(generation = even))
         val power = application.getSystemService(PowerManager::class.java)
         shadowOf(power).setCurrentThermalStatus(PowerManager.THERMAL_STATUS_CRITICAL)
         ask(chat, SUM)
@@ -307,6 +310,7 @@ class ChatScreenTest {
     }
 
     private companion object {
+        val GREEDY = Settings(generation = GenerationConfig(temperature = 0.0))
         const val SUM = "What is 25 + 17 * 3?"
     }
 }

@@ -43,6 +43,8 @@ class FolderProvider : ContentProvider() {
 
     override fun getType(uri: Uri): String = "application/octet-stream"
 
+    // What follows nobody asks of a picked folder.
+
     override fun insert(uri: Uri, values: ContentValues?): Uri = throw UnsupportedOperationException()
 
     override fun delete(uri: Uri, where: String?, values: Array<String>?): Int = throw UnsupportedOperationException()
