@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mimo_mobile.layout import KV_INT8
 from mimo_mobile.runtime import GenerationConfig, Session, load
-from mimo_mobile.runtime.ort_session import KV_INT8
-from mimo_mobile.runtime.session import KvDtype
-from mimo_mobile.runtime.threads import physical_cores
+from mimo_mobile.runtime.backend import KvDtype
+from mimo_mobile.runtime.devices.threads import physical_cores
 
 
 class Engine(Protocol):

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from mimo_mobile import terminal
 from mimo_mobile.runtime import GenerationConfig, Session, load
-from mimo_mobile.runtime.mtp import MtpHead, MtpLayer
-from mimo_mobile.runtime.session import Backend
-from mimo_mobile.runtime.speculation import Costs, Speculate, Speculator
+from mimo_mobile.runtime.backend import Backend
+from mimo_mobile.runtime.decode.mtp_head import MtpHead, MtpLayer
+from mimo_mobile.runtime.decode.speculator import Costs, Speculate, Speculator
 
 PROMPT = list(range(100, 132))
 

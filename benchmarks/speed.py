@@ -29,8 +29,8 @@ from mimo_mobile import terminal
 from mimo_mobile.convert.synthetic import write_synthetic
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime.gguf_header import GgufHeader
-from mimo_mobile.runtime.session import KvDtype
+from mimo_mobile.runtime.backend import KvDtype
+from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 
 PREFILL_TOKENS, DECODE_TOKENS = 128, 12
 PROBE_BYTES = 1 << 30

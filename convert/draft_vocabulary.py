@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError
+from mimo_mobile.layout import DRAFT_VOCABULARY
 
 LEARNT_TOKENS = 1 << 15
 """Of the learnt tokens those with the lowest ids: a tokenizer's training merges the most frequent pairs first."""
-
-FILE = "draft_vocabulary.json"
-"""Beside config.json, a JSON list of token ids takes the place of this choice."""
 
 
 def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """Token ids `[R]` in rising order: the checkpoint's own list, else the most frequent ones and all added tokens.
 
+    The list stands in ``draft_vocabulary.json`` beside config.json.
+
     Raises:
         CheckpointError: The list is no JSON list of ids in use.
     """
     used = [number for number, kind in enumerate(vocabulary.kinds) if kind != "unused"]
-    path = folder / FILE
+    path = folder / DRAFT_VOCABULARY
     if not path.is_file():
         learnt = [number for number in used if vocabulary.kinds[number] == "normal"]
         added = [number for number in used if vocabulary.kinds[number] != "normal"]

@@ -15,6 +15,7 @@ from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.convert.tensors import Layout
 from mimo_mobile.errors import OutputExistsError, require
 from mimo_mobile.hub import Source
+from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import PRE_NORM, SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
@@ -94,7 +95,7 @@ def write_gguf_model(
     Raises:
         OutputExistsError: One of them is there and ``force`` is false.
     """
-    mtp_out = out.with_name(f"{out.stem}-mtp.gguf")
+    mtp_out = mtp_file(out)
     layouts: list[tuple[Path, Layout]] = [(out, "whole" if single_file else "trunk")]
     config = checkpoint.config
     if config.num_nextn_predict_layers and not single_file:

@@ -17,25 +17,29 @@ from typing import Any, BinaryIO
 import onnx_ir as ir
 
 from mimo_mobile import files
-from mimo_mobile.convert import npu_graph, onnx_graph
+from mimo_mobile.convert import onnx_graph
 from mimo_mobile.convert.checkpoint import Checkpoint, read_json
 from mimo_mobile.convert.draft_vocabulary import draft_ids
+from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
-from mimo_mobile.convert.vocabulary import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_vocabulary
+from mimo_mobile.convert.vocabulary import read_vocabulary
+from mimo_mobile.layout import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    DATA,
+    GENAI_CONFIG,
+    KV_INT8,
+    MODEL,
+    MTP,
+    REFERENCE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
-MODEL, MTP, DATA = "model.onnx", "mtp.onnx", "model.onnx.data"
-KV_INT8 = "model.kv-int8.onnx"
-"""The trunk with an int8 KV cache, on the same weights."""
-
-REFERENCE = "reference.json"
-"""What the CPU computes for a known prompt, for the self-test of other execution providers."""
-
-GENAI_CONFIG = "genai_config.json"
-
-COPIED = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 
 ALIGNMENT_BYTES = 4096
 """Of every tensor in the data file: a page, so that it can be mapped as it lies."""

@@ -12,11 +12,8 @@ from typing import Any, Literal
 
 from mimo_mobile.convert.checkpoint import read_json
 from mimo_mobile.errors import CheckpointError
+from mimo_mobile.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from mimo_mobile.mimo7b import QWEN2_PATTERN
-
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-CHAT_TEMPLATE = "chat_template.jinja"
 
 Kind = Literal["normal", "control", "user_defined", "unused"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from mimo_mobile.convert.checkpoint import read_json
-from mimo_mobile.convert.onnx_file import KV_INT8, MODEL, MTP
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
 from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.layout import KV_INT8, MODEL, MTP
 from mimo_mobile.mimo7b import MimoConfig
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import QuantizationError, require
+from mimo_mobile import onnxruntime_library
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Calibration:
     def __init__(self, ids: Sequence[int], progress: ProgressCallback = ignore) -> None:
         """Calibrate on ``ids``, which may be several texts in a row."""
         self._ids, self._progress = ids, progress
-        require("onnxruntime", "onnx")
+        onnxruntime_library.load()
 
     def __call__(self, layers: Sequence[ir.Model], head: ir.Model, folder: Path) -> Calibrated:
         """Scales of keys and values, layer by layer, and logits after the first tokens.
@@ -84,7 +85,8 @@ class Calibration:
 def _run(layer: ir.Model, folder: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """All outputs of a layer, with an empty past."""
     import onnx_ir as ir
-    import onnxruntime as ort
+
+    ort = onnxruntime_library.load()
 
     options = ort.SessionOptions()
     options.log_severity_level = 4

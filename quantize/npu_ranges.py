@@ -14,13 +14,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mimo_mobile import files
-from mimo_mobile.convert import npu_graph
-from mimo_mobile.convert.npu_file import Ranges
-from mimo_mobile.convert.npu_graph import Window
-from mimo_mobile.convert.qdq_graph import ActivationTape, Range
+from mimo_mobile import files, onnxruntime_library
+from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu.file import Ranges
+from mimo_mobile.convert.npu.graph import Window
+from mimo_mobile.convert.npu.qdq_graph import ActivationTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
-from mimo_mobile.errors import QuantizationError, require
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.bench import QUESTIONS
@@ -80,7 +80,7 @@ class _Runner:
     """Runs pieces on the CPU, with an empty cache each."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._ort = folder, require("onnxruntime", "onnx")
+        self._folder, self._ort = folder, onnxruntime_library.load()
 
     def one(self, graph: ir.Model, **feeds: NDArray[Any]) -> NDArray[np.float32]:
         made: NDArray[np.float32] = self._session(graph).run(None, feeds)[0]

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_mobile import files, manifest
+from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import MissingDependencyError, QuantizationError, require
+from mimo_mobile.errors import MissingDependencyError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Entry, Manifest, Part
 from mimo_mobile.progress import ProgressCallback, ignore
@@ -24,7 +24,7 @@ from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.calibrate import TEXT, Calibration
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
-from mimo_mobile.runtime.tokenizer import TextTokenizer
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.socs import Soc
 
 
@@ -105,12 +105,12 @@ def quantize_checkpoint(
 
 def _checked(npu: NpuTarget, recipes: Sequence[Recipe], checkpoint: Checkpoint) -> int:
     """The context to compile for; what would fail in the end fails here."""
-    from mimo_mobile.convert.npu_file import checked_context
-    from mimo_mobile.runtime import providers
+    from mimo_mobile import providers
+    from mimo_mobile.convert.npu.file import checked_context
 
     if not any(recipe.target == "onnx" for recipe in recipes):
         raise QuantizationError("--target qnn compiles ONNX recipes, none of which was asked for; add e.g. int4_b32")
-    providers.register(require("onnxruntime", "onnx"), providers.PROVIDERS["qnn"])
+    providers.register(onnxruntime_library.load(), providers.PROVIDERS["qnn"])
     return checked_context(npu.context_length, npu.chunk, checkpoint.config.max_position_embeddings)
 
 
@@ -152,9 +152,9 @@ def _compile(
     state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, context: int, force: bool, progress: ProgressCallback
 ) -> Manifest:
     """The manifest with binaries for the chips among the parts of a recipe's entry."""
-    from mimo_mobile.convert.npu_file import compile_for_npu, is_compiled
+    from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
+    from mimo_mobile.layout import EMBEDDING, npu_folder_name
     from mimo_mobile.quantize.npu_ranges import activation_ranges
-    from mimo_mobile.runtime.npu_folder import EMBEDDING, folder_name
 
     entry = state.entry(recipe.name)
     assert entry is not None
@@ -163,7 +163,7 @@ def _compile(
     todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, context, npu.chunk, npu.quantized)]
     ranges = activation_ranges(folder, progress) if npu.quantized and todo else None
     for soc in todo:
-        made = folder / folder_name(soc, npu.quantized)
+        made = folder / npu_folder_name(soc, npu.quantized)
         old = [made.relative_to(out).as_posix() + "/", f"{entry.path}/{EMBEDDING}"]
         kept = [part for part in entry.parts if not part.path.startswith(tuple(old))]
         state = state.with_entry(_with_parts(entry, kept))

@@ -6,9 +6,9 @@
 ...         print(token.text, end="")
 """
 
-from mimo_mobile.runtime.chat import Message
-from mimo_mobile.runtime.generation import GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.decode.session import Session
+from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.loading import load
-from mimo_mobile.runtime.session import Session
+from mimo_mobile.runtime.text.chat_template import Message
 
 __all__ = ["GeneratedToken", "GenerationConfig", "GenerationStats", "Message", "Session", "load"]

@@ -11,9 +11,9 @@ from statistics import median
 import numpy as np
 
 from mimo_mobile.errors import ContextFullError, SessionError
-from mimo_mobile.runtime.chat import Message
-from mimo_mobile.runtime.generation import GenerationConfig
-from mimo_mobile.runtime.session import Session, peak_rss_bytes
+from mimo_mobile.runtime.decode.session import Session, peak_rss_bytes
+from mimo_mobile.runtime.generation_config import GenerationConfig
+from mimo_mobile.runtime.text.chat_template import Message
 
 QUESTIONS = ("What is 348 + 27 * 6?", "Solve 7x + 12 = 3x + 52.", "Calculate 819 + 751 + 77 * 8.", "What is 779 - 343?")
 """What speculation is measured on: of random tokens none would be drafted right."""

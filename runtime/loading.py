@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from mimo_mobile import manifest
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+from mimo_mobile.layout import MODEL
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime.providers import Ep, Options
-    from mimo_mobile.runtime.session import KvDtype, Session
-    from mimo_mobile.runtime.speculation import Speculate
+    from mimo_mobile.providers import Ep, Options
+    from mimo_mobile.runtime.backend import KvDtype
+    from mimo_mobile.runtime.decode.session import Session
+    from mimo_mobile.runtime.decode.speculator import Speculate
 
 
 def load(
@@ -50,7 +52,7 @@ def load(
         mtp_drafts: At most so many tokens in a row by the MTP layer, which was trained for one; ONNX only.
         ep: ONNX: the execution provider. ``auto`` is the NPU where the model was compiled for it and it passes a test,
             else the CPU. ``Session.placement`` tells what computes where.
-        ep_options: That provider's, from ``mimo_mobile.runtime.providers``.
+        ep_options: That provider's, from ``mimo_mobile.providers``.
         strict: Fail where ``ep`` would leave work to the CPU or computes wrong numbers, instead of going on without.
 
     Raises:
@@ -81,7 +83,7 @@ def load(
     elif recipe is not None:
         raise ModelLoadError(f"{path}: no {manifest.NAME}, so there is no recipe to choose; leave --recipe out")
     if path.is_file() and path.suffix == ".gguf":
-        from mimo_mobile.runtime.llama_session import load_gguf
+        from mimo_mobile.runtime.llama.loading import load_gguf
 
         if ep not in ("auto", "cpu") or ep_options is not None or strict:
             raise BackendUnavailableError(
@@ -90,8 +92,8 @@ def load(
         return _announced(path, load_gguf(path, repack=repack, **options))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
-    if (path / "model.onnx").is_file():
-        from mimo_mobile.runtime.ort_session import load_onnx
+    if (path / MODEL).is_file():
+        from mimo_mobile.runtime.onnx.loading import load_onnx
 
         if repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mimo_mobile import doctor
 from mimo_mobile.cli import main
-from mimo_mobile.runtime.providers import PROVIDERS
+from mimo_mobile.providers import PROVIDERS
 
 
 def test_it_tells_this_machine_and_every_provider(nano_onnx: Path) -> None:

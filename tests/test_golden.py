@@ -12,8 +12,8 @@ import pytest
 
 from mimo_mobile import inspection
 from mimo_mobile.hub import Source
+from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime.npu_folder import read_settings
 from tools import golden, npu_fixture
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
@@ -59,7 +59,7 @@ def test_nano_in_int4_answers_what_is_stored(nano: Source, tmp_path: Path) -> No
 def test_pieces_for_tests_without_an_npu_are_those_that_would_be_compiled(nano: Source, tmp_path: Path) -> None:
     quantize_checkpoint(nano, tmp_path / "out", [golden.RECIPE], problems=0)
     folder = npu_fixture.write(tmp_path / "out", tmp_path / "npu", 2048)
-    settings = read_settings(folder / "qnn-SM8750")
+    settings = read_npu_settings(folder / "qnn-SM8750")
     assert (settings.context_length, settings.windows, settings.mtp) == (2048, (64, 2, 1), True)
     assert settings.parts > 1
     layers = [f"layers-{part}.{window}" for part in range(settings.parts) for window in settings.windows]

@@ -20,11 +20,12 @@ from tokenizers import Regex, pre_tokenizers
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.hub import resolve
 from mimo_mobile.runtime import GenerationConfig, Message, Session, load
-from mimo_mobile.runtime.chat import render
-from mimo_mobile.runtime.detokenizer import Detokenizer, StopStrings
-from mimo_mobile.runtime.reasoning import ThinkingSplitter
-from mimo_mobile.runtime.sampling import sample
-from mimo_mobile.runtime.tokenizer import TextTokenizer
+from mimo_mobile.runtime.decode.sampling import sample
+from mimo_mobile.runtime.text.chat_template import render
+from mimo_mobile.runtime.text.detokenizer import Detokenizer
+from mimo_mobile.runtime.text.stop_strings import StopStrings
+from mimo_mobile.runtime.text.thinking import ThinkingSplitter
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 

@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.phone.adb import Phone, PhoneError, Sent, to_send
 from benchmarks.phone.device import FOLDER, Device, Reading, parse_peaks, parse_reading, read_device
 from mimo_mobile.progress import Progress, ProgressCallback
-from mimo_mobile.runtime.chat import Message, render
-from mimo_mobile.runtime.gguf_header import GgufHeader
+from mimo_mobile.runtime.llama.gguf_header import GgufHeader
+from mimo_mobile.runtime.text.chat_template import Message, render
 
 PROMPT_TOKENS, GENERATE_TOKENS, REPEATS = 128, 32, 3
 QUESTION, ANSWER_TOKENS = "What is 17 + 25?", 64

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mimo_mobile.progress import Progress
     from mimo_mobile.quantize.pipeline import quantize_checkpoint
     from mimo_mobile.quantize.recipes import RECIPES
-    from mimo_mobile.runtime.chat import Message
-    from mimo_mobile.runtime.generation import GeneratedToken, GenerationConfig, GenerationStats
+    from mimo_mobile.runtime.decode.session import Session
+    from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.loading import load
-    from mimo_mobile.runtime.session import Session
+    from mimo_mobile.runtime.text.chat_template import Message
 
 __all__ = [  # noqa: RUF022  (grouped by stage)
     # checkpoint
@@ -44,10 +44,10 @@ _MODULES = {
     "mimo_mobile.progress": ("Progress",),
     "mimo_mobile.quantize.pipeline": ("quantize_checkpoint",),
     "mimo_mobile.quantize.recipes": ("RECIPES",),
-    "mimo_mobile.runtime.chat": ("Message",),
+    "mimo_mobile.runtime.text.chat_template": ("Message",),
     "mimo_mobile.runtime.loading": ("load",),
-    "mimo_mobile.runtime.generation": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
-    "mimo_mobile.runtime.session": ("Session",),
+    "mimo_mobile.runtime.decode.generation": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
+    "mimo_mobile.runtime.decode.session": ("Session",),
 }
 
 

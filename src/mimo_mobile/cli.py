@@ -42,8 +42,8 @@ def main() -> None:
 
 
 def _load(model: Path, options: dict[str, Any]) -> Session:
+    from mimo_mobile.providers import parse_options
     from mimo_mobile.runtime import load
-    from mimo_mobile.runtime.providers import parse_options
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
@@ -120,7 +120,7 @@ def convert(
     with progress_shown() as progress:
         written = convert_checkpoint(resolve(checkpoint), out, to=target, progress=progress, **options)
         for chip in chips:
-            from mimo_mobile.convert.npu_file import compile_for_npu
+            from mimo_mobile.convert.npu.file import compile_for_npu
 
             compile_for_npu(out, chip, context_length=context, progress=progress)
     _report_compiled(out)

@@ -11,11 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mimo_mobile import manifest
+from mimo_mobile import manifest, onnxruntime_library, providers
 from mimo_mobile.errors import MimoMobileError, ModelLoadError, require
-from mimo_mobile.runtime import memory, npu_folder, placement, providers
-from mimo_mobile.runtime.providers import PROVIDERS, Device
-from mimo_mobile.runtime.threads import physical_cores
+from mimo_mobile.layout import MODEL
+from mimo_mobile.providers import PROVIDERS, Device
+from mimo_mobile.runtime.devices import memory, placement
+from mimo_mobile.runtime.devices.threads import physical_cores
+from mimo_mobile.runtime.npu import folder as npu_folder
 
 # Bits of AT_HWCAP and AT_HWCAP2, which tell what the kernel lets programs use.
 # https://github.com/torvalds/linux/blob/v6.6/arch/arm64/include/uapi/asm/hwcap.h
@@ -86,7 +88,7 @@ def machine() -> Machine:
     features = _features(architecture, info)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        version = str(require("onnxruntime", "onnx").__version__)
+        version = str(onnxruntime_library.load().__version__)
     except MimoMobileError as error:
         version = str(error)
     return Machine(
@@ -128,7 +130,7 @@ def states(model: Path | None) -> list[ProviderState]:
     """
     if find_spec("onnxruntime") is None:
         return []
-    ort = require("onnxruntime", "onnx")
+    ort = onnxruntime_library.load()
     folder = _onnx_folder(model) if model is not None else None
     found = []
     for name, devices in providers.discover(ort).items():
@@ -153,7 +155,7 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
         if not compiled:
             return "nothing: not compiled; mimo quantize … --target qnn --soc …"
         return f"compiled for {', '.join(compiled)}" + ("" if here else "; not here")
-    model, provider = folder / "model.onnx", PROVIDERS[name]
+    model, provider = folder / MODEL, PROVIDERS[name]
     if here:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -175,7 +177,7 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
 
 def _onnx_folder(path: Path) -> Path:
     """The ONNX folder that is meant: itself, or the first of a quantized folder."""
-    if (path / "model.onnx").is_file():
+    if (path / MODEL).is_file():
         return path
     found = manifest.read(path) if path.is_dir() else None
     for entry in found.entries if found else ():

@@ -11,6 +11,7 @@ import numpy as np
 
 from mimo_mobile import files, manifest
 from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, require
+from mimo_mobile.layout import MODEL
 
 LONG = 60
 """Characters of a metadata value that are shown."""
@@ -61,7 +62,7 @@ def inspect(path: Path, *, tensors: bool = False) -> Inspection:
         path = path.parent
     if (path / manifest.NAME).is_file():
         return _quantized(path)
-    if (path / "model.onnx").is_file():
+    if (path / MODEL).is_file():
         return _onnx(path, tensors)
     if (path / "config.json").is_file():
         return _checkpoint(path, tensors)

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, load, prepacked
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, load
+from mimo_mobile.runtime.onnx import prepacked
 
 OPTIONS: dict[str, Any] = {"threads": 2, "spin": False, "context_length": 1024}
 

@@ -19,8 +19,8 @@ from mimo_mobile.hub import Source
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Session, load
-from mimo_mobile.runtime.chat import render
-from mimo_mobile.runtime.gguf_header import GgufHeader
+from mimo_mobile.runtime.llama.gguf_header import GgufHeader
+from mimo_mobile.runtime.text.chat_template import render
 from tests.benchmarks.setting import Setting, make_setting
 
 pytestmark = pytest.mark.slow

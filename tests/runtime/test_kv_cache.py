@@ -18,7 +18,7 @@ from mimo_mobile.quantize import calibrate
 from mimo_mobile.quantize.evaluate import problems_of_kinds, read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Session, load
-from mimo_mobile.runtime.session import KvDtype
+from mimo_mobile.runtime.backend import KvDtype
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=160)
 

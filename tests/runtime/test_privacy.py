@@ -30,7 +30,7 @@ def test_running_a_model_writes_nothing_to_the_home_folder(tiny_onnx: Path, tiny
 def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     code = """if True:
         import os, sys
-        import mimo_mobile.runtime.ort_session
+        import mimo_mobile.runtime.onnx.loading
         assert "onnxruntime" not in sys.modules
         assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
     """

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.evaluate import read_problems
-from mimo_mobile.runtime.chat import Message, render
+from mimo_mobile.runtime.text.chat_template import Message, render
 from tools.nano import conversations
 from tools.nano.problems import KINDS, Problem, held_out, stream
 

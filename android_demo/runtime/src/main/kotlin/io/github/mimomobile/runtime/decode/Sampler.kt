@@ -13,7 +13,7 @@ internal class Sampler(
     /**
      * A token id drawn from the first [size] of [logits]: temperature first, then top-k, top-p and min-p.
      *
-     * The arithmetic is runtime/sampling.py's, so that one random number gives one token in both.
+     * The arithmetic is runtime/decode/sampling.py's, so that one random number gives one token in both.
      *
      * @param uniform From 0 to below 1, the random number.
      */

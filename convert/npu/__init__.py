@@ -1,0 +1,1 @@
+"""An ONNX folder → binaries for NPUs."""

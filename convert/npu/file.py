@@ -1,0 +1,256 @@
+"""An int4 ONNX folder → binaries for one NPU beside it, compiled here by QNN: ``qnn-SM8750/`` and ``embedding.onnx``.
+
+Each piece of the model (``graph``) is compiled once for each window of tokens. Nothing of a piece is left to the
+CPU: a piece that QNN does not take whole is an error. The weights are the folder's, unchanged, or
+rounded once more beside quantized activations (``qdq-SM8750/``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mimo_mobile import files, onnxruntime_library, providers
+from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu.graph import Window
+from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
+from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError
+from mimo_mobile.layout import DEFAULT_CONTEXT, DRAFT_IDS, EMBEDDING, NPU_SETTINGS, npu_folder_name, read_npu_settings
+from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.onnxruntime_library import first_line
+from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.socs import Soc
+
+SESSION_BYTES = 3_000_000_000
+"""Of weights and cache in one piece: of a Hexagon session's address space of 3.75 GB, the rest is for activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Of the activations of every piece, in the order of ``qdq_graph.ActivationTape``.
+
+    Attributes:
+        layers: Of each layer alone.
+        head: Of the head.
+        mtp: Of the MTP layer.
+        draft_head: Of its head.
+    """
+
+    layers: Sequence[Sequence[Range]]
+    head: Sequence[Range]
+    mtp: Sequence[Range]
+    draft_head: Sequence[Range]
+
+    def of_layers(self, which: range) -> list[Range]:
+        """Of layers in a row: what one gives, the next one reads."""
+        return [each for layer in which for each in self.layers[layer][0 if layer == which.start else 1 :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One binary.
+
+    Attributes:
+        name: Of the graph, with its window.
+        seconds: To compile it.
+        size_bytes: Of the binary.
+        peak_rss_bytes: Of this process so far.
+    """
+
+    name: str
+    seconds: float
+    size_bytes: int
+    peak_rss_bytes: int
+
+
+def compile_for_npu(
+    folder: Path,
+    soc: Soc,
+    *,
+    context_length: int | None = None,
+    chunk: int = 64,
+    ranges: Ranges | None = None,
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+) -> tuple[Path, list[Compiled]]:
+    """Compile the model of an ONNX folder for a chip; returns the folder of binaries, and what each took.
+
+    Args:
+        folder: What ``write_onnx`` made.
+        soc: The chip.
+        context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
+        chunk: Tokens of a prompt in one run.
+        ranges: Of activations, to quantize them to uint16, for NPUs that compute with nothing else.
+        force: Replace an earlier one.
+        progress: Called after each graph.
+
+    Raises:
+        ModelLoadError: ``folder`` is no ONNX folder of ours.
+        QuantizationError: ``context_length`` or ``chunk`` do not fit the model.
+        BackendUnavailableError: QNN does not take a graph.
+        MissingDependencyError: onnxruntime-qnn is not installed.
+        OutputExistsError: There is one and ``force`` is false.
+    """
+    ort = onnxruntime_library.load()
+    providers.register(ort, providers.PROVIDERS["qnn"])
+    weights = WrittenWeights(folder)
+    context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
+    graphs = graphs_of(weights, context_length, chunk, ranges)
+    made: list[Compiled] = []
+    out = folder / npu_folder_name(soc, ranges is not None)
+    with files.whole(folder / EMBEDDING, force=True) as temporary:
+        ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
+    with files.whole(out, force=force) as temporary:
+        temporary.mkdir()
+        for index, (name, build) in enumerate(graphs.items()):
+            made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc, ranges is not None))
+            progress(Progress(f"compile for {soc.name}", index + 1, len(graphs), name, "graphs"))
+        if weights.draft_ids is not None:
+            np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
+        settings = described(
+            weights,
+            soc,
+            context_length,
+            chunk,
+            activations="float" if ranges is None else "uint16",
+            made_with=providers.versions(ort, providers.PROVIDERS["qnn"]),
+            graphs=[dataclasses.asdict(each) for each in made],
+        )
+        (temporary / NPU_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return out, made
+
+
+def described(
+    weights: WrittenWeights,
+    soc: Soc,
+    context_length: int,
+    chunk: int,
+    *,
+    activations: str,
+    made_with: Any,
+    graphs: list[dict[str, Any]],
+    session_bytes: int | None = None,
+) -> dict[str, Any]:
+    """What stands in npu.json beside the graphs, for the runtime to know how to run them."""
+    layers = _split(weights, context_length, session_bytes)
+    return {
+        "ep": "qnn",
+        "activations": activations,
+        "soc": soc.name,
+        "context_length": context_length,
+        "windows": [chunk, 2, 1],
+        "layers": [[each.start, each.stop] for each in layers],
+        "mtp": weights.draft_ids is not None,
+        "embedding_bytes": weights.nbytes("model.embed_tokens."),
+        "made_with": made_with,
+        "graphs": graphs,
+    }
+
+
+def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool) -> bool:
+    """Whether an ONNX folder has binaries for a chip, with this context and chunk."""
+    try:
+        found = read_npu_settings(folder / npu_folder_name(soc, quantized))
+    except ModelLoadError:
+        return False
+    return found.context_length == context_length and found.windows[0] == chunk
+
+
+def checked_context(context_length: int | None, chunk: int, most: int) -> int:
+    """The context to compile for; None is the model's ``most``, at most ``DEFAULT_CONTEXT``.
+
+    Raises:
+        QuantizationError: It does not fit the model or the chunk.
+    """
+    chosen = context_length or min(most, DEFAULT_CONTEXT)
+    if not 2 < chunk < chosen <= most:
+        raise QuantizationError(
+            f"--context {chosen} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
+        )
+    return chosen
+
+
+def split(config: MimoConfig, layer_bytes: int, context_length: int, session_bytes: int | None = None) -> list[range]:
+    """Runs of layers with so many bytes of weights each that fit a session, None is the NPU's, equally long."""
+    # Keys and values in float16, once as input and once as output.
+    layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
+    count = config.num_hidden_layers
+    parts = math.ceil(count / max(1, (session_bytes or SESSION_BYTES) // layer))
+    edges = [round(count * part / parts) for part in range(parts + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
+    return split(weights.config, weights.nbytes("model.layers.0."), context_length, session_bytes)
+
+
+def graphs_of(
+    weights: WrittenWeights,
+    context_length: int,
+    chunk: int,
+    ranges: Ranges | None = None,
+    session_bytes: int | None = None,
+) -> Mapping[str, Callable[[], ir.Model]]:
+    """Every graph by its file's name, made when it is its turn."""
+    config, compute = weights.config, weights.compute
+    graphs: dict[str, Callable[[], ir.Model]] = {}
+
+    def add(name: str, build: Callable[..., ir.Model], *arguments: Any, found: Sequence[Range] | None) -> None:
+        def made() -> ir.Model:
+            return build(config, weights, compute, *arguments, None if found is None else QdqTape(found))
+
+        graphs[name] = made
+
+    windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
+    for index, which in enumerate(_split(weights, context_length, session_bytes)):
+        for window in windows:
+            found = ranges.of_layers(which) if ranges else None
+            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found)
+    for tokens in (2, 1):
+        add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
+    if weights.draft_ids is not None:
+        for window in windows:
+            add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None)
+        add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)
+    return graphs
+
+
+def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc, quantized: bool) -> Compiled:
+    started = time.perf_counter()
+    source = folder / f".{out.name}{files.PARTIAL}"  # beside the weights: ONNX finds them nowhere else
+    weights = folder / f".{out.name}.data{files.PARTIAL}"
+    try:
+        if quantized:  # what the integers were made of is not needed any more
+            for name in [name for name, value in graph.graph.initializers.items() if not value.uses()]:
+                del graph.graph.initializers[name]
+        ir.save(graph, source, external_data=weights.name if quantized else None)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.add_session_config_entry(providers.NO_FALLBACK, "1")
+        settings = {"soc_model": str(soc.model), "htp_graph_finalization_optimization_mode": "3"}
+        settings["offload_graph_io_quantization"] = "0"  # inputs and outputs are quantized on the NPU, too
+        providers.attach(ort, options, "qnn", providers.QnnOptions(), **settings)
+        ort.ModelCompiler(options, str(source)).compile_to_file(str(out))
+    except (OSError, MimoMobileError):
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        message = first_line(error)
+        raise BackendUnavailableError(f"{out.stem}: QNN does not take it for {soc.name}: {message}") from error
+    finally:
+        files.remove(source)
+        files.remove(weights)
+    size = sum(each.stat().st_size for each in out.parent.iterdir() if each.name.startswith((out.name, f"{out.stem}_")))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Compiled(out.stem, round(time.perf_counter() - started, 2), size, peak)

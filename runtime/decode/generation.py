@@ -1,0 +1,86 @@
+"""One generation under way: what it keeps from token to token. Knows logits and text, no backend."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.runtime.decode.sampling import sample
+from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.text.chat_template import CLOSE_THINKING
+from mimo_mobile.runtime.text.detokenizer import Detokenizer
+from mimo_mobile.runtime.text.stop_strings import StopStrings
+from mimo_mobile.runtime.text.thinking import Channel, ThinkingSplitter
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+
+class Generation:
+    """One generation under way: random numbers, held-back text, thinking."""
+
+    def __init__(self, tokenizer: TextTokenizer, config: GenerationConfig, splitter: ThinkingSplitter) -> None:
+        self._tokenizer, self._config, self._splitter = tokenizer, config, splitter
+        self._random = np.random.Generator(np.random.PCG64(config.seed))
+        self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
+        self._forced: deque[int] = deque()
+        self._uniforms: deque[float] = deque()
+        self._closed = False
+        self.count = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self._stops.stopped
+
+    def next(self, logits: NDArray[np.float32]) -> int | None:
+        """The next token, sampled or forced; None at the end of the turn."""
+        budget = self._config.thinking_budget
+        if self._splitter.state == "thinking" and not self._closed and budget is not None and self.count >= budget:
+            self._closed = True
+            self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
+        if self._forced:
+            return self._forced.popleft()
+        token = self._sample(logits[: self._tokenizer.size], 0)  # what is beyond is padding
+        self._uniforms.popleft()
+        return None if token in self._tokenizer.stop_ids else token
+
+    def guess(self, logits: NDArray[np.float32], ahead: int = 0) -> int:
+        """What the next token but ``ahead`` would be if these were its logits: by the random number it will have.
+
+        Token and guess come of one random number, so that they agree as often as their distributions overlap, about,
+        while the tokens themselves are those of a generation that guesses nothing.
+        """
+        return self._sample(logits, ahead)
+
+    def _sample(self, logits: NDArray[np.float32], ahead: int) -> int:
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        config = self._config
+        return sample(
+            logits,
+            self._uniforms[ahead],
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            min_p=config.min_p,
+        )
+
+    def emit(self, token: int) -> Iterator[GeneratedToken]:
+        """The records of one token: one, or two when it ends the thinking and begins the answer."""
+        self.count += 1
+        text = self._stops.feed(self._detokenizer.feed(self._tokenizer.token_bytes(token)))
+        pieces = self._splitter.feed(text) or [(self._channel(), "")]
+        for index, (channel, piece) in enumerate(pieces):
+            yield GeneratedToken(piece, token if index == 0 else None, channel)
+
+    def end(self, reason: FinishReason, stats: GenerationStats) -> Iterator[GeneratedToken]:
+        """What was held back, and the last record."""
+        text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        for channel, piece in [*self._splitter.feed(text), *self._splitter.flush()]:
+            yield GeneratedToken(piece, None, channel)
+        yield GeneratedToken("", None, self._channel(), reason, stats)
+
+    def _channel(self) -> Channel:
+        return "answer" if self._splitter.state == "answer" else "thinking"

@@ -1,0 +1,159 @@
+"""Whether a provider computes what it should on this device, and how fast beside the CPU; asked once and remembered.
+
+Drivers have bugs, and an NPU may be slower than the CPU beside it. What comes out here is kept for this model, provider
+and version of its driver, in ``$MIMO_CACHE/selftest``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_mobile import files
+from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile.errors import SessionError
+from mimo_mobile.layout import DATA, REFERENCE
+from mimo_mobile.runtime.backend import Backend
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE, TOLERANCE_QUANTIZED = 0.08, 0.2
+"""Of the largest logit. Kernels with float16 and those with int8 activations differ by 1 to 2 % of it; MiMo-nano with
+quantized activations by 9 %, since its weights are rounded twice. Wrong kernels are off by all of it."""
+
+PROMPT_TOKENS = 64
+REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What one backend takes.
+
+    Attributes:
+        prompt_s: For ``PROMPT_TOKENS``.
+        token_s: For one token after them.
+    """
+
+    prompt_s: float
+    token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a self-test found.
+
+    Attributes:
+        difference: Of logits, over the largest; None when there was nothing to compare with.
+        error: What went wrong instead; empty when nothing did.
+        tolerance: The largest difference that is right.
+        speed: Of the provider.
+        cpu: Of the CPU; None when it was not loaded.
+    """
+
+    difference: float | None
+    error: str
+    tolerance: float = TOLERANCE
+    speed: Speed | None = None
+    cpu: Speed | None = None
+
+    @property
+    def tested(self) -> bool:
+        """Whether numbers were compared."""
+        return self.difference is not None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the numbers must not be trusted."""
+        return bool(self.error) or (self.difference is not None and not self.difference <= self.tolerance)
+
+    def __str__(self) -> str:
+        if self.error:
+            return self.error
+        if self.difference is None:
+            return f"nothing to compare with: the folder has no {REFERENCE}, or the context is shorter; quantize again"
+        return f"logits differ by {self.difference:.1%} of the largest ({self.tolerance:.0%} allowed)"
+
+
+def judge(backend: Backend, cpu: Backend | None, folder: Path, tolerance: float = TOLERANCE) -> Verdict:
+    """Run a backend on the known prompt, and time it beside ``cpu``; both lose what is in their KV caches."""
+    try:
+        difference = _difference(backend, folder / REFERENCE)
+        speed = _speed(backend)
+    except (SessionError, OSError, ValueError, KeyError, TypeError) as error:
+        return Verdict(None, f"the self-test failed: {error}", tolerance)
+    return Verdict(difference, "", tolerance, speed, _speed(cpu) if cpu is not None else None)
+
+
+def place(folder: Path, *what: object) -> Path:
+    """Where the verdict on ``folder``'s model is kept for ``what`` (provider, driver, …)."""
+    state, reference = (folder / DATA).stat(), folder / REFERENCE
+    known = reference.read_bytes() if reference.is_file() else b""
+    key = repr((str(folder.resolve()), state.st_size, state.st_mtime_ns, known, cpu(), what))
+    name = f"{folder.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return cache_folder() / "selftest" / name
+
+
+def recall(file: Path) -> Verdict | None:
+    """The verdict in a file, None when there is none."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        speeds = {name: Speed(**found[name]) if found[name] else None for name in ("speed", "cpu")}
+        return Verdict(found["difference"], found["error"], found["tolerance"], **speeds)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: unreadable, tested anew: %s", file, error)
+        return None
+
+
+def keep(file: Path, verdict: Verdict) -> None:
+    """Remember a verdict, unless something failed, which may pass, or nothing was compared."""
+    if verdict.error or not verdict.tested:
+        return
+    try:
+        files.write_text(file, json.dumps(asdict(verdict)) + "\n")
+    except OSError as error:
+        logger.warning("%s: cannot be kept: %s", file, error)
+
+
+def _difference(backend: Backend, reference: Path) -> float | None:
+    """The largest difference from the reference's logits, over the largest of them.
+
+    The prompt goes in as a chunk, two rows and one, as prompts, verified drafts and tokens do.
+    """
+    if not reference.is_file():
+        return None
+    known: dict[str, Any] = json.loads(reference.read_text(encoding="utf-8"))
+    ids, never = known["ids"], threading.Event()
+    if len(ids) > backend.context_length:
+        return None
+    start = len(ids) - 3
+    if start > 0:
+        backend.decode(ids[:start], 0, never)
+        backend.decode(ids[start:-1], start, never, rows=2)
+        found = backend.decode(ids[-1:], len(ids) - 1, never)
+    else:
+        found = backend.decode(ids, 0, never)
+    expected = np.array(known["logits"], np.float32)
+    difference = np.abs(found[0, known["top_ids"]] - expected).max() / np.abs(expected).max()
+    return float(difference) if np.isfinite(difference) else float("inf")
+
+
+def _speed(backend: Backend) -> Speed:
+    never, prompt = threading.Event(), list(range(min(PROMPT_TOKENS, backend.context_length - 2)))
+    times: list[tuple[float, float]] = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        backend.decode(prompt, 0, never)
+        between = time.perf_counter()
+        backend.decode([0], len(prompt), never)
+        times.append((between - started, time.perf_counter() - between))
+    return Speed(min(each[0] for each in times), min(each[1] for each in times))

@@ -1,0 +1,134 @@
+"""llama.cpp as a backend: the trunk in one context, the MTP layer in another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import SessionError
+from mimo_mobile.runtime.backend import Cancelled
+from mimo_mobile.runtime.decode.mtp_head import MtpHead
+from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama_log
+
+BATCH_TOKENS = 512
+MTP_BATCH_TOKENS = 128
+OUTPUT_ROWS = 64
+"""Most rows of logits at once: room for 512 of them would take 311 MB."""
+
+
+class LlamaBackend:
+    """The trunk, and the MTP layer beside it when drafts are wanted."""
+
+    def __init__(
+        self, api: Any, path: Path, model: Any, context: LlamaContext, flag: Flag, context_length: int
+    ) -> None:
+        """Drive ``context`` of the ``model`` in ``path``; ``flag`` ends its runs."""
+        self._api, self._context, self._flag = api, context, flag
+        self.path, self.model, self.context_length = path, model, context_length
+        self.kv_bytes_per_token = 0
+        self.mtp: MtpHead | None = None
+        self._norm: NDArray[np.float32] = np.ones(context.hidden_size, np.float32)
+
+    def draft_with(self, mtp: MtpHead, norm: NDArray[np.float32]) -> None:
+        """Show ``mtp`` what the trunk computes; ``norm`` [E] is the weight of the trunk's last norm."""
+        self.mtp, self._norm = mtp, norm
+
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
+        self._flag.set(False)
+        if cancel.is_set():  # asked after it was lowered, so that none is lost
+            self._flag.set(True)
+        self._context.forget(position)
+        # llama.cpp gives hidden states only with logits, which cost more: of a prompt's end, as far as they fit.
+        shown = min(len(ids), OUTPUT_ROWS - padding) if self.mtp is not None else 0
+        start = 0
+        while start < len(ids):
+            stop = len(ids) - shown if start < len(ids) - shown else len(ids)
+            chunk = ids[start : min(stop, start + self._batch_tokens)]
+            last = start + len(chunk) == len(ids)
+            showing = shown > 0 and start >= len(ids) - shown
+            self._context.give_hidden(showing)
+            extra = padding if last else 0
+            status = self._context.run(chunk, position + start, rows if last else 0, extra)
+            if cancel.is_set() or status == ABORTED:
+                self._context.forget(position)
+                raise Cancelled
+            _check_status(status)
+            if showing and self.mtp is not None:
+                # Before the norm, but for a factor that the MTP layer's own norm takes out again.
+                self.mtp.observe(position + start, chunk, self._context.hidden(len(chunk)) / self._norm)
+            start += len(chunk)
+        return self._context.logits(rows, shown - rows if shown else 0)
+
+    def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits [T, V] of ``ids`` from position 0."""
+        self._flag.set(False)
+        self._context.forget(0)
+        self._context.give_hidden(False)
+        made = np.empty((len(ids), self._context.vocab_size), np.float32)
+        for start in range(0, len(ids), self._output_rows):
+            chunk = ids[start : start + self._output_rows]
+            _check_status(self._context.run(chunk, start, len(chunk)))
+            made[start : start + len(chunk)] = self._context.logits(len(chunk))
+        return made
+
+    @property
+    def _batch_tokens(self) -> int:
+        return min(BATCH_TOKENS, self.context_length)
+
+    @property
+    def _output_rows(self) -> int:
+        return min(OUTPUT_ROWS, self.context_length)
+
+    def cancel(self) -> None:
+        """Let llama.cpp stop before its next operation."""
+        self._flag.set(True)
+
+    def close(self) -> None:
+        """Free context and model."""
+        if self.mtp is not None:
+            self.mtp.close()
+        self._context.close()
+        self._api.llama_model_free(self.model)
+
+
+class LlamaMtp:
+    """The MTP layer's context, on the trunk's model or on one of its own."""
+
+    def __init__(self, api: Any, model: Any, context: LlamaContext, tokens: int, *, own_model: bool) -> None:
+        """Drive ``context`` of ``model``; ``tokens`` ids are in use."""
+        self._api, self._model, self._context, self._own_model = api, model, context, own_model
+        self.draft_ids: NDArray[np.int64] = np.arange(tokens)
+        self._begin = False
+
+    def begin(self) -> None:
+        """Let the next rows be the first, at whatever position."""
+        self._begin = True
+
+    def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""
+        self._context.forget(0 if self._begin else position)
+        self._begin = False
+        for start in range(0, len(ids), MTP_BATCH_TOKENS):
+            chunk = ids[start : start + MTP_BATCH_TOKENS]
+            part = hidden[start : start + len(chunk)]
+            _check_status(self._context.run(chunk, position + start, 1, hidden=part))
+        return self._context.logits(1)[0, : len(self.draft_ids)], None
+
+    def close(self) -> None:
+        """Free it."""
+        self._context.close()
+        if self._own_model:
+            self._api.llama_model_free(self._model)
+
+
+def _check_status(status: int) -> None:
+    if status != 0:
+        raise SessionError(f"llama_decode failed with status {status}: {llama_log().text()}")

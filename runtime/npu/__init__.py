@@ -1,0 +1,1 @@
+"""Binaries that were compiled for an NPU."""

@@ -1,0 +1,268 @@
+"""A model in binaries for an NPU as a backend: pieces one after the other, windows of fixed size, caches in place.
+
+What is shorter than its window is padded at the end: those rows of the cache lie beyond the text and are overwritten
+by what comes next. Knows ``convert.npu.file``'s folder and no compiler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile import providers
+from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError
+from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, read_npu_settings
+from mimo_mobile.onnxruntime_library import first_line
+from mimo_mobile.providers import QnnOptions
+from mimo_mobile.runtime.devices.placement import Placement, joined
+from mimo_mobile.runtime.onnx.cached_graph import DTYPES
+from mimo_mobile.socs import soc_named
+
+Caches = Mapping[str, Any]
+"""OrtValues ``[1, K, C, D]`` by ``past_key_values.0.key``…"""
+
+
+class Piece:
+    """One piece of the model: a session for each window, all on the same caches."""
+
+    def __init__(self, sessions: Mapping[int, Any], caches: Caches, arrays: Mapping[int, Mapping[str, NDArray[Any]]]):
+        """Bind, once, ``caches`` and for each window the ``arrays`` by input and output name."""
+        self.sessions = sessions
+        self._arrays = arrays  # a binding keeps no array alive
+        self._bindings = {}
+        for window, session in sessions.items():
+            binding = session.io_binding()
+            for value in session.get_inputs():
+                if value.name in caches:
+                    binding.bind_ortvalue_input(value.name, caches[value.name])
+                else:
+                    array = arrays[window][value.name]
+                    binding.bind_input(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            for value in session.get_outputs():
+                past = value.name.replace("present", "past_key_values")
+                if past in caches:
+                    binding.bind_ortvalue_output(value.name, caches[past])
+                else:
+                    array = arrays[window][value.name]
+                    binding.bind_output(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._bindings[window] = binding
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self.sessions, self._bindings = {}, {}
+
+    def run(self, window: int) -> None:
+        """Compute from and to the bound arrays.
+
+        Raises:
+            SessionError: The provider failed.
+        """
+        try:
+            self.sessions[window].run_with_iobinding(self._bindings[window])
+        except Exception as error:  # its exceptions share no public base
+            raise SessionError(f"the NPU failed: {first_line(error)}") from error
+
+
+class NpuModel:
+    """The pieces in a folder of binaries, with their caches.
+
+    Attributes:
+        settings: Of the folder.
+        context_length: Tokens that the caches hold.
+        windows: Tokens in one run, the largest first.
+        caches: Of the trunk; a graph on the CPU can share them.
+    """
+
+    def __init__(self, ort: Any, folder: Path, options: QnnOptions) -> None:
+        """Load all pieces; none may leave anything to the CPU.
+
+        Raises:
+            ModelLoadError: A file is missing or damaged.
+            BackendUnavailableError: The NPU does not take a piece.
+        """
+        self._ort, self._folder, self._options = ort, folder, options
+        self.settings = settings = read_npu_settings(folder)
+        self.context_length, self.windows, parts = settings.context_length, settings.windows, settings.parts
+        embedding = folder.parent / EMBEDDING
+        try:
+            quiet = ort.SessionOptions()
+            quiet.log_severity_level = 4
+            self._embedding = ort.InferenceSession(str(embedding), quiet, providers=[providers.CPU])
+        except Exception as error:  # its exceptions share no public base
+            raise ModelLoadError(f"{embedding}: cannot be loaded: {first_line(error)}; compile again") from error
+        trunk = [self._sessions(f"layers-{part}", self.windows) for part in range(parts)]
+        head = self._sessions("head", [2, 1])
+        first = trunk[0][1].get_inputs()
+        x = next(each for each in first if each.name == "x")
+        self.hidden_size, self.dtype = int(x.shape[-1]), DTYPES[x.type]
+        self.logits_size = int(head[1].get_outputs()[0].shape[-1])
+        self.caches = self._empty_caches(trunk)
+        self._length = np.zeros(1, np.int32)
+        # Two arrays for each window, written and read in turns by one piece after the other.
+        self._states = {
+            window: [np.zeros((1, window, self.hidden_size), self.dtype) for _ in range(2)] for window in self.windows
+        }
+        self._pieces = [
+            Piece(sessions, self.caches, {w: self._around(w, part) for w in self.windows})
+            for part, sessions in enumerate(trunk)
+        ]
+        heads = {w: np.zeros((1, w, self.hidden_size), self.dtype) for w in (2, 1)}
+        logits = {w: np.zeros((1, w, self.logits_size), self.dtype) for w in (2, 1)}
+        self._heads, self._logits = heads, logits
+        self._head = Piece(head, {}, {w: {"x": heads[w], "logits": logits[w]} for w in (2, 1)})
+
+    def _around(self, window: int, part: int) -> dict[str, NDArray[Any]]:
+        states = self._states[window]
+        return {"x": states[part % 2], "x_out": states[(part + 1) % 2], "seqlens_k": self._length}
+
+    def _sessions(self, piece: str, windows: Sequence[int]) -> dict[int, Any]:
+        made = {}
+        for window in windows:
+            path = self._folder / f"{piece}.{window}.onnx"
+            options = self._ort.SessionOptions()
+            options.log_severity_level = 4
+            options.intra_op_num_threads = 1  # there is nothing on the CPU
+            options.add_session_config_entry(providers.NO_FALLBACK, "1")
+            options.add_session_config_entry(providers.RECORD, "1")
+            soc_model = str(soc_named(self.settings.soc).model)
+            providers.attach(self._ort, options, "qnn", self._options, soc_model=soc_model)
+            if not path.is_file():
+                raise ModelLoadError(f"{path}: missing; compile again: mimo quantize … --target qnn")
+            try:
+                made[window] = self._ort.InferenceSession(str(path), options)
+            except Exception as error:  # its exceptions share no public base
+                raise BackendUnavailableError(
+                    f"{path}: the NPU does not take it: {first_line(error)}; compiled for {self.settings.soc} with"
+                    f" {self.settings.made_with}"
+                ) from error
+        return made
+
+    def _empty_caches(self, trunk: Sequence[Mapping[int, Any]]) -> dict[str, Any]:
+        inputs = [each for sessions in trunk for each in sessions[1].get_inputs()]
+        return {
+            each.name: self._ort.OrtValue.ortvalue_from_numpy(np.zeros(each.shape, DTYPES[each.type]))
+            for each in inputs
+            if each.name.startswith("past_key_values.")
+        }
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory of one token in the cache."""
+        return sum(int(each.tensor_size_in_bytes()) for each in self.caches.values()) // self.context_length
+
+    def window(self, tokens: int, position: int) -> int:
+        """The window for so many tokens at a position: the smallest that holds them, else the largest with room."""
+        fitting = [each for each in self.windows if position + each <= self.context_length]
+        holding = [each for each in fitting if each >= tokens]
+        return min(holding) if holding else max(fitting)
+
+    def embed(self, ids: Sequence[int], out: NDArray[Any]) -> None:
+        """Rows of the embedding into ``out`` [n, E]; those after ``ids`` become 0."""
+        out[len(ids) :] = 0  # what was there may be a result, and grow from run to run
+        out[: len(ids)] = self._embedding.run(["x"], {"input_ids": np.array([ids], np.int64)})[0][0]
+
+    def hidden(self, ids: Sequence[int], position: int, window: int) -> NDArray[Any]:
+        """The trunk's last hidden states [n, E] of ``ids`` at ``position``, a view."""
+        self.embed(ids, self._states[window][0][0])
+        self._length[0] = position + window - 1
+        for piece in self._pieces:
+            piece.run(window)
+        states: NDArray[Any] = self._states[window][len(self._pieces) % 2][0, : len(ids)]
+        return states
+
+    def logits(self, hidden: NDArray[Any]) -> NDArray[np.float32]:
+        """The logits [n, V] of hidden states [n, E]."""
+        made = np.empty((len(hidden), self.logits_size), np.float32)
+        for start in range(0, len(hidden), 2):
+            count = min(2, len(hidden) - start)
+            self._heads[count][0] = hidden[start : start + count]
+            self._head.run(count)
+            made[start : start + count] = self._logits[count][0]
+        return made
+
+    def mtp_layer(self) -> NpuMtp | None:
+        """The MTP layer, when it was compiled."""
+        if not self.settings.mtp:
+            return None
+        sessions, head = self._sessions("mtp", self.windows), self._sessions("draft_head", [1])
+        try:
+            draft_ids = np.load(self._folder / DRAFT_IDS)
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"{self._folder / DRAFT_IDS}: cannot be read ({error}); compile again") from error
+        return NpuMtp(self, sessions, head, draft_ids)
+
+    def caches_of(self, sessions: Mapping[int, Any]) -> dict[str, Any]:
+        """Caches for one more piece."""
+        return self._empty_caches([sessions])
+
+    def placement(self) -> Placement:
+        """Where the pieces of one step are."""
+        sizes = dict(self.settings.sizes)
+        weights, nodes = {EMBEDDING: sizes[EMBEDDING]}, dict[str, list[Any]]()
+        pieces = [(f"layers-{index}.1", piece.sessions[1]) for index, piece in enumerate(self._pieces)]
+        for name, session in [*pieces, ("head.1", self._head.sessions[1])]:
+            for part in session.get_provider_graph_assignment_info():
+                ep = "qnn" if part.ep_name == providers.PROVIDERS["qnn"].ort_name else part.ep_name
+                found = part.get_nodes()
+                nodes.setdefault(ep, []).extend(SimpleNamespace(name=name, op_type=node.op_type) for node in found)
+            weights[name] = sizes.get(name, 0)
+        nodes["cpu"] = [SimpleNamespace(name=EMBEDDING, op_type="GatherBlockQuantized")]
+        placed = joined("qnn", nodes, weights)
+        return dataclasses.replace(placed, reasons={"GatherBlockQuantized": "rows are looked up on the CPU"})
+
+    def close(self) -> None:
+        """Free the NPU's memory."""
+        for piece in (*self._pieces, self._head):
+            piece.close()
+        self._pieces, self.caches = [], {}
+
+
+class NpuMtp:
+    """The MTP layer on the NPU."""
+
+    def __init__(
+        self, model: NpuModel, sessions: Mapping[int, Any], head: Mapping[int, Any], draft_ids: NDArray[np.int64]
+    ) -> None:
+        """Drive ``sessions`` and ``head`` with the embedding of ``model``."""
+        self._model, self.draft_ids = model, draft_ids
+        size = model.hidden_size
+        self._length = np.zeros(1, np.int32)
+        self._arrays = {
+            window: {name: np.zeros((1, window, size), model.dtype) for name in ("x", "hidden_states", "x_out")}
+            for window in sessions
+        }
+        arrays = {window: {**each, "seqlens_k": self._length} for window, each in self._arrays.items()}
+        self._piece = Piece(sessions, model.caches_of(sessions), arrays)
+        self._x = np.zeros((1, 1, size), model.dtype)
+        self._logits = np.zeros((1, 1, len(draft_ids)), model.dtype)
+        self._head = Piece(head, {}, {1: {"x": self._x, "logits": self._logits}})
+
+    def begin(self) -> None:
+        """Nothing to do: a row attends to all positions before it, and those are read anew."""
+
+    def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""
+        start = 0
+        while start < len(ids):
+            window = self._model.window(len(ids) - start, position + start)
+            part = ids[start : start + window]
+            arrays = self._arrays[window]
+            self._model.embed(part, arrays["x"][0])
+            arrays["hidden_states"][0, : len(part)] = hidden[start : start + len(part)]
+            self._length[0] = position + start + window - 1
+            self._piece.run(window)
+            self._x[0, 0] = arrays["x_out"][0, len(part) - 1]
+            start += len(part)
+        self._head.run(1)
+        return self._logits[0, 0].astype(np.float32), None
+
+    def close(self) -> None:
+        """Free it."""
+        self._piece.close()
+        self._head.close()

@@ -1,0 +1,1 @@
+"""ONNX folders on ONNX Runtime."""

@@ -1,0 +1,111 @@
+"""ONNX Runtime as a backend: the trunk's graph and the MTP layer's, each with one preallocated KV cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import SessionError
+from mimo_mobile.runtime.backend import Cancelled
+from mimo_mobile.runtime.decode.mtp_head import MtpHead
+from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
+
+MOST_ROWS = 16
+"""Rows of logits at once in decoding: a token, its drafts and padding."""
+
+
+class OrtBackend:
+    """The trunk, and the MTP layer beside it when drafts are wanted."""
+
+    def __init__(self, graph: CachedGraph, mtp: MtpHead | None = None) -> None:
+        """Drive ``graph``; ``mtp`` is shown all hidden states."""
+        self._graph, self.mtp = graph, mtp
+        self.context_length, self.kv_bytes_per_token = graph.context_length, graph.kv_bytes_per_token
+        self._rows = graph.empty_logits(MOST_ROWS)
+        self._hidden = np.empty((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
+
+    def decode(
+        self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
+    ) -> NDArray[np.float32]:
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
+        try:
+            for start in range(0, len(ids), BATCH_TOKENS):
+                self._graph.renew()  # first, so that a cancel from here on ends this run
+                if cancel.is_set():
+                    raise Cancelled
+                chunk = ids[start : start + BATCH_TOKENS]
+                last = start + len(chunk) == len(ids)
+                self._run(chunk, position + start, rows if last else 0, padding if last else 0)
+        except SessionError:
+            if cancel.is_set():
+                raise Cancelled from None
+            raise
+        if cancel.is_set():
+            raise Cancelled
+        return self._rows[:rows].astype(np.float32, copy=False)
+
+    def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits [T, V] of ``ids`` from position 0."""
+        rows = self._graph.empty_logits(len(ids))
+        self._graph.renew()
+        for start in range(0, len(ids), BATCH_TOKENS):
+            chunk = ids[start : start + BATCH_TOKENS]
+            if self.mtp is not None:  # bound for another number of rows
+                self._graph.bind_output("hidden_states", self._hidden[None, : len(chunk)])
+            self._graph.run(chunk, start, rows[start : start + BATCH_TOKENS])
+        return rows.astype(np.float32, copy=False)
+
+    def cancel(self) -> None:
+        """End the run that is under way."""
+        self._graph.run_options.terminate = True
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        self._graph.close()
+        if self.mtp is not None:
+            self.mtp.close()
+
+    def _run(self, ids: Sequence[int], position: int, rows: int, padding: int) -> None:
+        padded = [*ids, *[ids[-1]] * padding] if padding else ids
+        if self.mtp is not None:
+            self._graph.bind_output("hidden_states", self._hidden[None, : len(padded)])
+        self._graph.run(padded, position, self._rows[: rows + padding])
+        if self.mtp is not None:
+            self.mtp.observe(position, ids, self._hidden[: len(ids)])
+
+
+class OrtMtp:
+    """The MTP layer's graph."""
+
+    def __init__(self, graph: CachedGraph) -> None:
+        """Drive ``graph``, whose first run tells which tokens it scores."""
+        self._graph = graph
+        self._logits = graph.empty_logits(1)
+        self._hidden = np.zeros((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
+        self._out = np.empty_like(self._hidden)
+        self.draft_ids: NDArray[np.int64] = np.empty(graph.logits_size, np.int64)
+        graph.bind_output("draft_ids", self.draft_ids)
+        self.read(self._hidden[:1], [0], 0)
+
+    def begin(self) -> None:
+        """Nothing to do: a row attends to all positions before it, and those are read anew."""
+
+    def read(
+        self, hidden: NDArray[np.float32], ids: Sequence[int], position: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Put rows from hidden states [n, E] and their next tokens at ``position``; (last logits [R], state [E])."""
+        count = 0
+        for start in range(0, len(ids), BATCH_TOKENS):
+            count = len(ids[start : start + BATCH_TOKENS])
+            self._hidden[:count] = hidden[start : start + count]
+            self._graph.bind_input("hidden_states", self._hidden[None, :count])
+            self._graph.bind_output("hidden_states_out", self._out[None, :count])
+            self._graph.run(ids[start : start + count], position + start, self._logits)
+        return self._logits[0].astype(np.float32, copy=False), self._out[count - 1].astype(np.float32)
+
+    def close(self) -> None:
+        """Free the layer and its cache."""
+        self._graph.close()

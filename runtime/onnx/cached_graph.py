@@ -1,0 +1,141 @@
+"""One ONNX graph of ours with a preallocated KV cache, bound once as past and as present: runs extend it in place.
+
+Trunk and MTP layer are both such graphs. Knows input names and IOBinding, no sessions of users.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.errors import ModelLoadError, SessionError
+from mimo_mobile.onnxruntime_library import first_line
+from mimo_mobile.runtime.devices import memory
+from mimo_mobile.runtime.devices.memory import MemoryNeed
+
+BATCH_TOKENS = 128
+"""Tokens per run, at most."""
+
+LOGITS_START = "logits_start"
+"""The first row that has logits: of a prompt's rows only the last pays lm_head."""
+
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+
+
+class CachedGraph:
+    """An InferenceSession and one KV cache on the CPU.
+
+    Attributes:
+        context_length: Tokens that the cache holds.
+        kv_type: Of the cache, as ONNX Runtime spells it.
+        kv_bytes_per_token: Memory of one token in the cache.
+        logits_size: Tokens that get logits.
+        hidden_size: Of hidden states.
+        hidden_dtype: Of hidden states.
+        run_options: Of the run under way; ``terminate`` ends it.
+    """
+
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        model: Path,
+        context_length: int,
+        others: Sequence[str] = (),
+        caches: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make room for ``context_length`` tokens beside the session of ``model``.
+
+        ``others`` are inputs beside ours; ``caches`` are OrtValues to share, by input name, instead of new ones.
+
+        Raises:
+            ModelLoadError: The graph has other inputs, or the KV cache does not fit in memory.
+        """
+        self._ort, self._session, self.context_length = ort, session, context_length
+        inputs = {each.name: each for each in session.get_inputs()}
+        outputs = {each.name: each for each in session.get_outputs()}
+        past = [name for name in inputs if name.startswith("past_key_values.")]
+        found = [name for name in inputs if name not in past]
+        found += [each.name for each in session.get_overridable_initializers()]
+        expected = sorted(["attention_mask", "input_ids", LOGITS_START, *others])
+        hidden = next((each for name, each in outputs.items() if name.startswith("hidden_states")), None)
+        if not past or sorted(found) != expected or "logits" not in outputs or hidden is None:
+            raise ModelLoadError(
+                f"{model}: inputs {', '.join(found)} and {len(past)} of a KV cache found; {', '.join(expected)}"
+                " and a KV cache expected: convert or quantize the checkpoint again"
+            )
+        self.logits_size = int(outputs["logits"].shape[-1])
+        self.logits_dtype = DTYPES[outputs["logits"].type]
+        self.hidden_size, self.hidden_dtype = int(hidden.shape[-1]), DTYPES[hidden.type]
+        self.kv_type = str(inputs[past[0]].type)
+        shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in past}
+        kv = sum(math.prod(shape) * np.dtype(DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
+        self.kv_bytes_per_token = kv // context_length
+        if caches is None:
+            memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
+        # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
+        self._mask = np.zeros((1, context_length), np.int64)
+        self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
+        self._first_row = np.zeros(1, np.int64)
+        self.run_options = ort.RunOptions()
+        self._binding = session.io_binding()
+        self.bind_input("attention_mask", self._mask)
+        self.bind_input(LOGITS_START, self._first_row)
+        self._caches = []  # a binding keeps no array alive
+        for name, shape in shapes.items():
+            if caches is None:
+                cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, DTYPES[inputs[name].type]))
+            else:
+                cache = caches[name]
+            self._binding.bind_ortvalue_input(name, cache)
+            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
+            self._caches.append(cache)
+
+    def renew(self) -> None:
+        """Make the next run one that can be ended: the flag of one that was ended stays set."""
+        self.run_options = self._ort.RunOptions()
+
+    def bind_input(self, name: str, array: NDArray[Any]) -> None:
+        """Let runs read ``array``, which must stay where it is."""
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def bind_output(self, name: str, array: NDArray[Any]) -> None:
+        """Let runs write to ``array``, which must stay where it is."""
+        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self, ids: Sequence[int], position: int, logits: NDArray[Any]) -> None:
+        """Put at most ``BATCH_TOKENS`` ids at a position, forgetting later entries.
+
+        Args:
+            ids: T token ids.
+            position: Of the first.
+            logits: [0…T, logits_size] of the last rows, written to.
+
+        Raises:
+            SessionError: ONNX Runtime failed, or the run was ended.
+        """
+        count = len(ids)
+        self._ids[0, :count] = ids
+        self._mask[0, : position + count] = 1
+        self._mask[0, position + count :] = 0
+        self._first_row[0] = count - len(logits)
+        self.bind_input("input_ids", self._ids[:, :count])
+        self.bind_output("logits", logits[None])
+        try:
+            self._session.run_with_iobinding(self._binding, self.run_options)
+        except Exception as error:  # its exceptions share no public base
+            raise SessionError(f"ONNX Runtime failed: {first_line(error)}") from error
+
+    def empty_logits(self, rows: int) -> NDArray[Any]:
+        """Room for so many rows of logits."""
+        return np.empty((rows, self.logits_size), self.logits_dtype)
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        self._binding = self._session = None
+        self._caches = []

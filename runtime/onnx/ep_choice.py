@@ -1,0 +1,217 @@
+"""Which execution provider computes what of a model on this device: what was asked for, checked before it is trusted.
+
+An NPU that computes wrong numbers is stepped around, and so is one that is slower than the CPU, for prompts and for
+tokens apart; ``strict`` takes no detour and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+from mimo_mobile import providers
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError
+from mimo_mobile.layout import read_npu_settings
+from mimo_mobile.providers import PROVIDERS, CpuOptions, Ep, Options, QnnOptions
+from mimo_mobile.runtime.backend import Backend
+from mimo_mobile.runtime.decode.mtp_head import MtpHead
+from mimo_mobile.runtime.devices import selftest
+from mimo_mobile.runtime.devices.placement import Placement
+from mimo_mobile.runtime.devices.selftest import Verdict
+from mimo_mobile.runtime.npu import folder as npu_folder
+from mimo_mobile.runtime.npu.backend import NpuBackend, SplitBackend
+from mimo_mobile.runtime.npu.model import NpuModel
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime.onnx.opening import OnnxOpening
+
+logger = logging.getLogger(__name__)
+
+NOT_COMPILED = "the folder was not compiled for one"
+
+
+def open_on(
+    opening: OnnxOpening,
+    ep: Ep,
+    options: Options | None,
+    context_length: int | None,
+    mtp_drafts: int,
+    strict: bool,
+) -> tuple[Backend, Placement]:
+    """A folder's model on a provider, and where its nodes went.
+
+    Args:
+        opening: How the folder's graphs are opened.
+        ep: What was asked for.
+        options: The provider's options.
+        context_length: What was asked for; binaries for an NPU have theirs.
+        mtp_drafts: Drafts in a row.
+        strict: Everything on ``ep``, or an error.
+
+    Raises:
+        ValueError: ``options`` are another provider's.
+        ModelLoadError: The model cannot be loaded.
+        BackendUnavailableError: ``ep`` cannot run it, or with ``strict`` not all of it, or computes wrong numbers.
+        MissingDependencyError: What brings ``ep`` is not installed.
+    """
+    kinds = (CpuOptions, QnnOptions) if ep == "auto" else (PROVIDERS[ep].options,)
+    if options is not None and not isinstance(options, kinds):
+        raise ValueError(f"ep {ep} takes {' or '.join(kind.__name__ for kind in kinds)}, not {options!r}")
+    if ep == "auto":
+        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
+        reason = _unfit(opening, chosen, context_length, mtp_drafts)
+        if reason:
+            logger.log(logging.DEBUG if reason == NOT_COMPILED else logging.INFO, "no NPU: %s", reason)
+            return opening.backend()
+        return _on_npu(opening, chosen, strict)
+    if ep == "cpu":
+        return opening.backend()
+    if ep == "qnn":
+        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
+        if reason := _refused(opening, chosen, context_length, mtp_drafts):
+            raise BackendUnavailableError(f"--ep qnn: {reason}")
+        return _on_npu(opening, chosen, strict)
+    return _on_provider(opening, ep, options or PROVIDERS[ep].options(), strict)
+
+
+def _unfit(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+    """Why ``auto`` takes the CPU; a PC's simulator is no NPU."""
+    try:
+        if npu_folder.find(opening.folder, options) is None:
+            return NOT_COMPILED
+        if reason := _refused(opening, options, context_length, mtp_drafts):
+            return reason
+        devices = providers.register(opening.ort, PROVIDERS["qnn"])
+    except MimoMobileError as error:
+        return str(error)
+    return "" if any(device.device.type.name == "NPU" for device in devices) else "none is here"
+
+
+def _refused(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+    """What of the other wishes binaries for an NPU cannot fulfil."""
+    folder = npu_folder.find(opening.folder, options)
+    if folder is None:
+        target = "qnn" if options.activations == "float" else "qdq"
+        return f"{opening.folder}: nothing compiled for it; run mimo quantize … --target {target} --soc SM8750"
+    if mtp_drafts > 1:
+        return "it drafts one token at a time; leave mtp_drafts at 1"
+    if opening.kv_dtype not in (None, "f16"):
+        return f"its KV cache is float16; {opening.kv_dtype} was asked for"
+    compiled = read_npu_settings(folder).context_length
+    if context_length not in (None, compiled):
+        return (
+            f"{folder}: compiled for a context of {compiled}, {context_length} was asked for;"
+            " leave it out, or compile again with --context"
+        )
+    return ""
+
+
+def _on_provider(opening: OnnxOpening, ep: str, options: Options, strict: bool) -> tuple[Backend, Placement]:
+    backend, placed = opening.backend(ep, options)
+    if not placed.whole:
+        if strict:
+            backend.close()
+            raise BackendUnavailableError(f"--ep {ep} --strict: {placed}")
+        logger.warning("%s: %s", ep, placed)
+    file = selftest.place(opening.folder, *_circumstances(opening, ep, options))
+    verdict = selftest.recall(file)
+    if verdict is None:
+        verdict = selftest.judge(backend, None, opening.folder)
+        selftest.keep(file, verdict)
+    if _trusted(verdict, ep, strict):
+        return backend, placed
+    backend.close()
+    return _on_cpu(opening, ep, str(verdict))
+
+
+def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Backend, Placement]:
+    folder = npu_folder.find(opening.folder, options)
+    assert folder is not None
+    settings = read_npu_settings(folder)
+    tolerance = selftest.TOLERANCE if options.activations == "float" else selftest.TOLERANCE_QUANTIZED
+    file = selftest.place(opening.folder, *_circumstances(opening, "qnn", options), settings, strict)
+    verdict = selftest.recall(file)
+    if verdict is not None and not strict and (verdict.wrong or _faster(verdict) == "cpu"):
+        return _on_cpu(opening, "qnn", str(verdict) if verdict.wrong else _told(verdict))
+    try:
+        model = NpuModel(opening.ort, folder, options)
+        layer = model.mtp_layer() if opening.speculate in ("auto", "mtp") else None
+    except (BackendUnavailableError, ModelLoadError) as error:
+        if strict:
+            raise
+        return _on_cpu(opening, "qnn", str(error))
+    npu = NpuBackend(model, MtpHead(layer) if layer is not None else None)
+    cpu = None
+    try:
+        if verdict is None:
+            if not strict:
+                cpu = _beside(opening, npu)
+            verdict = selftest.judge(npu, cpu, opening.folder, tolerance)
+            selftest.keep(file, verdict)
+        trusted = _trusted(verdict, "qnn", strict)
+        if trusted and strict:
+            return npu, model.placement()
+        faster = _faster(verdict)
+        if trusted and faster == "npu":
+            if cpu is not None:
+                cpu.close()
+            return npu, model.placement()
+        if trusted and faster == "split" and not opening.reads_normed_states:
+            logger.info("qnn: %s", _told(verdict))
+            return SplitBackend(npu, cpu or _beside(opening, npu)), model.placement()
+    except BaseException:
+        npu.close()
+        if cpu is not None:
+            cpu.close()
+        raise
+    if cpu is not None:
+        cpu.close()
+    npu.close()
+    return _on_cpu(opening, "qnn", _told(verdict) if trusted else str(verdict))
+
+
+def _beside(opening: OnnxOpening, npu: NpuBackend) -> Any:
+    """The CPU on the NPU's caches."""
+    return dataclasses.replace(opening, context_length=npu.context_length).backend(caches=npu.model.caches)[0]
+
+
+def _on_cpu(opening: OnnxOpening, ep: str, reason: str) -> tuple[Backend, Placement]:
+    """What was asked for elsewhere, and why it is not there."""
+    logger.warning("%s: %s; going on with the CPU", ep, reason)
+    backend, placed = opening.backend()
+    return backend, dataclasses.replace(placed, asked=ep, reasons={"all of it": reason})
+
+
+def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:
+    """Whether a provider's numbers are; with ``strict`` an error when not."""
+    if strict and (verdict.wrong or not verdict.tested):
+        raise BackendUnavailableError(f"--ep {ep} --strict: wrong numbers on this device, or untested: {verdict}")
+    if not verdict.wrong and not verdict.tested:
+        logger.warning("%s: its numbers were not tested: %s", ep, verdict)
+    return not verdict.wrong
+
+
+def _faster(verdict: Verdict) -> str:
+    """``npu``, ``cpu``, or ``split``: prompts on the NPU and tokens on the CPU."""
+    if verdict.speed is None or verdict.cpu is None:
+        return "npu"
+    if verdict.speed.token_s < verdict.cpu.token_s:
+        return "npu"
+    return "split" if verdict.speed.prompt_s < verdict.cpu.prompt_s else "cpu"
+
+
+def _told(verdict: Verdict) -> str:
+    assert verdict.speed is not None and verdict.cpu is not None
+    place = {"npu": "all on the NPU", "split": "prompts on the NPU, tokens on the CPU", "cpu": "all on the CPU"}
+    return (
+        f"a prompt of {selftest.PROMPT_TOKENS} tokens takes {verdict.speed.prompt_s:.3f} s (CPU"
+        f" {verdict.cpu.prompt_s:.3f} s), a token {verdict.speed.token_s:.4f} s (CPU {verdict.cpu.token_s:.4f} s):"
+        f" {place[_faster(verdict)]}"
+    )
+
+
+def _circumstances(opening: OnnxOpening, ep: str, options: Options) -> tuple[object, ...]:
+    """What a verdict holds for."""
+    versions = providers.versions(opening.ort, PROVIDERS[ep])
+    return ep, options, versions, opening.model.name, opening.threads, opening.spin

@@ -1,0 +1,122 @@
+"""ONNX models as this machine's kernels want them, kept on disk and mapped into memory.
+
+ONNX Runtime rearranges ("prepacks") int4 weights for the CPU at every load, into memory of its own: more than the
+file's size that the system cannot take back, once for each process. Here the first load saves the rearranged model,
+and every load maps it. An entry holds for one version of ONNX Runtime, one CPU and one state of the model's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mimo_mobile import files
+from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile.errors import OutputExistsError
+from mimo_mobile.layout import DATA, MODEL
+
+logger = logging.getLogger(__name__)
+
+LEAST_BYTES = 64_000_000
+"""Smaller models load in no time, and their copies are not missed."""
+
+GROWTH = 2.4
+"""Size of an entry over the model's. It holds the original weights too: each load rearranges them once more, one by
+one, and takes the file's copy when the hash is the same. 2.2 was measured."""
+
+_SAVE = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": DATA,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+
+
+def entry(ort: Any, model: Path) -> Path | None:
+    """The folder of a model's entry when there is a whole one, else None.
+
+    Args:
+        ort: The module onnxruntime.
+        model: The .onnx file, with its data beside it.
+    """
+    folder = _folder(ort, model)
+    return folder if (folder / MODEL).is_file() and (folder / DATA).is_file() else None
+
+
+def weight_bytes(model: Path) -> int:
+    """Bytes of the data file that a model's graph uses; the whole file's when the package onnx is not there."""
+    data = model.with_name(DATA)
+    if not data.is_file():
+        return 0
+    if find_spec("onnx") is None:
+        return data.stat().st_size
+    import onnx
+
+    tensors = onnx.load(str(model), load_external_data=False).graph.initializer
+    return sum(int(each.value) for tensor in tensors for each in tensor.external_data if each.key == "length")
+
+
+def prepare(ort: Any, model: Path, options: Any) -> Path | None:
+    """The folder of a model's entry, made when it is not there; None when that is not worth it or not possible.
+
+    Safe against being killed, and against others who do the same at the same time: they load without it.
+
+    Args:
+        ort: The module onnxruntime.
+        model: The .onnx file, with its data beside it.
+        options: ``SessionOptions`` to make it with; written to.
+    """
+    size = weight_bytes(model)
+    if size < LEAST_BYTES:
+        return None
+    if found := entry(ort, model):
+        return found
+    folder = _folder(ort, model)
+    try:
+        with files.locked(folder.parent):
+            files.remove_partials(folder.parent)
+            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime or of the model
+                if old.is_dir():
+                    files.remove(old)
+            needed, free = int(GROWTH * size), shutil.disk_usage(folder.parent).free
+            if free < needed:
+                logger.warning(
+                    "%s: %.1f GB free, %.1f GB needed to keep prepacked weights; loading will take memory instead"
+                    " (MIMO_CACHE chooses another folder)", folder.parent, free / 1e9, needed / 1e9,
+                )  # fmt: skip
+                return None
+            logger.info("%s: prepacking for this CPU, once (%.1f GB in %s)", model.parent.name, needed / 1e9, folder)
+            with files.whole(folder, force=True) as temporary:
+                temporary.mkdir()
+                options.optimized_model_filepath = str(temporary / MODEL)
+                for key, value in _SAVE.items():
+                    options.add_session_config_entry(key, value)
+                ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except OutputExistsError:
+        logger.info("%s: another process is prepacking; loading without", model.parent.name)
+        return None
+    except OSError as error:
+        logger.warning("%s: cannot keep prepacked weights: %s", folder.parent, error)
+        return None
+    return entry(ort, model)
+
+
+def discard(ort: Any, model: Path) -> None:
+    """Remove a model's entry, because it cannot be loaded."""
+    files.remove(_folder(ort, model))
+
+
+def _folder(ort: Any, model: Path) -> Path:
+    """Where a model's entry belongs.
+
+    The graph is hashed; data of some gigabytes are known by size and time of change, as hashing them would take as
+    long as what is saved.
+    """
+    state = model.with_name(DATA).stat()
+    parts = ort.__version__, cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
+    place = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return cache_folder() / "prepacked" / f"{model.parent.name}-{place}" / key

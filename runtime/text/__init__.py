@@ -1,0 +1,1 @@
+"""Text ↔ tokens: tokenizer, chat template, whole characters, stop strings, thinking."""

@@ -1,0 +1,65 @@
+"""Generated text → thinking and answer: ``<think>`` is plain text that may be cut anywhere between tokens. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mimo_mobile.mimo7b import THINK_CLOSE, THINK_OPEN
+from mimo_mobile.runtime.text.stop_strings import overlap
+
+Channel = Literal["thinking", "answer"]
+
+
+class ThinkingSplitter:
+    """Text in, pieces of thinking and answer out; tags and the white space around them belong to neither.
+
+    Attributes:
+        state: ``start`` until it is clear whether the text opens with ``<think>``, then ``thinking`` or ``answer``.
+    """
+
+    def __init__(self, state: Literal["start", "thinking", "answer"] = "start") -> None:
+        """Begin in ``state``: ``answer`` when the prompt has closed the block already."""
+        self.state: Literal["start", "thinking", "answer"] = state
+        self._held = ""
+        self._begun = False
+
+    def feed(self, text: str) -> list[tuple[Channel, str]]:
+        """The pieces that are certain now."""
+        self._held += text
+        pieces: list[tuple[Channel, str]] = []
+        if self.state == "start":
+            begun = self._held.lstrip()
+            if begun.startswith(THINK_OPEN):
+                self.state, self._held = "thinking", begun[len(THINK_OPEN) :]
+            elif THINK_OPEN.startswith(begun):
+                return []
+            else:
+                self.state = "answer"
+        if self.state == "thinking":
+            thought, closed, rest = self._held.partition(THINK_CLOSE)
+            if closed:
+                self._piece(pieces, "thinking", thought.rstrip())
+                self.state, self._held, self._begun = "answer", rest, False
+            else:
+                keep = overlap(thought, THINK_CLOSE)
+                certain = thought[: len(thought) - keep].rstrip()  # white space before the tag is not thinking
+                self._held = thought[len(certain) :]
+                self._piece(pieces, "thinking", certain)
+        if self.state == "answer":
+            text, self._held = self._held, ""
+            self._piece(pieces, "answer", text)
+        return pieces
+
+    def flush(self) -> list[tuple[Channel, str]]:
+        """What was held back, at the end."""
+        pieces: list[tuple[Channel, str]] = []
+        self._piece(pieces, "thinking" if self.state == "thinking" else "answer", self._held)
+        self._held = ""
+        return pieces
+
+    def _piece(self, pieces: list[tuple[Channel, str]], channel: Channel, text: str) -> None:
+        """Add a piece; a channel does not begin with white space."""
+        text = text if self._begun else text.lstrip()
+        if text:
+            self._begun = True
+            pieces.append((channel, text))

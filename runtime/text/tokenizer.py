@@ -1,0 +1,129 @@
+"""Text ↔ token ids, for both backends by the tokenizers library: llama.cpp's own skips the NFC step.
+
+Knows MiMo's tokenizer type (Qwen2's); knows nothing of chats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS
+from mimo_mobile.runtime.llama.gguf_header import GgufHeader
+
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+"""enum llama_token_type."""
+
+
+class TextTokenizer:
+    """A byte-level BPE tokenizer.
+
+    Attributes:
+        stop_ids: Tokens that end a turn or a text.
+        size: One more than the largest id in use; larger rows of the logits are padding.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Wrap a tokenizer of the tokenizers library.
+
+        Raises:
+            ModelLoadError: It lacks MiMo's stop tokens.
+        """
+        self._tokenizer = tokenizer
+        self._added = dict(tokenizer.get_added_tokens_decoder())
+        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
+        if None in stops:
+            raise ModelLoadError(
+                f"tokenizer: {' and '.join(STOP_TOKENS)} expected, one is missing; not MiMo's tokenizer"
+            )
+        self.stop_ids = frozenset(stops)
+
+    @classmethod
+    def from_file(cls, path: Path) -> TextTokenizer:
+        """The tokenizer in a tokenizer.json.
+
+        Raises:
+            ModelLoadError: The file is missing, damaged or not MiMo's.
+        """
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except ModelLoadError:
+            raise
+        except Exception as error:  # the library raises nothing more exact
+            raise ModelLoadError(f"{path}: cannot be read ({error}); convert the checkpoint again") from error
+
+    @classmethod
+    def from_gguf(cls, header: GgufHeader) -> TextTokenizer:
+        """The tokenizer that a GGUF file carries.
+
+        Raises:
+            ModelLoadError: It is of another type or damaged.
+        """
+        found = header.value("tokenizer.ggml.model"), header.value("tokenizer.ggml.pre")
+        if found != ("gpt2", "qwen2"):
+            raise ModelLoadError(f"{header.path}: tokenizer {found} found, ('gpt2', 'qwen2') expected: not a MiMo-7B")
+        tokens, kinds = header.strings("tokenizer.ggml.tokens"), header.integers("tokenizer.ggml.token_type")
+        if len(tokens) != len(kinds):
+            raise ModelLoadError(f"{header.path}: {len(tokens)} tokens with {len(kinds)} types; convert it again")
+        pairs = [merge.partition(" ") for merge in header.strings("tokenizer.ggml.merges")]
+        merges = [(left, right) for left, _, right in pairs]
+        vocab = {
+            token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _NORMAL
+        }
+        try:
+            tokenizer = Tokenizer(models.BPE(vocab, merges))
+        except Exception as error:  # a merge that makes no token
+            raise ModelLoadError(f"{header.path}: damaged vocabulary ({error}); convert it again") from error
+        tokenizer.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokenizer.decoder = decoders.ByteLevel()
+        for token, kind in zip(tokens, kinds, strict=True):
+            if kind in (_CONTROL, _USER_DEFINED):
+                # Ids are given in order: added tokens follow the learnt ones without a gap.
+                tokenizer.add_tokens([AddedToken(token, special=kind == _CONTROL, normalized=False)])
+        wrong = next(
+            (
+                token
+                for token, kind, number in zip(tokens, kinds, range(len(tokens)), strict=True)
+                if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != number
+            ),
+            None,
+        )
+        if wrong is not None:
+            raise ModelLoadError(
+                f"{header.path}: token {wrong!r} is not where MiMo's added tokens are; convert it again"
+            )
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens written out in the text become themselves."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, malformed UTF-8 replaced."""
+        return b"".join(self.token_bytes(number) for number in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; none for control tokens and padding."""
+        if token_id in self._added:
+            added = self._added[token_id]
+            return b"" if added.special else str(added.content).encode()
+        token = self._tokenizer.id_to_token(token_id)
+        return b"" if token is None else bytes(map(_byte_of().__getitem__, token))
+
+
+@cache
+def _byte_of() -> dict[str, int]:
+    """GPT-2's byte alphabet, backwards: printable Latin-1 stands for itself, the rest follows from U+0100 on.
+
+    Source: bytes_to_unicode, https://github.com/openai/gpt-2/blob/9b63575/src/encoder.py
+    """
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}

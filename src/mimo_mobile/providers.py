@@ -1,0 +1,308 @@
+"""ONNX Runtime's execution providers: which are here, and their typed options.
+
+A provider that cannot do what it was asked for says so: ONNX Runtime itself would put the work on the CPU and say
+nothing. Knows no model of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from mimo_mobile import files
+from mimo_mobile.cache import cache_folder
+from mimo_mobile.errors import BackendUnavailableError, MissingDependencyError
+
+Ep = Literal["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]
+"""``auto``: the NPU when parts for it are there, it is one and it passes its test; else the CPU."""
+
+CPU = "CPUExecutionProvider"
+
+NO_FALLBACK = "session.disable_cpu_ep_fallback"
+RECORD = "session.record_ep_graph_assignment_info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuOptions:
+    """The CPU takes its options as arguments of ``load``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QnnOptions:
+    """Of the Hexagon NPU. Source: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html.
+
+    Attributes:
+        soc: Which of a folder's compiled parts; default: the only ones.
+        activations: ``uint16`` takes what ``--target qdq`` compiled, for NPUs that compute with nothing else.
+        htp_performance_mode: How fast, and how hot.
+        vtcm_mb: Of the NPU's own memory; 0 is all.
+        profiling_level: ``basic`` or ``detailed`` writes profiling_file_path.
+        profiling_file_path: A .csv file.
+    """
+
+    soc: str = ""
+    activations: Literal["float", "uint16"] = "float"
+    htp_performance_mode: Literal[
+        "burst", "balanced", "default", "high_performance", "power_saver", "sustained_high_performance"
+    ] = "burst"
+    vtcm_mb: int = 0
+    profiling_level: Literal["off", "basic", "detailed"] = "off"
+    profiling_file_path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebGpuOptions:
+    """Of the GPU through Dawn.
+
+    Attributes:
+        validation_mode: How much Dawn checks.
+        power_preference: Which GPU where there are two.
+    """
+
+    validation_mode: Literal["disabled", "wgpuOnly", "basic", "full"] = "basic"
+    power_preference: Literal["high-performance", "low-power"] = "high-performance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XnnpackOptions:
+    """Of XNNPACK.
+
+    Attributes:
+        intra_op_num_threads: Its own threads.
+    """
+
+    intra_op_num_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NnapiOptions:
+    """Of Android's NNAPI, which takes flags only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreMlOptions:
+    """Of Apple's CoreML.
+
+    Attributes:
+        ml_compute_units: Where it may compute.
+    """
+
+    ml_compute_units: Literal["ALL", "CPUAndNeuralEngine", "CPUAndGPU", "CPUOnly"] = "ALL"
+
+
+Options = CpuOptions | QnnOptions | WebGpuOptions | XnnpackOptions | NnapiOptions | CoreMlOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One execution provider.
+
+    Attributes:
+        name: As users type it.
+        ort_name: As ONNX Runtime has it.
+        options: Its typed options.
+        module: The package that brings it as a plug-in; empty when only a build of ONNX Runtime does.
+        extra: The extra of ours that installs the package.
+        lacks: Operators of an int4 decoder that it has no kernels for: it does not help a language model.
+        source: Where that is from.
+    """
+
+    name: str
+    ort_name: str
+    options: type[Any]
+    module: str = ""
+    extra: str = ""
+    lacks: frozenset[str] = frozenset()
+    source: str = ""
+
+
+_DECODER = frozenset({"MatMulNBits", "GroupQueryAttention", "GatherBlockQuantized"})
+_DOCS = "https://onnxruntime.ai/docs/execution-providers/"
+_KERNELS = "https://github.com/microsoft/onnxruntime/tree/v1.22.0/"
+
+PROVIDERS = {
+    each.name: each
+    for each in (
+        Provider("cpu", CPU, CpuOptions),
+        Provider("qnn", "QNNExecutionProvider", QnnOptions, "onnxruntime_qnn", "qnn"),
+        Provider("webgpu", "WebGpuExecutionProvider", WebGpuOptions, "onnxruntime_ep_webgpu", "webgpu"),
+        Provider(
+            "xnnpack", "XnnpackExecutionProvider", XnnpackOptions,
+            lacks=_DECODER | {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"},
+            source=_DOCS + "Xnnpack-ExecutionProvider.html",
+        ),
+        Provider(
+            "nnapi", "NnapiExecutionProvider", NnapiOptions,
+            lacks=_DECODER | {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "ReduceSum"},
+            source=_KERNELS + "tools/ci_build/github/android/nnapi_supported_ops.md",
+        ),
+        Provider(
+            "coreml", "CoreMLExecutionProvider", CoreMlOptions,
+            lacks=_DECODER | {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"},
+            source=_KERNELS + "tools/ci_build/github/apple/coreml_supported_mlprogram_ops.md",
+        ),
+    )
+}  # fmt: skip
+"""By name."""
+
+
+def parse_options(ep: str, pairs: Sequence[str]) -> Options:
+    """``["vtcm_mb=8"]`` as a provider's options.
+
+    Raises:
+        ValueError: No such option, or not a value of its.
+    """
+    kind = PROVIDERS["qnn" if ep == "auto" else ep].options  # what auto may take beside the CPU, which has none
+    kinds, values = get_type_hints(kind), dict[str, Any]()
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in kinds:
+            raise ValueError(f"{ep} has no option {name!r}; it has {', '.join(kinds) or 'none'}")
+        choices = get_args(kinds[name])
+        if (choices and text not in choices) or (kinds[name] is int and not text.isdecimal()):
+            raise ValueError(f"{ep}: {name} {text!r}; {', '.join(choices) or 'a whole number'} expected")
+        values[name] = int(text) if kinds[name] is int else text
+    made: Options = kind(**values)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that a provider can compute on.
+
+    Attributes:
+        ep: The provider, as users type it.
+        kind: ``CPU``, ``GPU`` or ``NPU``; QNN's simulator on a PC says CPU.
+        vendor: Of the hardware.
+        version: Of the provider.
+    """
+
+    ep: str
+    kind: str
+    vendor: str
+    version: str
+
+
+def register(ort: Any, provider: Provider) -> list[Any]:
+    """A provider's ``OrtEpDevice``s, its plug-in loaded when it is one; empty when this build has none.
+
+    Raises:
+        MissingDependencyError: Its plug-in is not installed.
+        BackendUnavailableError: The plug-in cannot be loaded.
+    """
+    found = [each for each in ort.get_ep_devices() if each.ep_name == provider.ort_name]
+    if found or not provider.module or provider.ort_name in ort.get_available_providers():
+        return found
+    if find_spec(provider.module) is None:
+        raise MissingDependencyError(provider.module.replace("_", "-"), provider.extra)
+    try:
+        plugin = importlib.import_module(provider.module)
+        ort.register_execution_provider_library(provider.ort_name, plugin.get_library_path())
+    except Exception as error:  # what a foreign library says when it cannot be loaded has no common base
+        raise BackendUnavailableError(f"{provider.name}: its plug-in cannot be loaded: {error}") from error
+    return [each for each in ort.get_ep_devices() if each.ep_name == provider.ort_name]
+
+
+def discover(ort: Any) -> dict[str, list[Device] | str]:
+    """What each provider can compute on here, by name, or why it is not there."""
+    found: dict[str, list[Device] | str] = {}
+    for name, provider in PROVIDERS.items():
+        try:
+            devices = register(ort, provider)
+        except (MissingDependencyError, BackendUnavailableError) as error:
+            found[name] = str(error)
+            continue
+        if devices:
+            found[name] = [
+                Device(name, each.device.type.name, each.device.vendor or each.ep_vendor, version(each))
+                for each in devices
+            ]
+        elif provider.ort_name in ort.get_available_providers():
+            found[name] = [Device(name, "CPU" if name == "xnnpack" else "unknown", "", ort.__version__)]
+        elif provider.module:
+            found[name] = f"its plug-in is installed and finds no device ({provider.ort_name})"
+        else:
+            found[name] = f"not in this build of ONNX Runtime {ort.__version__}"
+    return found
+
+
+def version(device: Any) -> str:
+    """Of a device's provider and, where it tells, of its driver."""
+    parts = {**device.ep_metadata, **device.device.metadata}
+    return " ".join(f"{key} {parts[key]}" for key in ("version", "driver_version") if key in parts)
+
+
+def versions(ort: Any, provider: Provider) -> str:
+    """Of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, the system that brings them."""
+    plugin = provider.module and f"{provider.module} {metadata.version(provider.module)}"
+    devices = [version(device) for device in register(ort, provider)]
+    return " ".join(filter(None, [f"onnxruntime {ort.__version__}", plugin, *devices, platform.version()]))
+
+
+def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: str) -> None:
+    """Let sessions with these options compute on a provider first, on the CPU second.
+
+    Args:
+        ort: The module onnxruntime.
+        session_options: Written to.
+        ep: The provider, as users type it.
+        options: Its typed options.
+        more: Settings of ours for the provider, e.g. a compiler's.
+
+    Raises:
+        MissingDependencyError: Its plug-in is not installed.
+        BackendUnavailableError: It is not here.
+    """
+    provider = PROVIDERS[ep]
+    devices = register(ort, provider)
+    settings = _settings(provider, options) | more
+    if devices:
+        first = min(devices, key=lambda device: ("NPU", "GPU", "CPU").index(device.device.type.name))
+        session_options.add_provider_for_devices([first], settings)
+    elif provider.ort_name in ort.get_available_providers():
+        session_options.add_provider(provider.ort_name, settings)
+    else:
+        here = ", ".join(name for name, each in discover(ort).items() if not isinstance(each, str))
+        raise BackendUnavailableError(f"--ep {ep}: not in this build of ONNX Runtime; here are {here}")
+
+
+_NAMES = {
+    "validation_mode": "validationMode",
+    "power_preference": "powerPreference",
+    "ml_compute_units": "MLComputeUnits",
+}
+"""Of options, as providers spell them where it is not as we do."""
+
+
+def _settings(provider: Provider, options: Options) -> dict[str, str]:
+    """What ONNX Runtime is told: options that are not their defaults, and what a provider always needs."""
+    made = {
+        _NAMES.get(each.name, each.name): str(value)
+        for each in dataclasses.fields(options)
+        if (value := getattr(options, each.name)) != each.default and each.name not in ("soc", "activations")
+    }
+    if provider.name == "qnn":
+        plugin = importlib.import_module(provider.module)
+        made |= {"backend_path": plugin.get_qnn_htp_path(), "op_affinity": str(_affinity())}
+        made.setdefault("htp_performance_mode", "burst")
+    return made
+
+
+def _affinity() -> Path:
+    """A file that lets QNN have GroupQueryAttention, which it leaves to the CPU unless told."""
+    file = cache_folder() / "qnn-affinity.json"
+    text = json.dumps({"op_type": {"GroupQueryAttention": "htp"}})
+    try:
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            files.write_text(file, text)
+    except OSError as error:
+        raise BackendUnavailableError(f"{file}: QNN reads this and it cannot be written: {error}") from error
+    return file
