@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mimo_mobile.layout import KV_INT8
-from mimo_mobile.runtime import GenerationConfig, Session, load
+from mimo_mobile.runtime import GenerationConfig, Model, load
 from mimo_mobile.runtime.backend import KvDtype
 from mimo_mobile.runtime.devices.threads import physical_cores
 
@@ -45,7 +45,7 @@ class Ours:
         """Load ``model``; further options are those of ``load``."""
         self.name = "mimo-mobile"
         options = {"speculate": "off"} | options  # as the peers
-        self._session: Session = load(model, context_length=context_length, kv_dtype=kv_dtype, **options)
+        self._session: Model = load(model, context_length=context_length, kv_dtype=kv_dtype, **options)
         with self._session.exclusive() as backend:
             self.kv_bytes_per_token = backend.kv_bytes_per_token
         self._ids: list[int] = []

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import terminal
-from mimo_mobile.runtime import GenerationConfig, Session, load
+from mimo_mobile.runtime import GenerationConfig, Model, load
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead, MtpLayer
 from mimo_mobile.runtime.decode.speculator import Costs, Speculate, Speculator
@@ -87,7 +87,7 @@ class ScriptedHead(MtpHead):
         return logits
 
 
-def scripted(session: Session, tokens: int) -> ScriptedHead:
+def scripted(session: Model, tokens: int) -> ScriptedHead:
     """Put a script in the place of what a session's model says."""
     with session.exclusive() as backend:
         if backend.mtp is None:
@@ -102,7 +102,7 @@ def scripted(session: Session, tokens: int) -> ScriptedHead:
 
 
 def sweep(
-    session: Session, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
+    session: Model, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
 ) -> list[Point]:
     """Speed with drafts over speed without, at each acceptance: of all rounds' time, short rounds in turns."""
     plain = GenerationConfig(temperature=0, max_tokens=tokens, speculate=False)

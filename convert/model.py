@@ -13,8 +13,8 @@ from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainForma
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.convert.tensors import Layout
-from mimo_mobile.errors import OutputExistsError, require
-from mimo_mobile.hub import Source
+from mimo_mobile.errors import BadArgumentError, OutputExistsError, require
+from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import PRE_NORM, SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
@@ -32,7 +32,7 @@ _PLAIN = {"f32": F32, "f16": F16, "bf16": BF16}
 
 
 def convert_checkpoint(
-    source: Source,
+    source: Source | str | Path,
     out: str | Path,
     *,
     to: Target,
@@ -45,7 +45,7 @@ def convert_checkpoint(
     """Write a checkpoint as it is, unquantized, and return what was written, the loadable model first.
 
     Args:
-        source: The checkpoint.
+        source: The checkpoint: ``nano``, a folder or a hub id.
         out: A .gguf file (its MTP layer goes to ``…-mtp.gguf`` beside it) or an ONNX folder.
         to: The format.
         dtype: Default: bf16 for GGUF, f32 for ONNX, whose CPU kernels have no bf16.
@@ -55,22 +55,22 @@ def convert_checkpoint(
         single_file: GGUF: trunk and MTP layer in one file, for llama.cpp's own ``--spec-type draft-mtp``.
 
     Raises:
-        ValueError: ONNX in bf16, or optimum with something else than ONNX in f32.
+        BadArgumentError: ONNX in bf16, or optimum with something else than ONNX in f32.
         CheckpointError: The checkpoint cannot be used.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
-    out = Path(out)
+    out, source = Path(out), resolve(source)
     dtype = dtype or ("bf16" if to == "gguf" else "f32")
     if to == "onnx" and dtype == "bf16":
-        raise ValueError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")
+        raise BadArgumentError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")
     plain = _PLAIN[dtype]
     checkpoint = Checkpoint.open(source.path)
     if exporter == "optimum":
         if (to, dtype) != ("onnx", "f32"):
-            raise ValueError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
+            raise BadArgumentError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
         return [export_with_optimum(checkpoint, out, force=force)]
     if single_file and (to == "onnx" or not checkpoint.config.num_nextn_predict_layers):
-        raise ValueError("a single file is for GGUF and checkpoints with an MTP layer")
+        raise BadArgumentError("a single file is for GGUF and checkpoints with an MTP layer")
     if to == "onnx":
         return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, origin(source), force, progress)
 

@@ -22,7 +22,7 @@ from mimo_mobile.manifest import Score
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime import Session
+    from mimo_mobile.runtime import Model
 
 HELDOUT = "heldout.jsonl"
 """Beside config.json: one ``{"kind": …, "question": …, "answer": …}`` a line."""
@@ -151,42 +151,42 @@ def score(replies: Sequence[Reply]) -> Score:
     )
 
 
-_session: Session | None = None
+_model: Model | None = None
 """The worker process's model."""
 
 
-def _open(model: Path) -> None:
-    global _session
+def _open(path: Path) -> None:
+    global _model
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     from mimo_mobile.runtime import load
 
-    _session = load(model, threads=1, speculate="off")
+    _model = load(path, threads=1, speculate="off")
 
 
 def _answer(problems: Sequence[Problem], reference: Sequence[Reply] | None) -> list[Reply]:
-    assert _session is not None
+    assert _model is not None
     expected = reference or (None,) * len(problems)
-    return [_reply(_session, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
+    return [_reply(_model, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
 
 
-def _reply(session: Session, problem: Problem, expected: Reply | None) -> Reply:
+def _reply(model: Model, problem: Problem, expected: Reply | None) -> Reply:
     from mimo_mobile.runtime import GenerationConfig, Message
 
     config = GenerationConfig(temperature=0.0, max_tokens=MAX_TOKENS)
-    prompt = session.encode_prompt([Message("user", problem.question)], config)
+    prompt = model.encode_prompt([Message("user", problem.question)], config)
     answer, tokens = "", []
-    for token in session.generate(prompt, config):
+    for token in model.generate(prompt, config):
         tokens += [] if token.token_id is None else [token.token_id]
         answer += token.text if token.channel == "answer" else ""
     read = expected.tokens if expected else tuple(tokens)
-    likelihood, same = _read(session, prompt, read) if read else (0.0, 0)
+    likelihood, same = _read(model, prompt, read) if read else (0.0, 0)
     right = answer.strip() == problem.answer
     return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read))
 
 
-def _read(session: Session, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:
+def _read(model: Model, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:
     """(log likelihood, number of tokens that are also this model's first choice) of a reply to a prompt."""
-    logits = session.logits([*prompt, *reply[:-1]])[len(prompt) - 1 :].astype(np.float64)
+    logits = model.logits([*prompt, *reply[:-1]])[len(prompt) - 1 :].astype(np.float64)
     targets = np.array(reply)
     top = logits.max(axis=1)
     log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))

@@ -17,7 +17,7 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
 from mimo_mobile.errors import MissingDependencyError, QuantizationError
-from mimo_mobile.hub import Source
+from mimo_mobile.hub import Source, resolve
 from mimo_mobile.manifest import Entry, Manifest, Part
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
@@ -46,7 +46,7 @@ class NpuTarget:
 
 
 def quantize_checkpoint(
-    source: Source,
+    source: Source | str | Path,
     out: str | Path,
     recipes: Sequence[str],
     *,
@@ -59,7 +59,7 @@ def quantize_checkpoint(
     """Quantize a checkpoint by each recipe into ``out`` and score what came out.
 
     Args:
-        source: The checkpoint.
+        source: The checkpoint: ``nano``, a folder or a hub id.
         out: The folder for this checkpoint's files; made if it is not there.
         recipes: Names, e.g. ``["q4_0", "int4_b32"]``.
         force: Replace another checkpoint's files in ``out`` and do finished recipes anew.
@@ -74,7 +74,7 @@ def quantize_checkpoint(
         QuantizationError: A recipe is unknown or cannot be applied.
         OutputExistsError: ``out`` holds something else.
     """
-    out = Path(out)
+    out, source = Path(out), resolve(source)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, chosen, checkpoint) if npu is not None else 0

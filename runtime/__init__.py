@@ -1,14 +1,42 @@
-"""Quantized file → session → tokens.
+"""Quantized file → model → session → tokens.
 
 >>> from mimo_mobile.runtime import GenerationConfig, Message, load  # doctest: +SKIP
->>> with load("out/mimo-nano") as session:
-...     for token in session.generate([Message("user", "What is 348 + 27 * 6?")]):
+>>> with load("out/mimo-nano") as model:
+...     for token in model.generate([Message("user", "What is 348 + 27 * 6?")]):
 ...         print(token.text, end="")
 """
 
-from mimo_mobile.runtime.decode.session import Session
-from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
-from mimo_mobile.runtime.loading import load
-from mimo_mobile.runtime.text.chat_template import Message
+from __future__ import annotations
 
-__all__ = ["GeneratedToken", "GenerationConfig", "GenerationStats", "Message", "Session", "load"]
+from typing import TYPE_CHECKING
+
+from mimo_mobile import lazy
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime.backend import Backend
+    from mimo_mobile.runtime.decode.constraint import Constraint
+    from mimo_mobile.runtime.decode.session import Session
+    from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
+    from mimo_mobile.runtime.load_config import LoadConfig
+    from mimo_mobile.runtime.loading import load
+    from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.text.chat_template import Message
+
+__all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
+    "load", "LoadConfig", "Model", "Backend",
+    "Session", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+]  # fmt: skip
+
+__getattr__ = lazy.getter(
+    __name__,
+    {
+        "mimo_mobile.runtime.backend": ("Backend",),
+        "mimo_mobile.runtime.decode.constraint": ("Constraint",),
+        "mimo_mobile.runtime.decode.session": ("Session",),
+        "mimo_mobile.runtime.generation_config": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
+        "mimo_mobile.runtime.load_config": ("LoadConfig",),
+        "mimo_mobile.runtime.loading": ("load",),
+        "mimo_mobile.runtime.model": ("Model",),
+        "mimo_mobile.runtime.text.chat_template": ("Message",),
+    },
+)

@@ -1,27 +1,46 @@
-"""What computes: the protocol that llama.cpp, ONNX Runtime and NPUs are driven by, and that tests and apps can fill."""
+"""What computes: the protocol that llama.cpp, ONNX Runtime and NPUs are driven by, and that apps and tests can fill."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mimo_mobile.runtime.decode.mtp_head import MtpHead
 
 KvDtype = Literal["f32", "f16", "int8"]
-"""Of the KV cache; int8 has scales: by channel in ONNX graphs, by 32 values in llama.cpp (its q8_0)."""
+"""What a KV cache is made of; int8 has scales: by channel in ONNX graphs, by 32 values in llama.cpp (its q8_0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """A copy of what a backend's KV caches hold of one conversation.
+
+    Attributes:
+        tokens: How many positions it covers.
+        arrays: The contents by name; only the backend that made them, or an equal one, can read them.
+    """
+
+    tokens: int
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all arrays together."""
+        return sum(each.nbytes for each in self.arrays.values())
 
 
 class Backend(Protocol):
-    """A loaded model with one KV cache. Positions from 0; not thread safe, but for ``cancel``."""
+    """A loaded model with one KV cache. Positions begin at 0; only ``cancel`` may be called from any thread."""
 
     @property
     def context_length(self) -> int:
-        """Tokens that the KV cache holds."""
+        """How many tokens the KV cache holds."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -29,7 +48,7 @@ class Backend(Protocol):
 
     @property
     def mtp(self) -> MtpHead | None:
-        """What drafts; it is shown all that ``decode`` computes."""
+        """The MTP layer that drafts; it is shown all that ``decode`` computes. None when there is none."""
 
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
@@ -48,6 +67,16 @@ class Backend(Protocol):
 
         Raises:
             SessionError: The backend failed.
+        """
+
+    def state(self, tokens: int) -> BackendState:
+        """A copy of the KV cache's first ``tokens`` positions, the MTP layer's included."""
+
+    def restore(self, state: BackendState) -> None:
+        """Put what ``state`` gave back into the KV cache.
+
+        Raises:
+            SessionError: The state is another model's, or of another KV cache.
         """
 
     def cancel(self) -> None:

@@ -11,8 +11,9 @@ from statistics import median
 import numpy as np
 
 from mimo_mobile.errors import ContextFullError, SessionError
-from mimo_mobile.runtime.decode.session import Session, peak_rss_bytes
+from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
 from mimo_mobile.runtime.generation_config import GenerationConfig
+from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.chat_template import Message
 
 QUESTIONS = ("What is 348 + 27 * 6?", "Solve 7x + 12 = 3x + 52.", "Calculate 819 + 751 + 77 * 8.", "What is 779 - 343?")
@@ -50,22 +51,22 @@ class BenchResult:
     peak_rss_bytes: int
 
 
-def bench(session: Session, *, prompt_tokens: int = 128, generate_tokens: int = 64, repeats: int = 5) -> BenchResult:
-    """Measure a session on random tokens; a first run warms up and is not counted.
+def bench(model: Model, *, prompt_tokens: int = 128, generate_tokens: int = 64, repeats: int = 5) -> BenchResult:
+    """Measure a model on random tokens; a first run warms up and is not counted.
 
     Raises:
-        ContextFullError: The tokens do not fit the session's context.
-        SessionError: The session is closed or busy.
+        ContextFullError: The tokens do not fit the model's context.
+        SessionError: The model is closed or busy.
     """
-    if prompt_tokens + generate_tokens > session.context_length:
+    if prompt_tokens + generate_tokens > model.context_length:
         raise ContextFullError(
-            f"{prompt_tokens} + {generate_tokens} tokens asked for, the context holds {session.context_length}"
+            f"{prompt_tokens} + {generate_tokens} tokens asked for, the context holds {model.context_length}"
         )
     random = np.random.Generator(np.random.PCG64(0))
-    ids = random.integers(0, session.tokenizer.size, prompt_tokens + generate_tokens).tolist()
+    ids = random.integers(0, model.tokenizer.size, prompt_tokens + generate_tokens).tolist()
     prefills, decodes = [], []
     never = threading.Event()
-    with session.exclusive() as backend:
+    with model.exclusive() as backend:
         for _ in range(repeats + 1):
             started = time.perf_counter()
             backend.decode(ids[:prompt_tokens], 0, never)
@@ -113,32 +114,32 @@ class SpeculationResult:
     speedup: float
 
 
-def bench_speculation(session: Session, *, generate_tokens: int = 64, repeats: int = 5) -> SpeculationResult | None:
+def bench_speculation(model: Model, *, generate_tokens: int = 64, repeats: int = 5) -> SpeculationResult | None:
     """Answer questions greedily with drafts and without, alternately.
 
     Returns None when the model ends its answers at once, as random weights may.
 
     Raises:
-        ContextFullError: A question does not fit the session's context.
-        SessionError: The session was loaded with ``speculate="off"``, is closed or busy.
+        ContextFullError: A question does not fit the model's context.
+        SessionError: The model was loaded with ``speculate="off"``, is closed or busy.
     """
     drafting = GenerationConfig(temperature=0, max_tokens=generate_tokens)
     plain = GenerationConfig(temperature=0, max_tokens=generate_tokens, speculate=False)
     pairs, generated, accepted = [], 0, 0
     for number in range(repeats + 1):
         question = QUESTIONS[number % len(QUESTIONS)]
-        prompt = [Message("user", question)] if session.has_chat_template else question
+        prompt = [Message("user", question)] if model.has_chat_template else question
         speeds = []
         for config in (drafting, plain):
-            stats = list(session.generate(prompt, config))[-1].stats
+            stats = list(model.generate(prompt, config))[-1].stats
             assert stats is not None
             speeds.append(stats.decode_tps)
             if config is drafting:
                 generated, accepted = generated + stats.generated_tokens, accepted + stats.accepted_tokens
         pairs.append((speeds[0], speeds[1]))
-    speculator = session.speculator
+    speculator = model.speculator
     if speculator is None:
-        raise SessionError("nothing drafts in this session; load it with another speculate than off")
+        raise SessionError("nothing drafts with this model; load it with another speculate than off")
     pairs = [pair for pair in pairs[1:] if min(pair) > 0]
     if not pairs:
         return None

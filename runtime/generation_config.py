@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P
 from mimo_mobile.runtime.text.thinking import Channel
+
+LEAST_TEMPERATURE = 1e-6
+"""A smaller one is greedy for every purpose, and would overflow."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -16,17 +21,20 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class GenerationConfig:
     """How to generate; the defaults are what Xiaomi recommends for MiMo-7B.
 
+    The command line's options are made from these attributes and their descriptions.
+
     Attributes:
-        temperature: 0 is greedy.
-        top_p: Nucleus sampling; 1 is off.
-        top_k: 0 is off.
-        min_p: 0 is off.
-        seed: Same seed, same text on the same backend; None draws one.
-        max_tokens: Thinking and answer together.
-        stop: Generation ends before any of these texts, in thinking too.
-        thinking: False closes the thinking block before it begins.
-        thinking_budget: Tokens after which thinking is closed and the answer follows; None is no limit.
-        speculate: False does without drafts, which changes the speed only.
+        temperature: How freely tokens are sampled; 0 takes the most likely one each time (greedy).
+        top_p: Only the most likely tokens that together reach this probability are sampled from; 1 is off.
+        top_k: Only so many of the most likely tokens are sampled from; 0 is off.
+        min_p: Only tokens at least this share as likely as the most likely one are sampled from; 0 is off.
+        seed: The same seed gives the same text on the same backend; by default one is drawn.
+        max_tokens: How many tokens thinking and answer may have together.
+        stop: The generation ends before any of these texts, in the thinking, too.
+        thinking: Whether the model thinks before it answers; without, the thinking block is closed before it begins.
+        thinking_budget: After how many tokens the thinking is closed, so that the answer follows; by default there is
+            no limit.
+        speculate: Whether drafts are used, which change the speed and no token.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -44,10 +52,10 @@ class GenerationConfig:
         """Check the values.
 
         Raises:
-            ValueError: One of them is out of its range.
+            BadArgumentError: One of them is out of its range.
         """
         checks = {
-            "temperature": self.temperature >= 0,
+            "temperature": self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < math.inf,
             "top_p": 0 < self.top_p <= 1,
             "top_k": self.top_k >= 0,
             "min_p": 0 <= self.min_p <= 1,
@@ -58,7 +66,12 @@ class GenerationConfig:
         }
         for name, good in checks.items():
             if not good:
-                raise ValueError(f"{name} {getattr(self, name)!r} is out of range")
+                raise BadArgumentError(f"{name} {getattr(self, name)!r} is out of range")
+
+    @property
+    def thinks(self) -> bool:
+        """Whether thinking comes before the answer."""
+        return self.thinking and self.thinking_budget != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +79,16 @@ class GenerationStats:
     """What a generation took.
 
     Attributes:
-        prompt_tokens: Of the whole prompt.
-        cached_tokens: Those of it that were in the KV cache from the turn before.
-        generated_tokens: Thinking, answer and forced tokens.
-        drafted_tokens: Drafts that were verified.
-        accepted_tokens: Those of them that were right.
-        prefill_tps: Prompt tokens computed per second.
-        decode_tps: Tokens after the first per second.
-        time_to_first_token_s: From the call to the first token.
-        peak_rss_bytes: Of this process, so far.
+        prompt_tokens: How many tokens the whole prompt has.
+        cached_tokens: How many of them were in the KV cache from the turn before.
+        generated_tokens: How many tokens thinking and answer have, forced ones included.
+        drafted_tokens: How many drafts were verified.
+        accepted_tokens: How many of those were right.
+        prefill_tps: Prompt tokens that were computed, over ``time_to_first_token_s``.
+        decode_tps: Tokens after the first, over the time from the first to the last. It includes what the reader of
+            the stream takes.
+        time_to_first_token_s: Seconds from the first read of the stream until the first token was chosen.
+        peak_rss_bytes: The largest resident memory of this process so far.
     """
 
     prompt_tokens: int
@@ -93,7 +107,7 @@ class GeneratedToken:
     """One step of a generation.
 
     Attributes:
-        text: New text of ``channel``: whole characters, possibly none yet.
+        text: The new text of ``channel``, in whole characters; there may be none yet.
         token_id: The token; None in records that only bring held-back text or the end.
         channel: ``thinking`` or ``answer``.
         finish_reason: In the last record only: ``stop`` (end token or stop string), ``length`` or ``cancelled``.

@@ -19,7 +19,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.hub import resolve
-from mimo_mobile.runtime import GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.decode.sampling import sample
 from mimo_mobile.runtime.text.chat_template import render
 from mimo_mobile.runtime.text.detokenizer import Detokenizer
@@ -217,7 +217,7 @@ def generations(folder: Path) -> list[Case]:
     return cases
 
 
-def _generated(session: Session, speculate: str, messages: list[Message], config: GenerationConfig) -> Case:
+def _generated(session: Model, speculate: str, messages: list[Message], config: GenerationConfig) -> Case:
     records = list(session.generate(messages, config))
     stats = records[-1].stats
     assert stats is not None

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile.errors import NumericsError, SessionError
+from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.sampling import sample
 from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.text.chat_template import CLOSE_THINKING
@@ -20,8 +22,15 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 class Generation:
     """One generation under way: random numbers, held-back text, thinking."""
 
-    def __init__(self, tokenizer: TextTokenizer, config: GenerationConfig, splitter: ThinkingSplitter) -> None:
-        self._tokenizer, self._config, self._splitter = tokenizer, config, splitter
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        config: GenerationConfig,
+        splitter: ThinkingSplitter,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.config = config
+        self._tokenizer, self._splitter, self._constraint = tokenizer, splitter, constraint
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
         self._forced: deque[int] = deque()
@@ -35,29 +44,59 @@ class Generation:
         return self._stops.stopped
 
     def next(self, logits: NDArray[np.float32]) -> int | None:
-        """The next token, sampled or forced; None at the end of the turn."""
-        budget = self._config.thinking_budget
+        """The next token, sampled or forced; None at the end of the turn.
+
+        Raises:
+            NumericsError: The logits are not finite.
+            SessionError: The constraint allows no token.
+        """
+        budget = self.config.thinking_budget
         if self._splitter.state == "thinking" and not self._closed and budget is not None and self.count >= budget:
             self._closed = True
             self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
         if self._forced:
-            return self._forced.popleft()
-        token = self._sample(logits[: self._tokenizer.size], 0)  # what is beyond is padding
-        self._uniforms.popleft()
-        return None if token in self._tokenizer.stop_ids else token
+            token = self._forced.popleft()
+        else:
+            token = self._sample(self._allowed(logits[: self._tokenizer.size]), 0)  # what is beyond is padding
+            self._uniforms.popleft()
+            if token in self._tokenizer.stop_ids:
+                return None
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        return token
 
-    def guess(self, logits: NDArray[np.float32], ahead: int = 0) -> int:
-        """What the next token but ``ahead`` would be if these were its logits: by the random number it will have.
+    def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits of the tokens that may come."""
+        if not np.isfinite(logits).all():
+            raise NumericsError(
+                f"the model computed NaN or infinity for token {self.count + 1} of the answer: its file is damaged, or"
+                " its activations are too large for float16; try another recipe, or kv_dtype f32"
+            )
+        if self._constraint is None:
+            return logits
+        logits = self._constraint.mask(logits)
+        if logits.max() == -np.inf:
+            raise SessionError("the constraint allows no token at all; it must allow the end of the text at least")
+        return logits
 
-        Token and guess come of one random number, so that they agree as often as their distributions overlap, about,
-        while the tokens themselves are those of a generation that guesses nothing.
+    def guess(self, logits: NDArray[np.float32], ids: NDArray[np.int64], ahead: int = 0) -> int:
+        """What the next token but ``ahead`` would be if these were the logits of ``ids``: by the random number it gets.
+
+        Token and guess come of one random number, so that they agree about as often as their distributions overlap,
+        while the tokens themselves are those of a generation that guesses nothing. A constraint is asked about the
+        next token only: for later ones it has not seen the text before them.
         """
-        return self._sample(logits, ahead)
+        if self._constraint is not None and not ahead:
+            whole = np.full(self._tokenizer.size, -np.inf, np.float32)
+            whole[ids] = logits
+            allowed = self._constraint.mask(whole)[ids]
+            logits = allowed if allowed.max() > -np.inf else logits
+        return int(ids[self._sample(logits, ahead)])
 
     def _sample(self, logits: NDArray[np.float32], ahead: int) -> int:
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
-        config = self._config
+        config = self.config
         return sample(
             logits,
             self._uniforms[ahead],

@@ -6,11 +6,13 @@ at p + 2. Rows are read when their token is certain, so the layer's KV cache nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mimo_mobile.errors import SessionError
 
 WAITING_ROWS = 128
 """So many rows are read in one run while nothing is drafted: by the row this costs a fraction of a draft."""
@@ -36,6 +38,16 @@ class MtpLayer(Protocol):
 
         Raises:
             SessionError: The backend failed.
+        """
+
+    def state(self, tokens: int) -> dict[str, NDArray[Any]]:
+        """A copy of the KV cache's first ``tokens`` rows, under names that begin with ``mtp.``."""
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put such a copy back.
+
+        Raises:
+            SessionError: It is another model's.
         """
 
     def close(self) -> None:
@@ -100,6 +112,26 @@ class MtpHead:
         assert self._state is not None
         logits, self._state = self.layer.read(self._state[None], [token], position - 1)
         return logits
+
+    def state(self, tokens: int) -> dict[str, NDArray[Any]]:
+        """What it knows of the first ``tokens`` tokens: the layer's cache, and the rows that wait."""
+        self._cut(tokens)
+        waiting = {"head.ids": np.array([self._first, *self._ids], np.int64)}
+        if self._hidden:
+            waiting["head.hidden"] = np.concatenate(self._hidden)
+        return self.layer.state(self._first) | waiting
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from such a state.
+
+        Raises:
+            SessionError: It is another model's, or one without an MTP layer.
+        """
+        if "head.ids" not in arrays:
+            raise SessionError("the state was made without an MTP layer; load with the same speculate as then")
+        self.layer.restore(arrays)
+        self._first, *self._ids = arrays["head.ids"].tolist()
+        self._hidden = [arrays["head.hidden"]] if self._ids else []
 
     def close(self) -> None:
         """Free the memory."""

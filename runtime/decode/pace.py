@@ -31,6 +31,9 @@ PACE_LEARNT, PACE_FORGOTTEN, MOST_CHANGE = 0.1, 0.02, 4.0
 PACE_TOGETHER = 8
 """Runs that are reckoned at once."""
 
+WORTH_SAYING_S = 1.0
+"""Measuring that takes longer is announced, since somebody waits for it."""
+
 REPEATS, REPEATS_S = 3, 0.02
 """So often a cost is measured at least, and so long."""
 
@@ -90,12 +93,9 @@ class Pace:
         return chosen[::-1]
 
 
-def measure(backend: Backend, cancel: threading.Event) -> Costs:
-    """The costs of a backend, whose KV cache is lost by it.
-
-    Raises:
-        Cancelled: ``cancel`` was set meanwhile.
-    """
+def measure(backend: Backend) -> Costs:
+    """The costs of a backend, whose KV cache is lost by it; said in the log when it takes a second or more."""
+    never = threading.Event()
 
     def seconds(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
         times: list[float] = []
@@ -107,10 +107,16 @@ def measure(backend: Backend, cancel: threading.Event) -> Costs:
         return median(times)
 
     def step(rows: int = 1) -> object:
-        return backend.decode([0] * rows, 0, cancel, rows)
+        return backend.decode([0] * rows, 0, never, rows)
 
     step()  # warms up
     most = min(MOST_ROWS, backend.context_length)
+    started = time.perf_counter()
+    step()
+    if (time.perf_counter() - started) * most * REPEATS > WORTH_SAYING_S:
+        logger.info(
+            "measuring what runs of 1 to %d tokens cost on this machine, for drafting; some seconds, once", most
+        )
     rows_s, draft_s, head = tuple(seconds(partial(step, rows)) for rows in range(1, most + 1)), 0.0, backend.mtp
     if head is not None:
         draft_s = seconds(lambda: head.draft(1, 0), before=step)
@@ -126,7 +132,7 @@ def costs_file(model: Path, *options: object) -> Path:
     return cache_folder() / "costs" / f"{model.stem}-{key}.json"
 
 
-def remembered(backend: Backend, file: Path | None, cancel: threading.Event) -> Costs:
+def remembered(backend: Backend, file: Path | None) -> Costs:
     """The costs in a file; when it has none they are measured, which takes the KV cache, and kept if that took long."""
     if file is not None and file.is_file():
         try:
@@ -134,7 +140,7 @@ def remembered(backend: Backend, file: Path | None, cancel: threading.Event) -> 
             return Costs(tuple(map(float, found["rows_s"][:MOST_ROWS])), float(found["draft_s"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: unreadable, measured anew: %s", file, error)
-    costs = measure(backend, cancel)
+    costs = measure(backend)
     if file is not None and costs.rows_s[0] >= WORTH_KEEPING_S:
         try:
             files.write_text(file, json.dumps(asdict(costs)) + "\n")

@@ -11,18 +11,18 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
-from mimo_mobile.runtime.decode.pace import MOST_CHANGE, MOST_ROWS, PACE_LEARNT, Costs, Pace
+from mimo_mobile.runtime.decode.pace import MOST_CHANGE, MOST_ROWS, PACE_LEARNT, Costs, Pace, costs_file, remembered
+from mimo_mobile.runtime.load_config import LoadConfig, Speculate
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.generation import Generation
 
 logger = logging.getLogger(__name__)
-
-Speculate = Literal["auto", "mtp", "ngram", "off"]
-"""``auto`` drafts with whatever pays at the moment; ``mtp`` and ``ngram`` always with that one."""
 
 NGRAM = 3
 """Tokens that must have stood before in the same order."""
@@ -217,8 +217,23 @@ class Speculator:
         for ahead in range(count):
             if ahead:
                 logits = self._head.draft_more(position + ahead, ids[-1])
-            ids.append(int(self._head.draft_ids[generation.guess(logits, ahead)]))
+            ids.append(generation.guess(logits, self._head.draft_ids, ahead))
         return tuple(ids), time.perf_counter() - started
 
     def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram"], room: int) -> Draft:
         return Draft(ids, min(self._pace.cheapest(len(ids) + 1)[0], room - len(ids)), drafter)
+
+
+def speculator_for(backend: Backend, config: LoadConfig, model: Path, *circumstances: object) -> Speculator | None:
+    """What drafts on a backend; None when nothing is to.
+
+    Args:
+        backend: The loaded backend, whose KV cache is lost when costs are measured.
+        config: What was asked for.
+        model: The model's file, by which costs are remembered.
+        circumstances: Whatever else changes what runs cost.
+    """
+    if config.speculate == "off":
+        return None
+    file = costs_file(model, *circumstances) if config.cache else None
+    return Speculator(config.speculate, remembered(backend, file), backend.mtp, config.mtp_drafts)

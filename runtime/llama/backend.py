@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import SessionError
-from mimo_mobile.runtime.backend import Cancelled
+from mimo_mobile.runtime.backend import BackendState, Cancelled
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama_log
 
@@ -87,6 +87,24 @@ class LlamaBackend:
     def _output_rows(self) -> int:
         return min(OUTPUT_ROWS, self.context_length)
 
+    def state(self, tokens: int) -> BackendState:
+        """A copy of the first ``tokens`` positions, the MTP layer's included."""
+        self._context.forget(tokens)
+        arrays: dict[str, NDArray[Any]] = {"trunk": self._context.state()}
+        return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
+
+    def restore(self, state: BackendState) -> None:
+        """Put a state back.
+
+        Raises:
+            SessionError: It is another model's, or of another KV cache.
+        """
+        if "trunk" not in state.arrays:
+            raise SessionError("the state is not llama.cpp's; it belongs to an ONNX model")
+        self._context.restore(state.arrays["trunk"])
+        if self.mtp is not None:
+            self.mtp.restore(state.arrays)
+
     def cancel(self) -> None:
         """Let llama.cpp stop before its next operation."""
         self._flag.set(True)
@@ -121,6 +139,17 @@ class LlamaMtp:
             part = hidden[start : start + len(chunk)]
             _check_status(self._context.run(chunk, position + start, 1, hidden=part))
         return self._context.logits(1)[0, : len(self.draft_ids)], None
+
+    def state(self, tokens: int) -> dict[str, NDArray[Any]]:
+        """A copy of the rows; those behind ``tokens`` are forgotten."""
+        self._context.forget(0 if self._begin else tokens)
+        self._begin = False
+        return {"mtp": self._context.state()}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put a state back."""
+        self._context.restore(arrays["mtp"])
+        self._begin = False
 
     def close(self) -> None:
         """Free it."""

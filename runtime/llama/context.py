@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import BackendUnavailableError
+from mimo_mobile.errors import BackendUnavailableError, SessionError
 
 ABORTED = 2
 """llama_decode's status after the abort callback said so."""
@@ -80,6 +80,27 @@ class LlamaContext:
     def forget(self, position: int) -> None:
         """Drop the KV cache from a position on."""
         self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
+
+    def state(self) -> NDArray[np.uint8]:
+        """A copy of the KV cache, as llama.cpp writes it."""
+        made = np.empty(self._api.llama_state_seq_get_size(self._context, 0), np.uint8)
+        size = self._api.llama_state_seq_get_data(self._context, self._bytes_of(made), made.nbytes, 0)
+        return made[:size]
+
+    def restore(self, state: NDArray[np.uint8]) -> None:
+        """Put such a copy into the KV cache.
+
+        Raises:
+            SessionError: It is of another model or KV cache.
+        """
+        self.forget(0)
+        kept = np.ascontiguousarray(state, np.uint8)
+        if not self._api.llama_state_seq_set_data(self._context, self._bytes_of(kept), kept.nbytes, 0):
+            raise SessionError("llama.cpp does not take the state: it is of another model or KV cache")
+
+    @staticmethod
+    def _bytes_of(array: NDArray[np.uint8]) -> Any:
+        return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
     def run(
         self,

@@ -15,15 +15,15 @@ from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime.backend import KvDtype
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
-from mimo_mobile.runtime.decode.pace import costs_file
-from mimo_mobile.runtime.decode.session import Session, choose_context_length
-from mimo_mobile.runtime.decode.speculator import Speculate
+from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.devices.threads import physical_cores
 from mimo_mobile.runtime.llama.backend import BATCH_TOKENS, MTP_BATCH_TOKENS, OUTPUT_ROWS, LlamaBackend, LlamaMtp
 from mimo_mobile.runtime.llama.context import Flag, LlamaContext, LlamaLog, llama_log
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
+from mimo_mobile.runtime.load_config import LoadConfig, Speculate
+from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 MTP_ARCHITECTURE = "step35"
@@ -45,78 +45,59 @@ _LIMITS = {
 """llama.cpp asserts on some values outside of these instead of refusing the file."""
 
 
-def load_gguf(
-    path: Path,
-    *,
-    context_length: int | None = None,
-    threads: int | None = None,
-    kv_dtype: KvDtype | None = None,
-    repack: bool | None = None,
-    cache: bool = True,
-    spin: bool = True,
-    speculate: Speculate = "auto",
-    mtp_drafts: int = 1,
-) -> Session:
-    """A session on a GGUF file.
+def load_gguf(path: Path, config: LoadConfig) -> Model:
+    """The model in a GGUF file.
 
-    Args:
-        path: The file.
-        context_length: Default: the model's, at most 4096.
-        threads: Default: physical cores.
-        kv_dtype: Of the KV cache; default f16. f32 switches flash attention off too, for comparisons.
-        repack: Copy weights into the order that this CPU's kernels read fastest; False reads them from the mapped
-            file. Default: copy when the memory suffices.
-        cache: Remember on disk what runs cost on this machine.
-        spin: Let idle threads wait actively: faster, and more power. The first load decides for the process.
-        speculate: What drafts; ``mtp`` and ``auto`` take the MTP layer of the file, or of ``…-mtp.gguf`` beside it.
-        mtp_drafts: 1: llama.cpp's API does not give the state that a second draft would read.
+    f32 as ``kv_dtype`` switches flash attention off, too, for comparisons. The first load decides for the process
+    whether idle threads ``spin``.
 
     Raises:
         ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
         BackendUnavailableError: More than one draft by the MTP layer is asked for, or no MTP layer is there; ``spin``
-            is false, but llama.cpp was loaded with active waiting before.
+            is false, but llama.cpp was loaded with active waiting before; or llama.cpp ran before this process was
+            forked.
         MissingDependencyError: llama-cpp-python is not installed.
     """
-    if mtp_drafts > 1:
+    if config.mtp_drafts > 1:
         raise BackendUnavailableError("llama.cpp drafts one token with an MTP layer; leave mtp_drafts at 1")
-    if not spin:
+    if not config.spin:
         _wait_passively()
     require("llama_cpp", "gguf")
     log = llama_log()
+    kv_dtype = config.kv_dtype or "f16"
     with GgufHeader(path) as header:
         trained = _check(header)
         tokenizer = TextTokenizer.from_gguf(header)
         template = header.value("tokenizer.chat_template")
         synthetic = header.value(SYNTHETIC) is True
-        context_length = choose_context_length(path, context_length, trained)
-        kv_dtype = kv_dtype or "f16"
+        context_length = config.choose_context_length(path, trained)
         per_token = _kv_bytes_per_token(header, kv_dtype)
         norm = header.float32("output_norm.weight")
-        drafter = _drafter(header, speculate)
-        drafters = [drafter] if drafter is None or speculate == "mtp" else [drafter, None]
-        repacks = [repack] if repack is not None else [True, False]
+        drafter = _drafter(header, config.speculate)
+        drafters = [drafter] if drafter is None or config.speculate == "mtp" else [drafter, None]
+        repacks = [config.repack] if config.repack is not None else [True, False]
         ways = [
             (_need(header, context_length, per_token, way, each), way, each) for way in repacks for each in drafters
         ]
     chosen = memory.choose(path, [need for need, _, _ in ways])
     repack, drafter = next((way, each) for need, way, each in ways if need is chosen)
-    threads = threads or physical_cores()
+    threads = config.threads or physical_cores()
     backend = _open(log, path, context_length, threads, kv_dtype, repack, mtp=drafter == path)
-    backend.kv_bytes_per_token = per_token
-    if drafter is not None:
-        try:
+    try:
+        backend.kv_bytes_per_token = per_token
+        if drafter is not None:
             backend.draft_with(MtpHead(_open_mtp(log, backend, drafter, threads, repack, tokenizer.size)), norm)
-        except ModelLoadError:
-            backend.close()
-            raise
-    return Session(
-        backend,
-        tokenizer,
-        template if isinstance(template, str) else None,
-        synthetic=synthetic,
-        speculate=speculate,
-        costs_file=costs_file(path, threads, kv_dtype, repack, spin, drafter is not None) if cache else None,
-    )
+        key = (path, threads, kv_dtype, repack, config.spin, drafter is not None)
+        return Model(
+            backend,
+            tokenizer,
+            template if isinstance(template, str) else None,
+            speculator=speculator_for(backend, config, *key),
+            synthetic=synthetic,
+        )
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _check(header: GgufHeader) -> int:

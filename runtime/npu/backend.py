@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.runtime.backend import Cancelled
+from mimo_mobile.runtime.backend import BackendState, Cancelled
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.npu.model import NpuModel
 
@@ -44,6 +44,21 @@ class NpuBackend:
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
         return self.decode(ids, 0, threading.Event(), len(ids))
+
+    def state(self, tokens: int) -> BackendState:
+        """A copy of the first ``tokens`` positions, the MTP layer's included."""
+        arrays = self.model.cache.copy(tokens, "trunk.")
+        return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
+
+    def restore(self, state: BackendState) -> None:
+        """Put a state back.
+
+        Raises:
+            SessionError: It is another model's.
+        """
+        self.model.cache.fill(state.arrays, "trunk.")
+        if self.mtp is not None:
+            self.mtp.restore(state.arrays)
 
     def cancel(self) -> None:
         """Nothing more than the event: a run on the NPU ends by itself, after a window."""
@@ -81,6 +96,18 @@ class SplitBackend:
         """The logits [T, V] of ``ids`` from position 0."""
         logits: NDArray[np.float32] = self._cpu.all_logits(ids)
         return logits
+
+    def state(self, tokens: int) -> BackendState:
+        """A copy of the first ``tokens`` positions, the MTP layer's included."""
+        return self._npu.state(tokens)
+
+    def restore(self, state: BackendState) -> None:
+        """Put a state back.
+
+        Raises:
+            SessionError: It is another model's.
+        """
+        self._npu.restore(state)
 
     def cancel(self) -> None:
         """End the run that is under way."""

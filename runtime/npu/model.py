@@ -22,32 +22,30 @@ from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.runtime.devices.placement import Placement, joined
 from mimo_mobile.runtime.onnx.cached_graph import DTYPES
+from mimo_mobile.runtime.onnx.kv_cache import KvCache
 from mimo_mobile.socs import soc_named
-
-Caches = Mapping[str, Any]
-"""OrtValues ``[1, K, C, D]`` by ``past_key_values.0.key``…"""
 
 
 class Piece:
     """One piece of the model: a session for each window, all on the same caches."""
 
-    def __init__(self, sessions: Mapping[int, Any], caches: Caches, arrays: Mapping[int, Mapping[str, NDArray[Any]]]):
-        """Bind, once, ``caches`` and for each window the ``arrays`` by input and output name."""
+    def __init__(self, sessions: Mapping[int, Any], cache: KvCache, arrays: Mapping[int, Mapping[str, NDArray[Any]]]):
+        """Bind, once, ``cache`` and for each window the ``arrays`` by input and output name."""
         self.sessions = sessions
         self._arrays = arrays  # a binding keeps no array alive
         self._bindings = {}
         for window, session in sessions.items():
             binding = session.io_binding()
             for value in session.get_inputs():
-                if value.name in caches:
-                    binding.bind_ortvalue_input(value.name, caches[value.name])
+                if value.name in cache.values:
+                    binding.bind_ortvalue_input(value.name, cache.values[value.name])
                 else:
                     array = arrays[window][value.name]
                     binding.bind_input(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             for value in session.get_outputs():
                 past = value.name.replace("present", "past_key_values")
-                if past in caches:
-                    binding.bind_ortvalue_output(value.name, caches[past])
+                if past in cache.values:
+                    binding.bind_ortvalue_output(value.name, cache.values[past])
                 else:
                     array = arrays[window][value.name]
                     binding.bind_output(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -76,7 +74,7 @@ class NpuModel:
         settings: Of the folder.
         context_length: Tokens that the caches hold.
         windows: Tokens in one run, the largest first.
-        caches: Of the trunk; a graph on the CPU can share them.
+        cache: The trunk's KV cache, which a graph on the CPU can share.
     """
 
     def __init__(self, ort: Any, folder: Path, options: QnnOptions) -> None:
@@ -102,20 +100,20 @@ class NpuModel:
         x = next(each for each in first if each.name == "x")
         self.hidden_size, self.dtype = int(x.shape[-1]), DTYPES[x.type]
         self.logits_size = int(head[1].get_outputs()[0].shape[-1])
-        self.caches = self._empty_caches(trunk)
+        self.cache = self._empty_cache(trunk)
         self._length = np.zeros(1, np.int32)
         # Two arrays for each window, written and read in turns by one piece after the other.
         self._states = {
             window: [np.zeros((1, window, self.hidden_size), self.dtype) for _ in range(2)] for window in self.windows
         }
         self._pieces = [
-            Piece(sessions, self.caches, {w: self._around(w, part) for w in self.windows})
+            Piece(sessions, self.cache, {w: self._around(w, part) for w in self.windows})
             for part, sessions in enumerate(trunk)
         ]
         heads = {w: np.zeros((1, w, self.hidden_size), self.dtype) for w in (2, 1)}
         logits = {w: np.zeros((1, w, self.logits_size), self.dtype) for w in (2, 1)}
         self._heads, self._logits = heads, logits
-        self._head = Piece(head, {}, {w: {"x": heads[w], "logits": logits[w]} for w in (2, 1)})
+        self._head = Piece(head, KvCache(ort, {}), {w: {"x": heads[w], "logits": logits[w]} for w in (2, 1)})
 
     def _around(self, window: int, part: int) -> dict[str, NDArray[Any]]:
         states = self._states[window]
@@ -143,18 +141,15 @@ class NpuModel:
                 ) from error
         return made
 
-    def _empty_caches(self, trunk: Sequence[Mapping[int, Any]]) -> dict[str, Any]:
-        inputs = [each for sessions in trunk for each in sessions[1].get_inputs()]
-        return {
-            each.name: self._ort.OrtValue.ortvalue_from_numpy(np.zeros(each.shape, DTYPES[each.type]))
-            for each in inputs
-            if each.name.startswith("past_key_values.")
-        }
+    def _empty_cache(self, parts: Sequence[Mapping[int, Any]]) -> KvCache:
+        inputs = [each for sessions in parts for each in sessions[1].get_inputs()]
+        past = [each for each in inputs if each.name.startswith("past_key_values.")]
+        return KvCache(self._ort, {each.name: (tuple(each.shape), DTYPES[each.type]) for each in past})
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Memory of one token in the cache."""
-        return sum(int(each.tensor_size_in_bytes()) for each in self.caches.values()) // self.context_length
+        return self.cache.nbytes // self.context_length
 
     def window(self, tokens: int, position: int) -> int:
         """The window for so many tokens at a position: the smallest that holds them, else the largest with room."""
@@ -197,9 +192,9 @@ class NpuModel:
             raise ModelLoadError(f"{self._folder / DRAFT_IDS}: cannot be read ({error}); compile again") from error
         return NpuMtp(self, sessions, head, draft_ids)
 
-    def caches_of(self, sessions: Mapping[int, Any]) -> dict[str, Any]:
-        """Caches for one more piece."""
-        return self._empty_caches([sessions])
+    def cache_of(self, sessions: Mapping[int, Any]) -> KvCache:
+        """A KV cache for one more piece."""
+        return self._empty_cache([sessions])
 
     def placement(self) -> Placement:
         """Where the pieces of one step are."""
@@ -220,7 +215,8 @@ class NpuModel:
         """Free the NPU's memory."""
         for piece in (*self._pieces, self._head):
             piece.close()
-        self._pieces, self.caches = [], {}
+        self._pieces = []
+        del self.cache
 
 
 class NpuMtp:
@@ -238,10 +234,11 @@ class NpuMtp:
             for window in sessions
         }
         arrays = {window: {**each, "seqlens_k": self._length} for window, each in self._arrays.items()}
-        self._piece = Piece(sessions, model.caches_of(sessions), arrays)
+        self._cache = model.cache_of(sessions)
+        self._piece = Piece(sessions, self._cache, arrays)
         self._x = np.zeros((1, 1, size), model.dtype)
         self._logits = np.zeros((1, 1, len(draft_ids)), model.dtype)
-        self._head = Piece(head, {}, {1: {"x": self._x, "logits": self._logits}})
+        self._head = Piece(head, model.cache_of({1: head[1]}), {1: {"x": self._x, "logits": self._logits}})
 
     def begin(self) -> None:
         """Nothing to do: a row attends to all positions before it, and those are read anew."""
@@ -261,6 +258,14 @@ class NpuMtp:
             start += len(part)
         self._head.run(1)
         return self._logits[0, 0].astype(np.float32), None
+
+    def state(self, tokens: int) -> dict[str, NDArray[Any]]:
+        """A copy of the first ``tokens`` rows."""
+        return self._cache.copy(tokens, "mtp.")
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put a state back."""
+        self._cache.fill(arrays, "mtp.")
 
     def close(self) -> None:
         """Free it."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import SessionError
-from mimo_mobile.runtime.backend import Cancelled
+from mimo_mobile.runtime.backend import BackendState, Cancelled
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
 
@@ -58,6 +59,21 @@ class OrtBackend:
             self._graph.run(chunk, start, rows[start : start + BATCH_TOKENS])
         return rows.astype(np.float32, copy=False)
 
+    def state(self, tokens: int) -> BackendState:
+        """A copy of the first ``tokens`` positions, the MTP layer's included."""
+        arrays = self._graph.cache.copy(tokens, "trunk.")
+        return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
+
+    def restore(self, state: BackendState) -> None:
+        """Put a state back.
+
+        Raises:
+            SessionError: It is another model's.
+        """
+        self._graph.cache.fill(state.arrays, "trunk.")
+        if self.mtp is not None:
+            self.mtp.restore(state.arrays)
+
     def cancel(self) -> None:
         """End the run that is under way."""
         self._graph.run_options.terminate = True
@@ -105,6 +121,14 @@ class OrtMtp:
             self._graph.bind_output("hidden_states_out", self._out[None, :count])
             self._graph.run(ids[start : start + count], position + start, self._logits)
         return self._logits[0].astype(np.float32, copy=False), self._out[count - 1].astype(np.float32)
+
+    def state(self, tokens: int) -> dict[str, NDArray[Any]]:
+        """A copy of the first ``tokens`` rows."""
+        return self._graph.cache.copy(tokens, "mtp.")
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put a state back."""
+        self._graph.cache.fill(arrays, "mtp.")
 
     def close(self) -> None:
         """Free the layer and its cache."""

@@ -6,7 +6,7 @@ Trunk and MTP layer are both such graphs. Knows input names and IOBinding, no se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mimo_mobile.errors import ModelLoadError, SessionError
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
+from mimo_mobile.runtime.onnx.kv_cache import KvCache
 
 BATCH_TOKENS = 128
 """Tokens per run, at most."""
@@ -37,6 +38,7 @@ class CachedGraph:
         logits_size: Tokens that get logits.
         hidden_size: Of hidden states.
         hidden_dtype: Of hidden states.
+        cache: The KV cache.
         run_options: Of the run under way; ``terminate`` ends it.
     """
 
@@ -47,11 +49,11 @@ class CachedGraph:
         model: Path,
         context_length: int,
         others: Sequence[str] = (),
-        caches: Mapping[str, Any] | None = None,
+        cache: KvCache | None = None,
     ) -> None:
         """Make room for ``context_length`` tokens beside the session of ``model``.
 
-        ``others`` are inputs beside ours; ``caches`` are OrtValues to share, by input name, instead of new ones.
+        ``others`` are inputs beside ours; ``cache`` is one to share instead of a new one.
 
         Raises:
             ModelLoadError: The graph has other inputs, or the KV cache does not fit in memory.
@@ -73,10 +75,13 @@ class CachedGraph:
         self.logits_dtype = DTYPES[outputs["logits"].type]
         self.hidden_size, self.hidden_dtype = int(hidden.shape[-1]), DTYPES[hidden.type]
         self.kv_type = str(inputs[past[0]].type)
-        shapes = {name: (1, inputs[name].shape[1], context_length, inputs[name].shape[3]) for name in past}
-        kv = sum(math.prod(shape) * np.dtype(DTYPES[inputs[name].type]).itemsize for name, shape in shapes.items())
+        shapes = {
+            name: ((1, inputs[name].shape[1], context_length, inputs[name].shape[3]), DTYPES[inputs[name].type])
+            for name in past
+        }
+        kv = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
         self.kv_bytes_per_token = kv // context_length
-        if caches is None:
+        if cache is None:
             memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
         # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
         self._mask = np.zeros((1, context_length), np.int64)
@@ -86,15 +91,10 @@ class CachedGraph:
         self._binding = session.io_binding()
         self.bind_input("attention_mask", self._mask)
         self.bind_input(LOGITS_START, self._first_row)
-        self._caches = []  # a binding keeps no array alive
-        for name, shape in shapes.items():
-            if caches is None:
-                cache = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, DTYPES[inputs[name].type]))
-            else:
-                cache = caches[name]
-            self._binding.bind_ortvalue_input(name, cache)
-            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
-            self._caches.append(cache)
+        self.cache = cache or KvCache(ort, shapes)  # kept, since a binding keeps nothing alive
+        for name in past:
+            self._binding.bind_ortvalue_input(name, self.cache.values[name])
+            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), self.cache.values[name])
 
     def renew(self) -> None:
         """Make the next run one that can be ended: the flag of one that was ended stays set."""
@@ -138,4 +138,4 @@ class CachedGraph:
     def close(self) -> None:
         """Free the model and its cache."""
         self._binding = self._session = None
-        self._caches = []
+        del self.cache

@@ -11,9 +11,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mimo_mobile import providers
-from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError
+from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MimoMobileError, ModelLoadError
 from mimo_mobile.layout import read_npu_settings
-from mimo_mobile.providers import PROVIDERS, CpuOptions, Ep, Options, QnnOptions
+from mimo_mobile.providers import PROVIDERS, CpuOptions, Options, QnnOptions
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.devices import selftest
@@ -31,56 +31,41 @@ logger = logging.getLogger(__name__)
 NOT_COMPILED = "the folder was not compiled for one"
 
 
-def open_on(
-    opening: OnnxOpening,
-    ep: Ep,
-    options: Options | None,
-    context_length: int | None,
-    mtp_drafts: int,
-    strict: bool,
-) -> tuple[Backend, Placement]:
-    """A folder's model on a provider, and where its nodes went.
-
-    Args:
-        opening: How the folder's graphs are opened.
-        ep: What was asked for.
-        options: The provider's options.
-        context_length: What was asked for; binaries for an NPU have theirs.
-        mtp_drafts: Drafts in a row.
-        strict: Everything on ``ep``, or an error.
+def open_on(opening: OnnxOpening) -> tuple[Backend, Placement]:
+    """A folder's model on the provider that was asked for, and where its nodes went.
 
     Raises:
-        ValueError: ``options`` are another provider's.
+        BadArgumentError: ``ep_options`` are another provider's.
         ModelLoadError: The model cannot be loaded.
         BackendUnavailableError: ``ep`` cannot run it, or with ``strict`` not all of it, or computes wrong numbers.
         MissingDependencyError: What brings ``ep`` is not installed.
     """
+    ep, options = opening.config.ep, opening.config.ep_options
     kinds = (CpuOptions, QnnOptions) if ep == "auto" else (PROVIDERS[ep].options,)
     if options is not None and not isinstance(options, kinds):
-        raise ValueError(f"ep {ep} takes {' or '.join(kind.__name__ for kind in kinds)}, not {options!r}")
+        raise BadArgumentError(f"ep {ep} takes {' or '.join(kind.__name__ for kind in kinds)}, not {options!r}")
+    npu = options if isinstance(options, QnnOptions) else QnnOptions()
     if ep == "auto":
-        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
-        reason = _unfit(opening, chosen, context_length, mtp_drafts)
+        reason = _unfit(opening, npu)
         if reason:
             logger.log(logging.DEBUG if reason == NOT_COMPILED else logging.INFO, "no NPU: %s", reason)
             return opening.backend()
-        return _on_npu(opening, chosen, strict)
+        return _on_npu(opening, npu)
     if ep == "cpu":
         return opening.backend()
     if ep == "qnn":
-        chosen = options if isinstance(options, QnnOptions) else QnnOptions()
-        if reason := _refused(opening, chosen, context_length, mtp_drafts):
+        if reason := _refused(opening, npu):
             raise BackendUnavailableError(f"--ep qnn: {reason}")
-        return _on_npu(opening, chosen, strict)
-    return _on_provider(opening, ep, options or PROVIDERS[ep].options(), strict)
+        return _on_npu(opening, npu)
+    return _on_provider(opening, ep, options or PROVIDERS[ep].options())
 
 
-def _unfit(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+def _unfit(opening: OnnxOpening, options: QnnOptions) -> str:
     """Why ``auto`` takes the CPU; a PC's simulator is no NPU."""
     try:
         if npu_folder.find(opening.folder, options) is None:
             return NOT_COMPILED
-        if reason := _refused(opening, options, context_length, mtp_drafts):
+        if reason := _refused(opening, options):
             return reason
         devices = providers.register(opening.ort, PROVIDERS["qnn"])
     except MimoMobileError as error:
@@ -88,26 +73,27 @@ def _unfit(opening: OnnxOpening, options: QnnOptions, context_length: int | None
     return "" if any(device.device.type.name == "NPU" for device in devices) else "none is here"
 
 
-def _refused(opening: OnnxOpening, options: QnnOptions, context_length: int | None, mtp_drafts: int) -> str:
+def _refused(opening: OnnxOpening, options: QnnOptions) -> str:
     """What of the other wishes binaries for an NPU cannot fulfil."""
     folder = npu_folder.find(opening.folder, options)
     if folder is None:
         target = "qnn" if options.activations == "float" else "qdq"
         return f"{opening.folder}: nothing compiled for it; run mimo quantize … --target {target} --soc SM8750"
-    if mtp_drafts > 1:
+    if opening.config.mtp_drafts > 1:
         return "it drafts one token at a time; leave mtp_drafts at 1"
-    if opening.kv_dtype not in (None, "f16"):
-        return f"its KV cache is float16; {opening.kv_dtype} was asked for"
+    if opening.config.kv_dtype not in (None, "f16"):
+        return f"its KV cache is float16; {opening.config.kv_dtype} was asked for"
     compiled = read_npu_settings(folder).context_length
-    if context_length not in (None, compiled):
+    if opening.config.context_length not in (None, compiled):
         return (
-            f"{folder}: compiled for a context of {compiled}, {context_length} was asked for;"
+            f"{folder}: compiled for a context of {compiled}, {opening.config.context_length} was asked for;"
             " leave it out, or compile again with --context"
         )
     return ""
 
 
-def _on_provider(opening: OnnxOpening, ep: str, options: Options, strict: bool) -> tuple[Backend, Placement]:
+def _on_provider(opening: OnnxOpening, ep: str, options: Options) -> tuple[Backend, Placement]:
+    strict = opening.config.strict
     backend, placed = opening.backend(ep, options)
     if not placed.whole:
         if strict:
@@ -125,8 +111,8 @@ def _on_provider(opening: OnnxOpening, ep: str, options: Options, strict: bool) 
     return _on_cpu(opening, ep, str(verdict))
 
 
-def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Backend, Placement]:
-    folder = npu_folder.find(opening.folder, options)
+def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placement]:
+    strict, folder = opening.config.strict, npu_folder.find(opening.folder, options)
     assert folder is not None
     settings = read_npu_settings(folder)
     tolerance = selftest.TOLERANCE if options.activations == "float" else selftest.TOLERANCE_QUANTIZED
@@ -136,7 +122,7 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Ba
         return _on_cpu(opening, "qnn", str(verdict) if verdict.wrong else _told(verdict))
     try:
         model = NpuModel(opening.ort, folder, options)
-        layer = model.mtp_layer() if opening.speculate in ("auto", "mtp") else None
+        layer = model.mtp_layer() if opening.config.speculate in ("auto", "mtp") else None
     except (BackendUnavailableError, ModelLoadError) as error:
         if strict:
             raise
@@ -173,7 +159,7 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions, strict: bool) -> tuple[Ba
 
 def _beside(opening: OnnxOpening, npu: NpuBackend) -> Any:
     """The CPU on the NPU's caches."""
-    return dataclasses.replace(opening, context_length=npu.context_length).backend(caches=npu.model.caches)[0]
+    return dataclasses.replace(opening, context_length=npu.context_length).backend(cache=npu.model.cache)[0]
 
 
 def _on_cpu(opening: OnnxOpening, ep: str, reason: str) -> tuple[Backend, Placement]:
@@ -214,4 +200,4 @@ def _told(verdict: Verdict) -> str:
 def _circumstances(opening: OnnxOpening, ep: str, options: Options) -> tuple[object, ...]:
     """What a verdict holds for."""
     versions = providers.versions(opening.ort, PROVIDERS[ep])
-    return ep, options, versions, opening.model.name, opening.threads, opening.spin
+    return ep, options, versions, opening.model.name, opening.threads, opening.config.spin

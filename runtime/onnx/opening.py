@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,15 @@ from mimo_mobile.errors import BackendUnavailableError, MemoryFullError, MimoMob
 from mimo_mobile.layout import MODEL, MTP
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.providers import Options
-from mimo_mobile.runtime.backend import KvDtype
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
-from mimo_mobile.runtime.decode.speculator import Speculate
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.devices.placement import Placement, placement
+from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.onnx import prepacked
 from mimo_mobile.runtime.onnx.backend import OrtBackend, OrtMtp
 from mimo_mobile.runtime.onnx.cached_graph import CachedGraph
+from mimo_mobile.runtime.onnx.kv_cache import KvCache
 
 PREPACKED_SIZE = 1.2
 """Prepacked weights over the data file: 544 MB of 451 were measured for blocks of 32."""
@@ -38,29 +37,23 @@ class OnnxOpening:
     Attributes:
         ort: The module onnxruntime.
         folder: The ONNX folder.
-        model: Its trunk.
-        context_length: Tokens that caches hold.
-        threads: Of the CPU.
-        kv_dtype: What was asked for.
-        cache: Keep prepacked weights.
-        spin: Let idle threads wait actively.
-        speculate: What drafts.
-        reads_normed_states: The MTP layer wants hidden states after the trunk's last norm.
+        model: The graph of its trunk.
+        config: What was asked for.
+        context_length: How many tokens the KV caches hold.
+        threads: How many CPU threads compute.
+        reads_normed_states: Whether the MTP layer wants hidden states after the trunk's last norm.
     """
 
     ort: Any
     folder: Path
     model: Path
+    config: LoadConfig
     context_length: int
     threads: int
-    kv_dtype: KvDtype | None
-    cache: bool
-    spin: bool
-    speculate: Speculate
     reads_normed_states: bool = False
 
     def backend(
-        self, ep: str = "cpu", options: Options | None = None, caches: Mapping[str, Any] | None = None
+        self, ep: str = "cpu", options: Options | None = None, cache: KvCache | None = None
     ) -> tuple[OrtBackend, Placement]:
         """Trunk and MTP layer on a provider, the CPU for what it leaves; where the trunk's nodes went.
 
@@ -69,19 +62,19 @@ class OnnxOpening:
             BackendUnavailableError: The provider is not here, or the cache is of another type.
         """
         trunk = self._open(self.model, ep, options)
-        graph = CachedGraph(self.ort, trunk, self.model, self.context_length, caches=caches)
-        if self.kv_dtype is not None and graph.kv_type != _KV_TYPES[self.kv_dtype]:
+        graph = CachedGraph(self.ort, trunk, self.model, self.context_length, cache=cache)
+        if self.config.kv_dtype is not None and graph.kv_type != _KV_TYPES[self.config.kv_dtype]:
             built = next((name for name, each in _KV_TYPES.items() if each == graph.kv_type), graph.kv_type)
             raise BackendUnavailableError(
-                f"{self.model}: its KV cache is {built}, {self.kv_dtype} was asked for; leave it out"
+                f"{self.model}: its KV cache is {built}, {self.config.kv_dtype} was asked for; leave it out"
             )
         sessions, head, mtp = {self.model: trunk}, None, self.folder / MTP
-        if self.speculate in ("auto", "mtp") and mtp.is_file():
+        if self.config.speculate in ("auto", "mtp") and mtp.is_file():
             try:
                 sessions[mtp] = layer = self._open(mtp, ep, options)
                 head = MtpHead(OrtMtp(CachedGraph(self.ort, layer, mtp, self.context_length, ["hidden_states"])))
             except MemoryFullError as error:
-                if self.speculate == "mtp":
+                if self.config.speculate == "mtp":
                     raise
                 logger.warning("%s; going on without drafts by the MTP layer", error)
         return OrtBackend(graph, head), placement(sessions, ep)
@@ -91,7 +84,7 @@ class OnnxOpening:
         made.intra_op_num_threads = self.threads
         made.inter_op_num_threads = 1
         made.log_severity_level = 4
-        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spin else "0")
+        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.config.spin else "0")
         # Trunk and MTP layer have threads of their own, which would take the cores from each other between two runs.
         made.add_session_config_entry("session.force_spinning_stop", "1")
         made.add_session_config_entry(providers.RECORD, "1")
@@ -99,7 +92,7 @@ class OnnxOpening:
 
     def _open(self, model: Path, ep: str, options: Options | None) -> Any:
         """The InferenceSession; on the CPU from prepacked weights when there is a cache."""
-        ort, cache = self.ort, self.cache and ep == "cpu"
+        ort, cache = self.ort, self.config.cache and ep == "cpu"
 
         def start(model: Path) -> Any:
             made = self._session_options()

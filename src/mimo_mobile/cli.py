@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimo_mobile import __version__
-from mimo_mobile.cli_options import Recipes, generation_options, load_options, npu_options, single_file
-from mimo_mobile.errors import MimoMobileError
+from mimo_mobile.cli_options import Recipes, built, generation_options, load_options, npu_options, single_file
+from mimo_mobile.errors import BadArgumentError, MimoMobileError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
-    from mimo_mobile.runtime import GenerationConfig, Session
+    from mimo_mobile.runtime import Model
     from mimo_mobile.socs import Soc
 
 FIRST_QUESTION = "What is 348 + 27 * 6?"
@@ -29,10 +29,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BadArgumentError as error:
+            raise click.UsageError(str(error)) from error
         except MimoMobileError as error:
             raise click.ClickException(str(error)) from error
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,19 +41,15 @@ def main() -> None:
     """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
 
 
-def _load(model: Path, options: dict[str, Any]) -> Session:
+def _load(path: Path, options: dict[str, Any]) -> Model:
     from mimo_mobile.providers import parse_options
-    from mimo_mobile.runtime import load
+    from mimo_mobile.runtime import LoadConfig, load
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
-    keys = (
-        "recipe", "context_length", "threads", "kv_dtype", "repack", "cache", "spin", "speculate", "mtp_drafts", "ep",
-        "strict",
-    )  # fmt: skip
-    pairs = options.pop("ep_options")
-    chosen = parse_options(options["ep"], pairs) if pairs else None
-    return load(model, ep_options=chosen, **{key: options.pop(key) for key in keys})
+    if pairs := options.pop("ep_options"):
+        options["ep_options"] = parse_options(options["ep"], pairs)
+    return load(path, built(LoadConfig, options))
 
 
 def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
@@ -81,12 +77,6 @@ def _report_compiled(folder: Path) -> None:
         ]  # fmt: skip
         title = f"{file.parent}  (context {found['context_length']}, windows {found['windows']})"
         terminal.table(title, ("graph", "compiled in", "size", "peak memory"), rows)
-
-
-def _config(options: dict[str, Any]) -> GenerationConfig:
-    from mimo_mobile.runtime import GenerationConfig
-
-    return GenerationConfig(**options)
 
 
 @main.command()
@@ -212,8 +202,8 @@ def _first_answer(path: Path) -> None:
     from mimo_mobile.runtime import GenerationConfig, Message, load
 
     config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
-    with load(path) as session:
-        tokens = list(session.generate([Message("user", FIRST_QUESTION)], config))
+    with load(path) as loaded:
+        tokens = list(loaded.generate([Message("user", FIRST_QUESTION)], config))
     answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
     speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
     click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")
@@ -231,15 +221,18 @@ def _first_answer(path: Path) -> None:
 def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, **options: Any) -> None:
     """Answer PROMPT with MODEL, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
     from mimo_mobile import terminal
-    from mimo_mobile.runtime import Message
+    from mimo_mobile.runtime import GenerationConfig, Message
 
-    with _load(model, options) as session:
+    config = built(GenerationConfig, options)
+    if raw and (system or not config.thinking):
+        raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")
+    with _load(model, options) as loaded:
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
-        tokens = session.generate(messages, _config(options))
+        tokens = loaded.generate(messages, config)
         if as_json:
             click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
         else:
-            _, reason = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=session.cancel)
+            _, reason = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
             if reason == "cancelled":
                 raise click.Abort
 
@@ -253,15 +246,15 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
 def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     """Talk with MODEL; Ctrl-C stops an answer, Ctrl-D or an empty line ends."""
     from mimo_mobile import terminal
-    from mimo_mobile.runtime import Message
+    from mimo_mobile.runtime import GenerationConfig, Message
 
-    with _load(model, options) as session:
-        config = _config(options)
+    config = built(GenerationConfig, options)
+    with _load(model, options) as loaded:
         messages = [Message("system", system)]
         while question := terminal.ask():
             messages.append(Message("user", question))
-            tokens = session.generate(messages, config)
-            answer, _ = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=session.cancel)
+            tokens = loaded.generate(messages, config)
+            answer, _ = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
             messages.append(Message("assistant", answer))
 
 
@@ -278,9 +271,9 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
     from mimo_mobile.runtime import bench as measure
 
     drafting = options["speculate"] != "off"
-    with _load(model, options) as session:
-        result = measure.bench(session, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
-        drafts = measure.bench_speculation(session, repeats=repeats) if drafting else None
+    with _load(model, options) as loaded:
+        result = measure.bench(loaded, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
+        drafts = measure.bench_speculation(loaded, repeats=repeats) if drafting else None
     terminal.record(result, as_json=as_json, speculation=drafts)
 
 

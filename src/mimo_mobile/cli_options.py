@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
 from mimo_mobile.errors import MimoMobileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config")
 
 
 class Recipes(click.ParamType[Sequence[str]]):
@@ -36,66 +41,53 @@ def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]
 
 
 def generation_options(command: Command) -> Command:
-    """The sampling options that run and chat share."""
-    options = (
-        click.option("--temperature", type=float, default=0.6, show_default=True, help="0 is greedy."),
-        click.option("--top-p", type=float, default=0.95, show_default=True),
-        click.option("--top-k", type=int, default=0, show_default=True, help="0 is off."),
-        click.option("--min-p", type=float, default=0.0, show_default=True),
-        click.option("--seed", type=int, help="Same seed, same text."),
-        click.option("--max-tokens", type=int, default=2048, show_default=True, help="Thinking and answer together."),
-        click.option("--stop", multiple=True, help="End before this text; may be given more than once."),
-        click.option("--thinking/--no-thinking", default=True, show_default=True),
-        click.option(
-            "--thinking-budget", type=int, help="Tokens after which thinking is closed and the answer follows."
-        ),
-    )
-    return _decorated(command, options)
+    """The options that GenerationConfig has, for run and chat; whether to speculate is LoadConfig's there."""
+    from mimo_mobile.runtime.generation_config import GenerationConfig
+
+    return _decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name != "speculate"])
 
 
 def load_options(command: Command) -> Command:
-    """The options on how a model is loaded that run, chat and bench share."""
-    options = (
-        click.option("--recipe", help="Which file of a folder that `mimo quantize` wrote."),
-        click.option(
-            "--context-length", type=int, help="Tokens of prompt and answer [default: the model's, at most 4096]."
-        ),
-        click.option("--threads", type=int, help="[default: physical cores]"),
-        click.option(
-            "--kv-dtype", type=click.Choice(["f32", "f16", "int8"]), help="KV cache [default: f16, or the graph's]."
-        ),
-        click.option(
-            "--repack/--no-repack",
-            default=None,
-            help="Copy weights into the CPU's order [default: if they fit]; llama.cpp.",
-        ),
-        click.option("--cache/--no-cache", default=True, help="Keep prepacked weights, and what runs cost, on disk."),
-        click.option(
-            "--speculate",
-            type=click.Choice(["auto", "mtp", "ngram", "off"]),
-            default="auto",
-            show_default=True,
-            help="What drafts tokens; the text stays the same.",
-        ),
-        click.option(
-            "--mtp-drafts",
-            type=click.IntRange(1, 7),
-            default=1,
-            show_default=True,
-            help="In a row by the MTP layer, trained for one; ONNX.",
-        ),
-        click.option("--spin/--no-spin", default=True, help="Idle threads wait actively [default], or save power."),
-        click.option(
-            "--ep",
-            type=click.Choice(["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]),
-            default="auto",
-            show_default=True,
-            help="ONNX: where to compute.",
-        ),
-        click.option("--ep-option", "ep_options", multiple=True, metavar="NAME=VALUE", help="Of the --ep."),
-        click.option("--strict", is_flag=True, help="Fail where --ep leaves work to the CPU or is wrong."),
-    )
-    return _decorated(command, options)
+    """The options that LoadConfig has, for run, chat and bench."""
+    from mimo_mobile.runtime.load_config import LoadConfig
+
+    return _decorated(command, list(_options_of(LoadConfig).values()))
+
+
+def built(config: Callable[..., Config], options: dict[str, Any]) -> Config:
+    """A config of its attributes among ``options``, which are taken out."""
+    return config(**{name: options.pop(name) for name in inspect.signature(config).parameters if name in options})
+
+
+def _options_of(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
+    """An option for every attribute of a config; its description in the docstring is the help."""
+    described, hints = _described(config), get_type_hints(config)
+    return {
+        field.name: _option(field, hints[field.name], described[field.name]) for field in dataclasses.fields(config)
+    }
+
+
+def _option(field: dataclasses.Field[Any], hint: Any, described: str) -> Callable[[Any], Any]:
+    name = field.name.replace("_", "-")
+    settings: dict[str, Any] = {"default": field.default, "help": described}
+    kinds = [each for each in get_args(hint) if each is not NoneType] if NoneType in get_args(hint) else [hint]
+    if field.name == "ep_options":
+        return click.option("--ep-option", "ep_options", multiple=True, metavar="NAME=VALUE", help=described)
+    if field.default == ():
+        return click.option(f"--{name}", multiple=True, help=described)
+    if kinds == [bool]:
+        return click.option(
+            f"--{name}" if field.default is False else f"--{name}/--no-{name}", is_flag=True, **settings
+        )
+    kind = click.Choice(get_args(kinds[0])) if get_args(kinds[0]) else kinds[0]
+    return click.option(f"--{name}", type=kind, show_default=field.default is not None, **settings)
+
+
+def _described(config: type[Any]) -> dict[str, str]:
+    """What a docstring's section on attributes says of each."""
+    section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def npu_options(command: Command) -> Command:

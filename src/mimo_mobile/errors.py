@@ -13,11 +13,12 @@
     │   ├── ModelLoadError           a file is no model, damaged, or too large
     │   │   └── MemoryFullError      a model would not fit in the available memory
     │   ├── ContextFullError         prompt and answer do not fit the context
+    │   ├── NumericsError            a model computed NaN or infinity
     │   └── BackendUnavailableError  a backend or an execution provider is not here
-    └── MissingDependencyError       an extra was not installed
+    ├── MissingDependencyError       an extra was not installed
+    └── BadArgumentError             an argument is out of range or comes to nothing; a ``ValueError``, too
 
-A message says what was found, what was expected and what to do, in one line. A bad argument is a plain
-``ValueError``.
+A message says what was found, what was expected and what to do, in one line.
 """
 
 from __future__ import annotations
@@ -78,8 +79,16 @@ class ContextFullError(SessionError):
     """Prompt and answer do not fit the context."""
 
 
+class NumericsError(SessionError):
+    """A model computed NaN or infinity."""
+
+
 class BackendUnavailableError(SessionError):
     """A backend or an execution provider is not available on this machine."""
+
+
+class BadArgumentError(MimoMobileError, ValueError):
+    """An argument is out of its range, or comes to nothing beside another."""
 
 
 class MissingDependencyError(MimoMobileError):

@@ -44,17 +44,20 @@ class Source:
     revision: str | None = None
 
 
-def resolve(model: str, revision: str | None = None) -> Source:
+def resolve(model: Source | str | Path, revision: str | None = None) -> Source:
     """The checkpoint that ``model`` names, downloaded if need be.
 
     Args:
-        model: ``nano``, a folder, or a hub id such as ``XiaomiMiMo/MiMo-7B-RL``.
+        model: ``nano``, a folder, what this returned before, or a hub id such as ``XiaomiMiMo/MiMo-7B-RL``.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
         CheckpointError: No such folder, or the hub does not give it.
         MissingDependencyError: A hub id without huggingface_hub.
     """
+    if isinstance(model, Source):
+        return model
+    model = str(model)
     if model == NANO:
         return Source(Path(str(files("mimo_mobile") / "nano")), "mimo-nano")
     path = Path(model).expanduser()

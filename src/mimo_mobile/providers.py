@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from mimo_mobile import files
 from mimo_mobile.cache import cache_folder
-from mimo_mobile.errors import BackendUnavailableError, MissingDependencyError
+from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MissingDependencyError
 
 Ep = Literal["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]
 """``auto``: the NPU when parts for it are there, it is one and it passes its test; else the CPU."""
@@ -158,17 +158,17 @@ def parse_options(ep: str, pairs: Sequence[str]) -> Options:
     """``["vtcm_mb=8"]`` as a provider's options.
 
     Raises:
-        ValueError: No such option, or not a value of its.
+        BadArgumentError: No such option, or not a value of its.
     """
     kind = PROVIDERS["qnn" if ep == "auto" else ep].options  # what auto may take beside the CPU, which has none
     kinds, values = get_type_hints(kind), dict[str, Any]()
     for pair in pairs:
         name, _, text = pair.partition("=")
         if name not in kinds:
-            raise ValueError(f"{ep} has no option {name!r}; it has {', '.join(kinds) or 'none'}")
+            raise BadArgumentError(f"{ep} has no option {name!r}; it has {', '.join(kinds) or 'none'}")
         choices = get_args(kinds[name])
         if (choices and text not in choices) or (kinds[name] is int and not text.isdecimal()):
-            raise ValueError(f"{ep}: {name} {text!r}; {', '.join(choices) or 'a whole number'} expected")
+            raise BadArgumentError(f"{ep}: {name} {text!r}; {', '.join(choices) or 'a whole number'} expected")
         values[name] = int(text) if kinds[name] is int else text
     made: Options = kind(**values)
     return made

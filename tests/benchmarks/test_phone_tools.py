@@ -18,7 +18,7 @@ from benchmarks.phone import job
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import render
 from tests.benchmarks.setting import Setting, make_setting
@@ -57,7 +57,7 @@ def phone(folder: Path, tools: Path, model: Path, cpu: str, patch: pytest.Monkey
     return made
 
 
-def ours(session: Session, question: str) -> str:
+def ours(session: Model, question: str) -> str:
     """What our runtime writes, greedily, thinking and answer as one text."""
     config = GenerationConfig(temperature=0, max_tokens=job.ANSWER_TOKENS)
     tokens = session.generate([Message("user", question)], config)

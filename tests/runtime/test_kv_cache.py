@@ -17,7 +17,7 @@ from mimo_mobile.hub import resolve
 from mimo_mobile.quantize import calibrate
 from mimo_mobile.quantize.evaluate import problems_of_kinds, read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.backend import KvDtype
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=160)
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def answers(session: Session) -> list[list[int]]:
+def answers(session: Model) -> list[list[int]]:
     problems = list(problems_of_kinds(read_problems(resolve("nano").path), 12))
     return [
         [token.token_id for token in session.generate([Message("user", each.question)], GREEDY) if token.token_id]

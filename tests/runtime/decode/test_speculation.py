@@ -16,7 +16,7 @@ from mimo_mobile.errors import BackendUnavailableError
 from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.decode import speculator as speculation
 from mimo_mobile.runtime.decode.sampling import distribution
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"onnx": out / "mimo-nano-int4_b32-onnx", "gguf": out / "mimo-nano-q8_0.gguf"}
 
 
-def session_of(models: dict[str, Path], backend: str, mode: str, **options: object) -> Session:
+def session_of(models: dict[str, Path], backend: str, mode: str, **options: object) -> Model:
     return load(models[backend], speculate=mode, cache=False, **options)  # type: ignore[arg-type]
 
 
@@ -206,7 +206,7 @@ def test_long_prompts_without_a_common_beginning_draft_as_well_as_fresh_ones(
 ) -> None:
     prompts = [f"{' '.join(QUESTIONS[at : at + 5])} {QUESTIONS[at]}" for at in (0, 30, 60, 90)]
 
-    def share(session: Session, prompt: str) -> tuple[int, int]:
+    def share(session: Model, prompt: str) -> tuple[int, int]:
         stats = list(session.generate([Message("user", prompt)], replace(GREEDY, max_tokens=60)))[-1].stats
         assert stats is not None and stats.prompt_tokens > 64
         return stats.drafted_tokens, stats.accepted_tokens

@@ -28,7 +28,7 @@ from mimo_mobile.hub import Source, resolve
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, Session, load
+from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.devices.selftest import Speed, Verdict
 from mimo_mobile.runtime.npu import backend as npu_backend
 from mimo_mobile.runtime.npu import model as npu_model
@@ -58,7 +58,7 @@ def copied(model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model, tmp_path / "model"))
 
 
-def ids_of(session: Session, question: str, config: GenerationConfig = GREEDY) -> list[int]:
+def ids_of(session: Model, question: str, config: GenerationConfig = GREEDY) -> list[int]:
     tokens = session.generate([Message("user", question)], config)
     return [token.token_id for token in tokens if token.token_id is not None]
 

@@ -1,0 +1,86 @@
+"""How a model is loaded: one record that travels from the command line to the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mimo_mobile.errors import BadArgumentError, ModelLoadError
+from mimo_mobile.layout import DEFAULT_CONTEXT
+from mimo_mobile.providers import Ep, Options
+from mimo_mobile.runtime.backend import KvDtype
+
+Speculate = Literal["auto", "mtp", "ngram", "off"]
+"""What drafts tokens: whatever pays at the moment, always the MTP layer, always prompt lookup, or nothing."""
+
+MOST_MTP_DRAFTS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadConfig:
+    """How to load a model; the command line's options are made from these attributes and their descriptions.
+
+    Attributes:
+        recipe: Which entry of a folder that `mimo quantize` wrote is loaded; by default its first.
+        context_length: How many tokens prompt and answer may have together; by default as many as the model was
+            trained for, but at most 4096.
+        threads: How many CPU threads compute; by default as many as there are physical cores.
+        kv_dtype: What the KV cache is made of. By default it is f16, or what the ONNX graph has built in; int8 needs
+            half of the memory, and f32 is for comparisons.
+        repack: Whether llama.cpp copies the weights into the order that this CPU reads fastest; by default it does
+            when the memory suffices, and else it reads the mapped file.
+        cache: Whether ONNX Runtime's prepacked weights, and what was measured of this machine, are kept on disk.
+        spin: Whether idle threads wait actively, which is faster and takes more power.
+        speculate: What drafts tokens, so that the model verifies several in one run: mtp is the model's own layer,
+            ngram is prompt lookup, and auto takes what pays at the moment. Drafts change the speed and no token.
+        mtp_drafts: How many tokens in a row the MTP layer drafts at most. It was trained for one; llama.cpp drafts
+            one, too.
+        ep: The execution provider that computes an ONNX model. With auto the NPU does when the model was compiled
+            for it and it passes a test; else the CPU does.
+        ep_options: The execution provider's own options.
+        strict: Whether it is an error when the execution provider leaves work to the CPU or computes wrong numbers,
+            instead of going on with the CPU.
+    """
+
+    recipe: str | None = None
+    context_length: int | None = None
+    threads: int | None = None
+    kv_dtype: KvDtype | None = None
+    repack: bool | None = None
+    cache: bool = True
+    spin: bool = True
+    speculate: Speculate = "auto"
+    mtp_drafts: int = 1
+    ep: Ep = "auto"
+    ep_options: Options | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            BadArgumentError: One of them is out of its range, or comes to nothing beside another.
+        """
+        for name in ("context_length", "threads", "mtp_drafts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadArgumentError(f"{name} {value} is out of range; 1 or more expected")
+        if self.mtp_drafts > MOST_MTP_DRAFTS:
+            raise BadArgumentError(f"mtp_drafts {self.mtp_drafts} is out of range; at most {MOST_MTP_DRAFTS} expected")
+        if self.mtp_drafts > 1 and self.speculate in ("ngram", "off"):
+            raise BadArgumentError(
+                f"mtp_drafts comes to nothing with speculate {self.speculate!r}; leave one of them out"
+            )
+
+    def choose_context_length(self, path: Path, trained: int) -> int:
+        """The context to make room for: what was asked, else the model's but at most ``DEFAULT_CONTEXT``.
+
+        Raises:
+            ModelLoadError: More was asked for than the model was trained for.
+        """
+        if self.context_length is not None and self.context_length > trained:
+            raise ModelLoadError(
+                f"{path}: context_length {self.context_length} asked for, the model was trained for {trained}"
+            )
+        return self.context_length or min(trained, DEFAULT_CONTEXT)
