@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.decode.speculator import Draft, Speculate, Speculator
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
-from mimo_mobile.runtime.text.chat_template import Message, render
+from mimo_mobile.runtime.text.chat_template import Message, MessageLike, encode_messages
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -121,17 +121,20 @@ class Session:
         """Whether messages can be given."""
         return self._chat_template is not None
 
-    def encode_prompt(self, prompt: str | Sequence[Message], config: GenerationConfig) -> list[int]:
+    def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt: messages through the chat template, a text as it stands.
+
+        Names of special tokens in a text become these tokens; in a message they are text like any other.
 
         Raises:
             SessionError: The model has no chat template, or it refuses the messages.
+            ValueError: Something among the messages is none.
         """
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         if self._chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
-        return self.tokenizer.encode(render(self._chat_template, prompt, thinking=_thinks(config)))
+        return encode_messages(self._chat_template, prompt, self.tokenizer, thinking=_thinks(config))
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] after each of ``ids``; the KV cache's content is lost.
@@ -145,15 +148,19 @@ class Session:
             return backend.all_logits(ids)
 
     def generate(
-        self, prompt: str | Sequence[Message] | Sequence[int], config: GenerationConfig | None = None
+        self, prompt: str | Sequence[MessageLike] | Sequence[int], config: GenerationConfig | None = None
     ) -> Generator[GeneratedToken, None, None]:
         """Stream what follows a prompt: messages, a text as it stands, or token ids.
+
+        Messages may be dicts in OpenAI's form too. Names of special tokens are text in a message; in a text that is
+        given as it stands they become these tokens.
 
         The last record carries ``finish_reason`` and ``stats``. Closing the iterator early ends the generation.
 
         Raises:
             ContextFullError: The prompt alone fills the context.
             SessionError: The session is closed or busy, or the backend failed.
+            ValueError: Something among the messages is none.
         """
         config = config or GenerationConfig()
         idle = not self._busy.locked()
@@ -162,8 +169,8 @@ class Session:
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
-        elif prompt and isinstance(prompt[0], Message):
-            ids = self.encode_prompt(cast(Sequence[Message], prompt), config)
+        elif prompt and isinstance(prompt[0], Message | Mapping):
+            ids = self.encode_prompt(cast(Sequence[MessageLike], prompt), config)
             state = "start" if _thinks(config) else "answer"
         else:
             ids = list(cast(Sequence[int], prompt))

@@ -33,15 +33,15 @@ CORPUS = [
 ]  # fmt: skip
 
 
-def llama_ids(path: Path, text: str) -> list[int]:
-    """llama.cpp's own tokenizer, given NFC as it skips that step."""
+def llama_ids(path: Path, text: str, *, special: bool = True) -> list[int]:
+    """llama.cpp's own tokenizer, given NFC as it skips that step; ``special`` tells it to look for special tokens."""
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     vocab = llama_cpp.llama_model_get_vocab(model)
     data = text.encode()
     room = (llama_cpp.llama_token * (len(data) + 8))()
-    count = llama_cpp.llama_tokenize(vocab, data, len(data), room, len(room), False, True)
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), room, len(room), False, special)
     llama_cpp.llama_model_free(model)
     return list(room[:count])
 
