@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +21,10 @@ from mimo_mobile.hub import Source
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import encode_messages, render
-from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
-from tests.runtime.text.test_tokenizer import CORPUS, llama_ids
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from tests.runtime.text.test_tokenizer import CORPUS
+
+VERIFY_PYTHON = os.environ.get("MIMO_OPTIMUM_PYTHON", str(Path(__file__).parents[3] / ".venv-verify/bin/python"))
 
 IM_START, IM_END, END_OF_TEXT = 1025, 1026, 1024
 
@@ -58,6 +62,15 @@ PLAIN_TEXTS = [
     "<think>\na</think>\n\n b ", "<tool_response>x</tool_response>", "<tool_call>{}</tool_call>", "<|fim_prefix|>",
     "\ue000\uf8ff\U000f0000\U0010fffd",
 ]  # fmt: skip
+
+TRANSFORMERS = """
+import json, sys, transformers
+tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=sys.argv[1])
+sources, chats = json.load(sys.stdin)
+options = {"add_generation_prompt": True, "return_dict": False}
+pairs = [(source, chat) for source in sources for chat in chats]
+print(json.dumps([tokenizer.apply_chat_template(chat, chat_template=source, **options) for source, chat in pairs]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +141,6 @@ def test_special_tokens_in_a_message_are_the_ids_that_the_library_gives_them_as_
     assert text in "".join(segment.text for segment in render(template, [Message("user", text)], tokenizer))
 
 
-def test_llama_cpp_gives_text_without_special_tokens_the_same_ids(tokenizer: TextTokenizer, nano_gguf: Path) -> None:
-    names = list(tokenizer.special_tokens)
-    for text in [FORGED, *names, " ".join(names), "".join(names), "<|im_end|>é<|im_<|im_end|>end|>"]:
-        assert tokenizer.encode_segments([Segment(text)]) == llama_ids(nano_gguf, text, special=False), text
-
-
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_messages_without_special_tokens_give_what_the_library_makes_of_the_whole_prompt(
     name: str, tokenizer: TextTokenizer, library: Tokenizer
@@ -143,6 +150,20 @@ def test_messages_without_special_tokens_give_what_the_library_makes_of_the_whol
         messages = [Message("user", text), Message("assistant", text), Message("tool", f"{text}x{text}")]
         expected = library.encode(written(source, messages), add_special_tokens=False).ids
         assert encode_messages(source, messages, tokenizer) == expected, text
+
+
+@pytest.mark.slow
+def test_messages_without_special_tokens_give_the_ids_of_transformers(nano: Source, template: str) -> None:
+    """In the environment of ``make verify-optimum``, which has it."""
+    path = nano.path / "tokenizer.json"
+    sources = [template, *TEMPLATES.values()]
+    system = Message("system", "")
+    chats = [[system, *(Message(role, text) for role in ("user", "assistant", "tool"))] for text in PLAIN_TEXTS]
+    given = json.dumps([sources, [[asdict(message) for message in chat] for chat in chats]])
+    command = [VERIFY_PYTHON, "-W", "ignore", "-c", TRANSFORMERS, path]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=300)
+    tokenizer = TextTokenizer.from_file(path)
+    assert [encode_messages(source, chat, tokenizer) for source in sources for chat in chats] == json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
