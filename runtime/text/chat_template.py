@@ -87,9 +87,11 @@ def render(
         segments = _rendered(compiled, messages, names)
         if _names_in(segments, tokenizer):
             # A message wrote them, and they are text; or the template did, from parts, and they should not be.
-            others = [Message(message.role, "0") for message in messages]
-            if built := _names_in(_rendered(compiled, others, names), tokenizer):
-                raise TemplateError(f"it puts {built[0]} together from parts, which must be written out to be told")
+            neutral = [Message(message.role, "0") for message in messages]
+            if built := _names_in(_rendered(compiled, neutral, names), tokenizer):
+                raise TemplateError(
+                    f"it puts {built[0]} together from parts, which nothing tells from what messages say"
+                )
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         problem = str(error).translate(names)
         raise SessionError(f"chat template: {problem}; convert the checkpoint again or use a raw prompt") from error
@@ -118,7 +120,11 @@ def _compile(source: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]
 def _rendered(template: Template, messages: Sequence[Message], names: Mapping[int, str]) -> list[Segment]:
     prompt = template.render(messages=[asdict(message) for message in messages], add_generation_prompt=True)
     parts = re.split("([\ud800-\udfff])", prompt)  # text and stand-ins, in turns
-    return [Segment(part.translate(names), bool(index % 2)) for index, part in enumerate(parts) if part]
+    return [
+        Segment(names[ord(part)], special=True) if index % 2 else Segment(part)
+        for index, part in enumerate(parts)
+        if part
+    ]
 
 
 def _names_in(segments: Sequence[Segment], tokenizer: TextTokenizer) -> list[str]:

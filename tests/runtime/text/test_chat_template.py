@@ -116,6 +116,8 @@ def test_what_is_no_message_is_named(given: Any, problem: str) -> None:
         "{% if %}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ 1 / 0 }}",
+        "{{ '%c' | format(57343) }}",
+        r"{{ '\ud800' }}",
     ],
 )
 def test_a_hostile_or_broken_template_is_an_error(attack: str, tokenizer: TextTokenizer) -> None:
