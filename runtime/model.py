@@ -19,7 +19,7 @@ from mimo_mobile.runtime.decode.session import Session
 from mimo_mobile.runtime.decode.speculator import Speculator
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
-from mimo_mobile.runtime.text.chat_template import Message, render
+from mimo_mobile.runtime.text.chat_template import MessageLike, encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 
@@ -81,7 +81,7 @@ class Model:
 
     def generate(
         self,
-        prompt: str | Sequence[Message] | Sequence[int],
+        prompt: str | Sequence[MessageLike] | Sequence[int],
         config: GenerationConfig | None = None,
         *,
         constraint: Constraint | None = None,
@@ -96,7 +96,7 @@ class Model:
             self._own = self.session()
         return self._own.generate(prompt, config, constraint=constraint)
 
-    def encode_prompt(self, prompt: str | Sequence[Message], config: GenerationConfig) -> list[int]:
+    def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt: messages go through the chat template, a text is taken as it stands.
 
         Raises:
@@ -106,7 +106,7 @@ class Model:
             return self.tokenizer.encode(prompt)
         if self.chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
-        return self.tokenizer.encode(render(self.chat_template, prompt, thinking=config.thinks))
+        return encode_messages(self.chat_template, prompt, self.tokenizer, thinking=config.thinks)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] after each of ``ids``.

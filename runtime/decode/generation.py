@@ -119,6 +119,8 @@ class Generation:
         text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
         for channel, piece in [*self._splitter.feed(text), *self._splitter.flush()]:
             yield GeneratedToken(piece, None, channel)
+        if self.stopped and reason == "length":  # a stop string was in what was held back
+            reason = "stop"
         yield GeneratedToken("", None, self._channel(), reason, stats)
 
     def _channel(self) -> Channel:

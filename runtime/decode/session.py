@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
+from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.runtime.backend import Backend, BackendState
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.decoder import Decoder
 from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
-from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.runtime.text.chat_template import Message, MessageLike
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 
 if TYPE_CHECKING:
@@ -37,32 +38,39 @@ class Session:
 
     def generate(
         self,
-        prompt: str | Sequence[Message] | Sequence[int],
+        prompt: str | Sequence[MessageLike] | Sequence[int],
         config: GenerationConfig | None = None,
         *,
         constraint: Constraint | None = None,
     ) -> Generator[GeneratedToken, None, None]:
         """Stream what follows a prompt: messages, a text as it stands, or token ids.
 
+        Special tokens that a text or ids hold are real ones; in messages they are text, and only the chat template
+        writes real ones.
+
         The last record carries ``finish_reason`` and ``stats``. Closing the iterator early ends the generation.
 
         Args:
-            prompt: Messages go through the chat template; a text or ids are continued as they stand.
+            prompt: Messages, which may be dicts in OpenAI's form, go through the chat template; a text or ids are
+                continued as they stand.
             config: How to generate.
             constraint: Which tokens may come; a new one for every generation, since it follows the text.
 
         Raises:
+            BadArgumentError: The prompt is none of these.
             ContextFullError: The prompt alone fills the context.
             NumericsError: The model computed NaN or infinity.
             SessionError: The model is closed or busy, cannot chat, or its backend failed.
         """
+        if isinstance(prompt, Message | Mapping):
+            raise BadArgumentError("one message was given; give a list of messages, such as [message]")
         config, model = config or GenerationConfig(), self._model
         cancelled = threading.Event()
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
-        elif prompt and isinstance(prompt[0], Message):
-            ids = model.encode_prompt(cast(Sequence[Message], prompt), config)
+        elif prompt and isinstance(prompt[0], Message | Mapping):
+            ids = model.encode_prompt(cast(Sequence[MessageLike], prompt), config)
             state = "start" if config.thinks else "answer"
         else:
             ids = list(cast(Sequence[int], prompt))

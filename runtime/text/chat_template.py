@@ -1,18 +1,25 @@
-"""Messages → prompt, by the model's own chat template in jinja2's sandbox."""
+"""Messages → prompt, by the model's own chat template in jinja2's sandbox.
+
+Special tokens are the template's alone: what a message says is text, whatever it says. To tell them apart, each special
+token that is written out in the template is replaced by a surrogate, a code point that no text can hold, before the
+template sees a message. Templates may then trim, split, compare or join the messages as they like.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mimo_mobile.errors import SessionError
+from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
+from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer, check_text
 
 NO_THINKING = f"{THINK_OPEN}\n{THINK_CLOSE}\n\n"
 """How the assistant's turn begins when it is not to think: an empty block."""
@@ -20,17 +27,51 @@ NO_THINKING = f"{THINK_OPEN}\n{THINK_CLOSE}\n\n"
 CLOSE_THINKING = f"\n{THINK_CLOSE}\n\n"
 """What ends thinking when its budget is used up."""
 
+Role = Literal["system", "user", "assistant", "tool"]
+
+_SURROGATES = range(0xD800, 0xE000)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str
 
 
-def render(template: str, messages: Sequence[Message], *, thinking: bool = True) -> str:
-    """The prompt for the assistant's next turn.
+MessageLike = Message | Mapping[str, Any]
+"""A message, or a dict in OpenAI's form: ``{"role": "user", "content": "…"}``."""
+
+
+def messages_of(messages: Sequence[MessageLike]) -> list[Message]:
+    """The messages, those in OpenAI's form as ours; a content of several text parts is joined.
+
+    >>> messages_of([{"role": "user", "content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]}])
+    [Message(role='user', content='2 + 2?')]
+
+    Raises:
+        BadArgumentError: One has another role, no text, or a key that would come to nothing.
+    """
+    return [_message_of(f"messages[{index}]", message) for index, message in enumerate(messages)]
+
+
+def encode_messages(
+    template: str, messages: Sequence[MessageLike], tokenizer: TextTokenizer, *, thinking: bool = True
+) -> list[int]:
+    """Token ids of the prompt for the assistant's next turn.
+
+    Raises:
+        SessionError: The template is broken or refuses the messages.
+        BadArgumentError: Something among the messages is none.
+    """
+    return tokenizer.encode_segments(render(template, messages_of(messages), tokenizer, thinking=thinking))
+
+
+def render(
+    template: str, messages: Sequence[Message], tokenizer: TextTokenizer, *, thinking: bool = True
+) -> list[Segment]:
+    """The prompt for the assistant's next turn, its special tokens apart from its text.
 
     Without a system message an empty one is put first, as Xiaomi recommends; the template would write its own.
 
@@ -39,16 +80,87 @@ def render(template: str, messages: Sequence[Message], *, thinking: bool = True)
     """
     if not messages or messages[0].role != "system":
         messages = [Message("system", DEFAULT_SYSTEM_PROMPT), *messages]
+    stand_ins = dict(zip(tokenizer.special_tokens, map(chr, _SURROGATES), strict=False))
+    names = {ord(stand_in): name for name, stand_in in stand_ins.items()}
+    try:
+        compiled = _compile(template, tokenizer, stand_ins)
+        segments = _rendered(compiled, messages, names)
+        if _names_in(segments, tokenizer):
+            # A message wrote them, and they are text; or the template did, from parts, and they should not be.
+            neutral = [Message(message.role, "0") for message in messages]
+            if built := _names_in(_rendered(compiled, neutral, names), tokenizer):
+                raise TemplateError(
+                    f"it puts {built[0]} together from parts, which nothing tells from what messages say"
+                )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        problem = str(error).translate(names)
+        raise SessionError(f"chat template: {problem}; convert the checkpoint again or use a raw prompt") from error
+    return segments if thinking else [*segments, *tokenizer.segments(NO_THINKING)]
+
+
+def _compile(source: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> Template:
+    """The template, with stand-ins for the special tokens in its text and in its expressions."""
+
+    def replaced(text: str) -> str:
+        segments = tokenizer.segments(text)
+        return "".join(stand_ins.get(text, text) if special else text for text, special in segments)
+
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
-    try:
-        prompt = environment.from_string(template).render(
-            messages=[asdict(message) for message in messages], add_generation_prompt=True
+    tree = environment.parse(source)
+    for text in tree.find_all(nodes.TemplateData):
+        text.data = replaced(text.data)
+    for constant in tree.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            constant.value = replaced(constant.value)
+    return environment.from_string(tree)
+
+
+def _rendered(template: Template, messages: Sequence[Message], names: Mapping[int, str]) -> list[Segment]:
+    prompt = template.render(messages=[asdict(message) for message in messages], add_generation_prompt=True)
+    parts = re.split("([\ud800-\udfff])", prompt)  # text and stand-ins, in turns
+    return [
+        Segment(names[ord(part)], special=True) if index % 2 else Segment(part)
+        for index, part in enumerate(parts)
+        if part
+    ]
+
+
+def _names_in(segments: Sequence[Segment], tokenizer: TextTokenizer) -> list[str]:
+    """Special tokens whose names stand in the text of a prompt."""
+    found = [each for segment in segments if not segment.special for each in tokenizer.segments(segment.text)]
+    return [each.text for each in found if each.special]
+
+
+def _message_of(place: str, given: object) -> Message:
+    if not isinstance(given, Message | Mapping):
+        raise BadArgumentError(
+            f"{place}: {type(given).__name__} found, a Message or a dict with role and content expected"
         )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise SessionError(f"chat template: {error}; convert the checkpoint again or use a raw prompt") from error
-    return prompt if thinking else prompt + NO_THINKING
+    fields = asdict(given) if isinstance(given, Message) else given
+    if fields.keys() != {"role", "content"}:
+        raise BadArgumentError(f"{place}: {', '.join(map(str, fields)) or 'nothing'} found, role and content expected")
+    role, content = fields["role"], fields["content"]
+    if role not in get_args(Role):
+        raise BadArgumentError(f"{place}: role {role!r} found, one of {', '.join(get_args(Role))} expected")
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, list | tuple):
+        text = "".join(_text_of(place, part) for part in content)
+    else:
+        raise BadArgumentError(
+            f"{place}: content of {type(content).__name__} found, a text or a list of text parts expected"
+        )
+    check_text(text, place)
+    return Message(role, text)
+
+
+def _text_of(place: str, part: object) -> str:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+    raise BadArgumentError(f"{place}: part {part!r:.60} found, {{'type': 'text', 'text': '…'}} expected")
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

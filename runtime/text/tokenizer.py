@@ -1,17 +1,20 @@
 """Text ↔ token ids, for both backends by the tokenizers library: llama.cpp's own skips the NFC step.
 
-Knows MiMo's tokenizer type (Qwen2's); knows nothing of chats.
+Knows MiMo's tokenizer type (Qwen2's); knows nothing of chats. A special token is one that the vocabulary marks so, like
+``<|im_end|>``: it has a name, but decodes to no text. Other added tokens, like ``<tool_call>``, are text as all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.errors import BadArgumentError, ModelLoadError
 from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 
@@ -19,10 +22,18 @@ _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 """enum llama_token_type."""
 
 
+class Segment(NamedTuple):
+    """A part of a prompt: a text, or the name of a special token."""
+
+    text: str
+    special: bool = False
+
+
 class TextTokenizer:
     """A byte-level BPE tokenizer.
 
     Attributes:
+        special_tokens: The names of special tokens, and their ids.
         stop_ids: Tokens that end a turn or a text.
         size: One more than the largest id in use; larger rows of the logits are padding.
     """
@@ -35,6 +46,11 @@ class TextTokenizer:
         """
         self._tokenizer = tokenizer
         self._added = dict(tokenizer.get_added_tokens_decoder())
+        self.special_tokens = {token.content: number for number, token in self._added.items() if token.special}
+        tokenizer.encode_special_tokens = True  # their names are text to it; ``segments`` finds them
+        self._finder = Tokenizer(models.BPE())
+        self._finder.add_tokens(list(self._added.values()))
+        self._finder_tokens = self._finder.get_added_tokens_decoder()
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
         if None in stops:
@@ -102,8 +118,45 @@ class TextTokenizer:
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens written out in the text become themselves."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Token ids; names of special tokens in the text become these tokens.
+
+        Raises:
+            BadArgumentError: The text holds half of a surrogate pair.
+        """
+        return self.encode_segments(self.segments(text))
+
+    def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
+        """Token ids; texts are encoded as text, with names of special tokens in them too.
+
+        Raises:
+            BadArgumentError: A text holds half of a surrogate pair.
+        """
+        ids: list[int] = []
+        for special, run in groupby(segments, lambda segment: segment.special):
+            if special:
+                ids += [self.special_tokens[segment.text] for segment in run]
+            else:
+                text = "".join(segment.text for segment in run)
+                check_text(text)
+                ids += self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def segments(self, text: str) -> list[Segment]:
+        """The text cut at the names of special tokens in it.
+
+        Raises:
+            BadArgumentError: The text holds half of a surrogate pair.
+        """
+        check_text(text)
+        segments: list[Segment] = []
+        end = 0
+        found = self._finder.encode(text, add_special_tokens=False)
+        for number, (start, stop) in zip(found.ids, found.offsets, strict=True):
+            token = self._finder_tokens[number]
+            if token.special:
+                segments += [Segment(text[end:start]), Segment(token.content, special=True)]
+                end = stop
+        return [segment for segment in [*segments, Segment(text[end:])] if segment.text]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, malformed UTF-8 replaced."""
@@ -116,6 +169,19 @@ class TextTokenizer:
             return b"" if added.special else str(added.content).encode()
         token = self._tokenizer.id_to_token(token_id)
         return b"" if token is None else bytes(map(_byte_of().__getitem__, token))
+
+
+def check_text(text: str, place: str = "text") -> None:
+    """See that a text can be encoded.
+
+    Raises:
+        BadArgumentError: It holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise BadArgumentError(f"{place}: U+{code:04X} found at {error.start}, which is no character") from error
 
 
 @cache

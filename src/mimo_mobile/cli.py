@@ -213,7 +213,11 @@ def _first_answer(path: Path) -> None:
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("prompt")
 @click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
-@click.option("--raw", is_flag=True, help="Continue PROMPT as it stands, without the chat template.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Continue PROMPT as it stands, without the chat template; special tokens in it are real ones.",
+)
 @click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
 @generation_options

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.errors import SessionError
 from mimo_mobile.hub import Source
-from mimo_mobile.runtime.text.chat_template import Message, render
+from mimo_mobile.runtime.text.chat_template import Message, encode_messages, messages_of, render
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+Prompt = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(nano: Source) -> TextTokenizer:
+    return TextTokenizer.from_file(nano.path / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -17,33 +28,81 @@ def template(nano: Source) -> str:
     return text
 
 
-def test_the_system_prompt_is_empty_unless_given(template: str) -> None:
+@pytest.fixture(scope="module")
+def prompt(template: str, tokenizer: TextTokenizer) -> Prompt:
+    """The prompt as a text."""
+
+    def prompt(*messages: Message, thinking: bool = True) -> str:
+        return "".join(segment.text for segment in render(template, messages, tokenizer, thinking=thinking))
+
+    return prompt
+
+
+def test_the_system_prompt_is_empty_unless_given(prompt: Prompt) -> None:
     question = Message("user", "2 + 2?")
     empty = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
-    assert render(template, [question]) == empty
-    assert render(template, [Message("system", "Be brief."), question]) == empty.replace(
-        "system\n", "system\nBe brief."
-    )
+    assert prompt(question) == empty
+    assert prompt(Message("system", "Be brief."), question) == empty.replace("system\n", "system\nBe brief.")
 
 
-def test_turns_are_rendered_verbatim(template: str) -> None:
+def test_turns_are_rendered_verbatim(prompt: Prompt) -> None:
     messages = [Message("user", "a"), Message("assistant", "<think>\nx\n</think>\n\nb"), Message("user", "c {{ 1 }}")]
-    assert render(template, messages).endswith(
+    assert prompt(*messages).endswith(
         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\nx\n</think>\n\nb<|im_end|>\n"
         "<|im_start|>user\nc {{ 1 }}<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
-def test_tool_results_share_a_user_turn(template: str) -> None:
-    text = render(template, [Message("user", "q"), Message("tool", "1"), Message("tool", "2")])
+def test_tool_results_share_a_user_turn(prompt: Prompt) -> None:
+    text = prompt(Message("user", "q"), Message("tool", "1"), Message("tool", "2"))
     assert (
         "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response><|im_end|>\n"
         in text
     )
 
 
-def test_no_thinking_closes_the_block_in_the_prompt(template: str) -> None:
-    assert render(template, [Message("user", "q")], thinking=False).endswith("assistant\n<think>\n</think>\n\n")
+def test_no_thinking_closes_the_block_in_the_prompt(prompt: Prompt) -> None:
+    assert prompt(Message("user", "q"), thinking=False).endswith("assistant\n<think>\n</think>\n\n")
+
+
+def test_messages_in_openais_form_are_the_same(template: str, tokenizer: TextTokenizer) -> None:
+    parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
+    ours = [Message("system", "Be brief."), Message("user", "2 + 2?"), Message("assistant", "4"), Message("tool", "")]
+    given = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": parts},
+        ours[2],
+        {"role": "tool", "content": []},
+    ]
+    assert messages_of(given) == ours
+    assert encode_messages(template, given, tokenizer) == encode_messages(template, ours, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("hi", "str found, a Message or a dict with role and content expected"),
+        (17, "int found, a Message or a dict with role and content expected"),
+        ({}, "nothing found, role and content expected"),
+        ({"role": "user"}, "role found, role and content expected"),
+        ({"role": "user", "content": "", "name": "Ana"}, "role, content, name found, role and content expected"),
+        ({"role": "bot", "content": ""}, "role 'bot' found, one of system, user, assistant, tool expected"),
+        ({"role": ["user"], "content": ""}, r"role \['user'\] found, one of system, user, assistant, tool expected"),
+        (Message("User", "a"), "role 'User' found, one of system, user, assistant, tool expected"),  # type: ignore[arg-type]
+        ({"role": "user", "content": None}, "content of NoneType found, a text or a list of text parts expected"),
+        (Message("user", b"a"), "content of bytes found, a text or a list of text parts expected"),  # type: ignore[arg-type]
+        ({"role": "user", "content": {"text": "a"}}, "content of dict found, a text or a list of text parts expected"),
+        ({"role": "user", "content": ["a"]}, r"part 'a' found, \{'type': 'text', 'text': '…'\} expected$"),
+        ({"role": "user", "content": [{"type": "text"}]}, r"part \{'type': 'text'\} found, "),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": "x" * 99}]},
+            r"part \{'type': 'image_.{44} found",
+        ),
+    ],
+)
+def test_what_is_no_message_is_named(given: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"^messages\[1\]: {problem}"):
+        messages_of([Message("user", "a"), given])
 
 
 @pytest.mark.parametrize(
@@ -57,8 +116,10 @@ def test_no_thinking_closes_the_block_in_the_prompt(template: str) -> None:
         "{% if %}",
         "{{ raise_exception('roles must alternate') }}",
         "{{ 1 / 0 }}",
+        "{{ '%c' | format(57343) }}",
+        r"{{ '\ud800' }}",
     ],
 )
-def test_a_hostile_or_broken_template_is_an_error(attack: str) -> None:
+def test_a_hostile_or_broken_template_is_an_error(attack: str, tokenizer: TextTokenizer) -> None:
     with pytest.raises(SessionError, match=r"^chat template: .*; convert the checkpoint again or use a raw prompt$"):
-        render(attack, [Message("user", "q")])
+        render(attack, [Message("user", "q")], tokenizer)

@@ -85,3 +85,45 @@ def test_nothing_from_a_stop_string_on_comes_out(text: str, stops: list[str], ke
         watch = StopStrings(stops)
         assert "".join(map(watch.feed, pieces)) + watch.flush() == kept, pieces
         assert watch.stopped is stopped
+
+
+def chunkings(text: str) -> Iterator[list[str]]:
+    """The text cut in every possible way."""
+    for mask in range(2 ** max(len(text) - 1, 0)):
+        places = [place for place in range(1, len(text)) if mask >> place - 1 & 1]
+        yield [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops"),
+    [
+        ("a<b>", ["<b>", "b"]),
+        ("a<b", ["<b>", "b"]),
+        ("a<bc", ["<b>", "b"]),
+        ("a<bcd>e", ["<bcd>", "bc", "d"]),
+        ("aabaabaac", ["aabaac", "baab", "c"]),
+        ("aabaabaa", ["aabaac", "baabx", "aa"]),
+        ("abcabcabd", ["abcabd", "cabc", "bcabx"]),
+        ("xabcd", ["abcd", "abc", "b"]),
+    ],
+)
+def test_the_stop_string_that_begins_first_ends_the_text_wherever_it_is_cut(text: str, stops: list[str]) -> None:
+    check_stops(text, stops)
+
+
+def test_random_stop_strings_end_random_texts_where_the_first_one_begins() -> None:
+    draw = Random(0)
+    for _ in range(400):
+        text = "".join(draw.choices("ab<", k=draw.randint(0, 8)))
+        check_stops(text, ["".join(draw.choices("ab<", k=draw.randint(1, 4))) for _ in range(draw.randint(0, 3))])
+
+
+def check_stops(text: str, stops: list[str]) -> None:
+    found = [text.find(stop) for stop in stops if stop in text]
+    kept = text[: min(found)] if found else text
+    for pieces in chunkings(text):
+        watch, out = StopStrings(stops), ""
+        for piece in pieces:
+            out += watch.feed(piece)
+            assert kept.startswith(out), (pieces, stops)
+        assert (out + watch.flush(), watch.stopped) == (kept, bool(found)), (pieces, stops)

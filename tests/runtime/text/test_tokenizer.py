@@ -15,7 +15,7 @@ from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.hub import Source
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
-from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
 from tests.tiny import write_tiny_checkpoint
 
 CORPUS = [
@@ -29,25 +29,29 @@ CORPUS = [
     "   leading and trailing   ", "\n", " ", "\t \t", "a  b   c    d", "1234567890 1e-5 0xFF",
     "<think>\n1+1=2\n</think>\n\n2<|im_end|>\n<|im_start|>user\n<tool_call>{}</tool_call><|endoftext|>",
     "<|im_end|>\u0338not composed across a special token, ≯ composed >\u0338",
+    "<|im_end|>é<|im_<|im_end|>end|><|endoftext|><|vision_pad|></tool_call><|im_end|><|im_end|>",
+    "a <|fim_prefix|>b<|fim_suffix|><|im_end|>",
     "\x00\x01\x7f\u200b\u2028\ufeff\U0010ffff", "<|im_start", "|im_end|>", "don't 'RE 'Ll 'x",
 ]  # fmt: skip
 
 
-def llama_ids(path: Path, text: str) -> list[int]:
-    """llama.cpp's own tokenizer, given NFC as it skips that step."""
+def llama_ids(path: Path, text: str, *, special: bool = True) -> list[int]:
+    """llama.cpp's own tokenizer, given NFC as it skips that step; ``special`` tells it to look for special tokens."""
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     vocab = llama_cpp.llama_model_get_vocab(model)
     data = text.encode()
     room = (llama_cpp.llama_token * (len(data) + 8))()
-    count = llama_cpp.llama_tokenize(vocab, data, len(data), room, len(room), False, True)
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), room, len(room), False, special)
     llama_cpp.llama_model_free(model)
     return list(room[:count])
 
 
 def check(folder: Path, model: Path) -> None:
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    blind = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    blind.encode_special_tokens = True
     with GgufHeader(model) as header:
         from_gguf = TextTokenizer.from_gguf(header)
     from_file = TextTokenizer.from_file(folder / "tokenizer.json")
@@ -59,6 +63,10 @@ def check(folder: Path, model: Path) -> None:
             assert llama_ids(model, unicodedata.normalize("NFC", text)) == expected, text
         plain = reference.decode(expected, skip_special_tokens=True)
         assert from_gguf.decode(expected) == from_file.decode(expected) == plain
+        as_text = blind.encode(text, add_special_tokens=False).ids
+        assert from_file.encode_segments([Segment(text)]) == from_gguf.encode_segments([Segment(text)]) == as_text, text
+        if "<|fim_" not in text:  # llama.cpp takes these for control tokens by their name, whatever the file says
+            assert llama_ids(model, unicodedata.normalize("NFC", text), special=False) == as_text, text
     assert from_gguf.stop_ids == from_file.stop_ids and from_gguf.size == from_file.size
 
 

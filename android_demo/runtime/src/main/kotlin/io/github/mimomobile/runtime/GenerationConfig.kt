@@ -8,14 +8,18 @@ public data class Message(val role: Role, val content: String)
 
 /** What an answer is asked for. */
 public sealed interface Prompt {
-    /** A conversation, rendered by MiMo's chat template. Without a system message an empty one is put first. */
+    /**
+     * A conversation, rendered by MiMo's chat template. Without a system message an empty one is put first.
+     *
+     * Names of special tokens in a message are text: a message cannot end its turn or begin another.
+     */
     public data class Chat(val messages: List<Message>) : Prompt {
         init {
             require(messages.isNotEmpty()) { "messages $messages: at least one is needed" }
         }
     }
 
-    /** A text as it stands. */
+    /** A text as it stands; names of special tokens in it become these tokens. */
     public data class Text(val text: String) : Prompt
 }
 

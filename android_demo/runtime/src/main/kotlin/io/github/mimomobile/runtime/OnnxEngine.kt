@@ -123,17 +123,15 @@ internal class OnnxEngine : MimoEngine {
     private fun showHeat(heat: Heat) =
         current.update { if (it is EngineState.Generating) it.copy(heat = heat) else it }
 
-    private fun encode(model: LoadedModel, prompt: Prompt, config: GenerationConfig): IntArray = model.tokenizer.encode(
-        when (prompt) {
-            is Prompt.Text -> prompt.text
-            is Prompt.Chat -> {
-                if (!model.info.hasChatTemplate) {
-                    throw MimoException.ModelLoad("${model.info.name}: no ChatML template; give Prompt.Text instead")
-                }
-                ChatTemplate.render(prompt.messages, config.thinks)
+    private fun encode(model: LoadedModel, prompt: Prompt, config: GenerationConfig): IntArray = when (prompt) {
+        is Prompt.Text -> model.tokenizer.encode(prompt.text)
+        is Prompt.Chat -> {
+            if (!model.info.hasChatTemplate) {
+                throw MimoException.ModelLoad("${model.info.name}: no ChatML template; give Prompt.Text instead")
             }
-        },
-    )
+            model.tokenizer.encode(ChatTemplate.render(prompt.messages, config.thinks))
+        }
+    }
 
     private fun opened(): Loaded {
         checkOpen()

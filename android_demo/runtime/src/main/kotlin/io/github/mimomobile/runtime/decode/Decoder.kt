@@ -86,6 +86,8 @@ internal class Decoder(
             reason = FinishReason.CANCELLED
         }
         generation.end().forEach { emit(it) }
+        // A stop string may have been in what was held back.
+        if (generation.stopped && reason == FinishReason.LENGTH) reason = FinishReason.STOP
         val decodeS = secondsSince(started) - firstS
         val stats = GenerationStats(
             promptTokens = ids.size,

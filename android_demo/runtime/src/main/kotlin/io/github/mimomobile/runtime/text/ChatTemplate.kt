@@ -3,7 +3,11 @@ package io.github.mimomobile.runtime.text
 import io.github.mimomobile.runtime.Message
 import io.github.mimomobile.runtime.Role
 
-/** MiMo's chat template, which is Qwen2.5's ChatML, without tools. */
+/**
+ * MiMo's chat template, which is Qwen2.5's ChatML, without tools.
+ *
+ * Special tokens are the template's alone: what a message says is text, whatever it says.
+ */
 internal object ChatTemplate {
     /** What ends thinking when its budget is used up. */
     const val CLOSE_THINKING: String = "\n$THINK_CLOSE\n\n"
@@ -11,36 +15,47 @@ internal object ChatTemplate {
     /** How the assistant's turn begins when it is not to think: an empty block. */
     private const val NO_THINKING = "$THINK_OPEN\n$THINK_CLOSE\n\n"
 
-    /** What a template must contain to be rendered as this one. */
-    private val MARKS = listOf("<|im_start|>", "<|im_end|>")
+    private val START = Segment("<|im_start|>", special = true)
+    private val END = Segment("<|im_end|>", special = true)
 
     /** Whether [template], the text of chat_template.jinja, is ChatML. */
-    fun isKnown(template: String): Boolean = MARKS.all { it in template }
+    fun isKnown(template: String): Boolean = START.text in template && END.text in template
 
     /**
-     * The prompt for the assistant's next turn.
+     * The prompt for the assistant's next turn, its special tokens apart from its text.
      *
      * Without a system message an empty one is put first, as Xiaomi recommends; the template would write its own.
      */
-    fun render(messages: List<Message>, thinking: Boolean): String = buildString {
+    fun render(messages: List<Message>, thinking: Boolean): List<Segment> = buildList {
         val system = messages.firstOrNull()?.takeIf { it.role == Role.SYSTEM }
-        turn("system", system?.content ?: "")
+        turn("system\n${system?.content ?: ""}")
         val rest = if (system == null) messages else messages.drop(1)
         rest.forEachIndexed { index, message ->
             if (message.role != Role.TOOL) {
-                turn(message.role.name.lowercase(), message.content)
+                turn("${message.role.name.lowercase()}\n${message.content}")
             } else {
                 // Results of tools that follow each other share a turn of the user.
-                if (rest.getOrNull(index - 1)?.role != Role.TOOL) append("<|im_start|>user")
-                append("\n<tool_response>\n${message.content}\n</tool_response>")
-                if (rest.getOrNull(index + 1)?.role != Role.TOOL) append("<|im_end|>\n")
+                if (rest.getOrNull(index - 1)?.role != Role.TOOL) begin("user")
+                add(Segment("\n<tool_response>\n${message.content}\n</tool_response>"))
+                if (rest.getOrNull(index + 1)?.role != Role.TOOL) end()
             }
         }
-        append("<|im_start|>assistant\n")
-        if (!thinking) append(NO_THINKING)
+        begin("assistant\n")
+        if (!thinking) add(Segment(NO_THINKING))
     }
 
-    private fun StringBuilder.turn(role: String, content: String) {
-        append("<|im_start|>$role\n$content<|im_end|>\n")
+    private fun MutableList<Segment>.turn(text: String) {
+        begin(text)
+        end()
+    }
+
+    private fun MutableList<Segment>.begin(text: String) {
+        add(START)
+        add(Segment(text))
+    }
+
+    private fun MutableList<Segment>.end() {
+        add(END)
+        add(Segment("\n"))
     }
 }

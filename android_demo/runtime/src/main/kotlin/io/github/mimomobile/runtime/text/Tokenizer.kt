@@ -8,6 +8,9 @@ internal class TokenizerException(message: String, cause: Throwable? = null) : E
 /** A token that is found in texts before all else. */
 internal class AddedToken(val id: Int, val content: String, val special: Boolean)
 
+/** A part of a prompt: a text, or the name of a special token. */
+internal data class Segment(val text: String, val special: Boolean = false)
+
 /**
  * MiMo's tokenizer, which is Qwen2's: text ↔ ids, the same as Hugging Face's. Safe to use from several threads.
  *
@@ -25,24 +28,31 @@ internal class Tokenizer(private val tokens: TokenTable, merges: MergeTable, add
         added.find { it.content == stop }?.id ?: throw TokenizerException("no token $stop; not MiMo's tokenizer")
     }.toSet()
 
-    /** Token ids; special tokens written out in the text become themselves. */
-    fun encode(text: String): IntArray {
-        val out = IntList(text.length / 3 + 8)
-        var start = 0
-        var place = 0
-        while (place < text.length) {
-            val token = addedAt(text, place)
-            if (token == null) {
-                place++
+    /** Token ids; names of special tokens in the text become these tokens. */
+    fun encode(text: String): IntArray = encode(segments(text))
+
+    /** Token ids; texts are encoded as text, with names of special tokens in them too. */
+    fun encode(segments: List<Segment>): IntArray {
+        val out = IntList(segments.sumOf { it.text.length } / 3 + 8)
+        val text = StringBuilder()
+        for (segment in segments) {
+            if (!segment.special) {
+                text.append(segment.text)
                 continue
             }
-            encodePiece(text.substring(start, place), out)
-            out.add(token.id)
-            place += token.content.length
-            start = place
+            encodeText(text.toString(), out)
+            text.clear()
+            out.add(added.first { it.special && it.content == segment.text }.id)
         }
-        encodePiece(text.substring(start), out)
+        encodeText(text.toString(), out)
         return out.toIntArray()
+    }
+
+    /** The text cut at the names of special tokens in it. */
+    fun segments(text: String): List<Segment> {
+        val segments = mutableListOf<Segment>()
+        cut(text, special = true, { segments += Segment(it) }, { segments += Segment(it.content, special = true) })
+        return segments
     }
 
     /** The text of ids, malformed UTF-8 replaced. */
@@ -55,6 +65,26 @@ internal class Tokenizer(private val tokens: TokenTable, merges: MergeTable, add
     fun tokenBytes(id: Int): ByteArray {
         val token = addedById[id] ?: return tokens.bytes(id)
         return if (token.special) ByteArray(0) else token.content.encodeToByteArray()
+    }
+
+    /** Added tokens that are not special are found in every text: they are text themselves. */
+    private fun encodeText(text: String, out: IntList) =
+        cut(text, special = false, { encodePiece(it, out) }, { out.add(it.id) })
+
+    /** Gives [text] in turns: what is between added tokens of one kind, and these tokens. */
+    private inline fun cut(text: String, special: Boolean, piece: (String) -> Unit, token: (AddedToken) -> Unit) {
+        var start = 0
+        var place = 0
+        while (place < text.length) {
+            val found = addedAt(text, place)
+            if (found != null && found.special == special) {
+                piece(text.substring(start, place))
+                token(found)
+                start = place + found.content.length
+            }
+            place += found?.content?.length ?: 1
+        }
+        piece(text.substring(start))
     }
 
     private fun addedAt(text: String, place: Int): AddedToken? = added.find { text.startsWith(it.content, place) }

@@ -2,6 +2,9 @@ package io.github.mimomobile.runtime.text
 
 import io.github.mimomobile.runtime.Case
 import io.github.mimomobile.runtime.golden
+import io.github.mimomobile.runtime.nanoOnnx
+import java.io.File
+import kotlin.random.Random
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -33,6 +36,29 @@ class TextTest {
     }
 
     @Test
+    fun `the stop string that begins first ends a text, wherever it is cut`() {
+        val random = Random(0)
+        fun draw(size: Int) = (1..size).joinToString("") { "ab<".random(random).toString() }
+        repeat(400) {
+            val text = draw(random.nextInt(9))
+            val words = List(random.nextInt(4)) { draw(1 + random.nextInt(4)) }
+            val found = words.map { text.indexOf(it) }.filter { it >= 0 }.minOrNull()
+            for (pieces in chunkings(text)) {
+                val stops = StopStrings(words)
+                val out = pieces.map(stops::feed) + stops.flush()
+                assertEquals("$pieces $words", text.substring(0, found ?: text.length), out.joinToString(""))
+                assertEquals("$pieces $words", found != null, stops.stopped)
+            }
+        }
+    }
+
+    /** The text cut in every possible way. */
+    private fun chunkings(text: String): List<List<String>> = (0 until (1 shl maxOf(text.length - 1, 0))).map { mask ->
+        val places = (1 until text.length).filter { mask shr it - 1 and 1 == 1 }
+        (listOf(0) + places + text.length).zipWithNext { from, until -> text.substring(from, until) }
+    }
+
+    @Test
     fun `thinking is split wherever tags are cut`() {
         for (case in cases("thinking")) {
             val splitter = ThinkingSplitter()
@@ -43,9 +69,12 @@ class TextTest {
     }
 
     @Test
-    fun `chats are rendered as by the template`() {
+    fun `chats are rendered as by the template, and what messages say is text`() {
+        val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
         for (case in golden("chat")) {
-            assertEquals(case.text("prompt"), ChatTemplate.render(case.messages(), case.boolean("thinking")))
+            val segments = ChatTemplate.render(case.messages(), case.boolean("thinking"))
+            assertEquals(case.text("prompt"), segments.joinToString("") { it.text })
+            assertEquals("$case", case.ints("ids"), tokenizer.encode(segments).asList())
         }
     }
 }

@@ -22,6 +22,8 @@ class TokenizerTest {
             val ids = tokenizer.encode(text)
             assertEquals(text, case.ints("ids"), ids.asList())
             assertEquals(case.text("decoded"), tokenizer.decode(ids))
+            val plain = case.ints(if ("plain" in case.names) "plain" else "ids")
+            assertEquals(text, plain, tokenizer.encode(listOf(Segment(text))).asList())
         }
     }
 
