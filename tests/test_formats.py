@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -26,7 +28,10 @@ from mimo_mobile.runtime.devices import selftest
 from tests.schemas import SCHEMAS, check, schema
 from tools import format_cases, golden, npu_fixture
 
-FORMATS = {each.name: each for each in (NPU_FORMAT, REFERENCE_FORMAT, pace.COSTS_FORMAT, selftest.SELFTEST_FORMAT)}
+FORMATS = {
+    each.name: each
+    for each in (manifest.MANIFEST_FORMAT, NPU_FORMAT, REFERENCE_FORMAT, pace.COSTS_FORMAT, selftest.SELFTEST_FORMAT)
+}
 CASES = format_cases.cases()
 
 
@@ -51,11 +56,14 @@ def test_schemas_and_writers_agree_on_the_version(name: str) -> None:
 
 
 def test_what_quantize_writes_is_valid(out: Path) -> None:
+    check("manifest", out / "manifest.json")
+    assert manifest.read(out) is not None
     check("reference", out / "mimo-nano-int4_b32-onnx/reference.json")
 
 
 def test_what_the_npu_fixture_writes_is_valid(out: Path, tmp_path: Path) -> None:
     folder = npu_fixture.write(out, tmp_path / "npu", 2048)
+    check("manifest", tmp_path / "npu/manifest.json")
     check("npu", folder / "qnn-SM8750/npu.json")
 
 
@@ -91,6 +99,17 @@ def test_a_verdict_on_numbers_that_are_none_is_valid(tmp_path: Path) -> None:
     assert selftest.recall(tmp_path / "kept.json") == verdict
 
 
+def test_a_score_without_numbers_is_valid_and_read_again(out: Path, tmp_path: Path) -> None:
+    found = manifest.read(out)
+    assert found is not None and found.baseline is not None
+    nothing = dataclasses.replace(found.baseline, perplexity=math.inf, same_top=math.nan)
+    dataclasses.replace(found, baseline=nothing).write(tmp_path)
+    check("manifest", tmp_path / "manifest.json")
+    again = manifest.read(tmp_path)
+    assert again is not None and again.baseline is not None
+    assert math.isnan(again.baseline.perplexity) and math.isnan(again.baseline.same_top)
+
+
 def test_a_reference_of_another_vocabulary_fails_the_self_test(out: Path, tmp_path: Path) -> None:
     beyond = format_cases.REFERENCE | {"top_ids": [9, 1_000_000]}
     (tmp_path / "reference.json").write_text(json.dumps(beyond))
@@ -111,6 +130,10 @@ def test_schemas_accept_and_refuse_what_the_table_says(name: str) -> None:
             assert validator.is_valid(json.loads(case["text"])) == case["schema"], case["text"]
 
 
+def read_manifest(path: Path) -> object:
+    return manifest.read(path.parent)
+
+
 def read_npu(path: Path) -> object:
     return read_npu_settings(path.parent)
 
@@ -121,6 +144,7 @@ def read_drafts(path: Path) -> object:
 
 
 READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] = {
+    "manifest": (read_manifest, "manifest.json", MimoMobileError),
     "npu": (read_npu, "npu.json", ModelLoadError),
     "reference": (read_reference, "reference.json", ModelLoadError),
     "costs": (pace.read_costs, "costs.json", ModelLoadError),

@@ -14,6 +14,32 @@ Document = dict[str, Any]
 
 SHA = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
+SCORE: Document = {
+    "problems": 660,
+    "exact_match": 0.98,
+    "by_kind": {"sum": 1, "mixed": 0.96},
+    "perplexity": 1.02,
+    "same_top": None,
+    "answer_tokens": 88.5,
+}
+MANIFEST: Document = {
+    "manifest_version": 1,
+    "model": "mimo-nano",
+    "source": {"fingerprint": "33661467f4f1b905"},
+    "tools": {"numpy": "2.4.6"},
+    "entries": [
+        {
+            "recipe": "int4_b32",
+            "format": "onnx",
+            "path": "mimo-nano-int4_b32-onnx",
+            "bits_per_weight": 7.15,
+            "size_bytes": 3,
+            "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
+            "score": SCORE,
+        }
+    ],
+    "baseline": None,
+}
 NPU: Document = {
     "npu_version": 1,
     "ep": "qnn",
@@ -39,6 +65,7 @@ SELFTEST: Document = {
 }
 DRAFTS = [3, 9, 200]
 DOCUMENTS: dict[str, Any] = {
+    "manifest": MANIFEST,
     "npu": NPU,
     "reference": REFERENCE,
     "costs": COSTS,
@@ -46,7 +73,7 @@ DOCUMENTS: dict[str, Any] = {
     "draft_vocabulary": DRAFTS,
 }
 
-KOTLIN = ("npu", "reference")
+KOTLIN = ("manifest", "npu", "reference")
 """What the Kotlin library reads."""
 
 GONE = object()
@@ -56,6 +83,12 @@ Change = tuple[str, Any]
 """A place in a document, as in ``graphs.0.name``, and what stands there instead."""
 
 GOOD: dict[str, list[Change]] = {
+    "manifest": [
+        ("manifest_version", GONE), ("added_later", 1), ("entries.0.added_later", {}), ("baseline", SCORE),
+        ("baseline", GONE), ("entries.0.score", None), ("entries.0.score", GONE), ("entries.0.parts", []),
+        ("entries.0.path", "a/..b/.c"), ("entries.0.path", "计算 1"), ("source", {}), ("tools", {}),
+        ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None),
+    ],
     "npu": [
         ("npu_version", GONE), ("npu_version", 1.0), ("added_later", {"x": 1}), ("graphs.0.added_later", None),
         ("mtp", False), ("windows", [1]), ("graphs", []), ("graphs.0.seconds", GONE), ("activations", "uint16"),
@@ -72,9 +105,23 @@ GOOD: dict[str, list[Change]] = {
 """Readers take these, which do not ask for what they do not need."""
 
 BAD: dict[str, list[Change]] = {
+    "manifest": [
+        ("manifest_version", 9), ("manifest_version", 0), ("manifest_version", "1"), ("", []), ("model", GONE),
+        ("model", 3), ("entries", GONE), ("entries", {}), ("entries.0", "int4_b32"), ("entries.0.recipe", GONE),
+        ("entries.0.format", GONE), ("entries.0.format", 1), ("entries.0.parts", GONE), ("entries.0.parts.0", "x"),
+        ("entries.0.path", "../x"), ("entries.0.path", "/etc"), ("entries.0.path", ""), ("entries.0.path", "."),
+        ("entries.0.path", "a/../../x"), ("entries.0.path", "a//b"), ("entries.0.path", "a/"),
+        ("entries.0.path", "a/./b"), ("entries.0.path", "..\\x"), ("entries.0.path", "a\0b"), ("entries.0.path", 3),
+        ("entries.0.path", GONE), ("entries.0.parts.0.path", "../../.bashrc"), ("entries.0.parts.0.path", "/x"),
+        ("entries.0.parts.0.path", ".."), ("entries.0.parts.0.path", GONE),
+        ("entries.0.parts.0.size_bytes", GONE), ("entries.0.parts.0.size_bytes", -1),
+        ("entries.0.parts.0.size_bytes", 2.5), ("entries.0.parts.0.size_bytes", "3"),
+        ("entries.0.parts.0.size_bytes", 2**53), ("entries.0.parts.0.sha256", GONE),
+        ("entries.0.parts.0.sha256", "abc"), ("entries.0.parts.0.sha256", SHA.upper()),
+    ],
     "npu": [
         ("npu_version", 2), ("npu_version", 0), ("npu_version", "1"), ("npu_version", None), ("npu_version", 1.5),
-        ("", []), ("", None), ("soc", GONE), ("soc", 8750), ("soc", "../SM8750"), ("context_length", GONE),
+        ("", []), ("", None), ("soc", GONE), ("soc", 8750), ("context_length", GONE),
         ("context_length", 0), ("context_length", "2048"), ("context_length", 2048.5), ("context_length", True),
         ("context_length", 2**31), ("windows", GONE), ("windows", []), ("windows", 64), ("windows", [64, 2]),
         ("windows", [64, 64, 1]), ("windows", [64, 0, 1]), ("windows", [64, "2", 1]), ("windows", [64, 2.5, 1]),
@@ -100,8 +147,18 @@ BAD: dict[str, list[Change]] = {
 """Schemas and readers refuse these."""
 
 NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
+    "manifest": [
+        ("source", GONE), ("source", []), ("source", {"fingerprint": 1}), ("tools", GONE), ("tools", {"numpy": None}),
+        ("baseline", 1), ("baseline", {}), ("entries.0.bits_per_weight", GONE), ("entries.0.bits_per_weight", -1),
+        ("entries.0.size_bytes", GONE), ("entries.0.size_bytes", "3"), ("entries.0.score", []),
+        ("entries.0.score.problems", GONE), ("entries.0.score.problems", 1.5), ("entries.0.score.exact_match", 98),
+        ("entries.0.score.by_kind", [1]), ("entries.0.score.by_kind", {"sum": "1"}),
+        ("entries.0.score.perplexity", "1.02"), ("entries.0.score.same_top", 1.5),
+        ("entries.0.score.answer_tokens", None),
+    ],
     "npu": [
-        ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"), ("embedding_bytes", GONE),
+        ("soc", "../SM8750"), ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"),
+        ("embedding_bytes", GONE),
         ("embedding_bytes", -1), ("made_with", GONE), ("made_with", None), ("graphs", GONE), ("graphs", {}),
         ("graphs.0", "layers-0.64"), ("graphs.0.name", GONE), ("graphs.0.name", "../../x.1"),
         ("graphs.0.size_bytes", GONE), ("graphs.0.size_bytes", "10"), ("layers", [0, 2]), ("layers", [[0]]),
@@ -122,7 +179,7 @@ ONLY_PYTHON: dict[str, list[Change]] = {
 """The Python reader refuses these: it knows which chips there are, and what follows what."""
 
 NO_JSON = (
-    "", "{", "[" * 2_000, '{"a": NaN}', "nonsense", "'x'", '{"a": 1,}', '{"a": 01}', "\ufeff{}",
+    "", "{", "[" * 2_000, '{"a": NaN}', "nonsense", "'x'", '{"a": 1,}', '{"a": 01}', "\ufeff{}", "{} {}",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mimo_mobile.errors import MimoMobileError
 
@@ -85,6 +85,13 @@ class Value:
             self._fail("a relative path that stays inside the folder")
         return text
 
+    def hexadecimal(self, digits: int) -> str:
+        """A string of so many hexadecimal digits."""
+        text = self.text()
+        if len(text) != digits or set(text) - set("0123456789abcdef"):
+            self._fail(f"{digits} hexadecimal digits")
+        return text
+
     def flag(self) -> bool:
         """True or false."""
         if not isinstance(self._value, bool):
@@ -150,14 +157,17 @@ class FileFormat:
         """The field that says the version."""
         return f"{self.name}_version"
 
+    def stamped(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """The values with the version before them."""
+        return {self.field: self.version, **values}
+
     def to_text(self, values: Mapping[str, object], indent: int | None = None) -> str:
-        """A file's content, the version first.
+        """A file's content, with the version.
 
         Raises:
             ValueError: A number is NaN or infinite.
         """
-        stamped = {self.field: self.version, **values}
-        return json.dumps(stamped, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.stamped(values), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
     def read(self, path: Path, build: Callable[[Value], T], error: type[MimoMobileError], advice: str) -> T:
         """What ``build`` makes of a file; fields that it does not ask for are ignored, since newer writers add some.
