@@ -38,9 +38,13 @@ def closed(part: Any) -> Any:
 
 def check(name: str, path: Path) -> None:
     """See that a file which we wrote is valid, has a version where its format has one, and nothing undescribed."""
-    text = path.read_text(encoding="utf-8")
-    assert "NaN" not in text and "Infinity" not in text, path
+    check_text(name, path.read_text(encoding="utf-8"))
+
+
+def check_text(name: str, text: str) -> None:
+    """The same of a file's content."""
+    assert "NaN" not in text and "Infinity" not in text, text
     document, described = json.loads(text), schema(name)
     Draft202012Validator(closed(described)).validate(document)
     if described["type"] == "object":
-        assert f"{name}_version" in document, path
+        assert f"{name}_version" in document, text

@@ -55,6 +55,12 @@ def test_schemas_and_writers_agree_on_the_version(name: str) -> None:
     assert json.loads(each.to_text({}))[each.field] == each.version
 
 
+def test_the_docs_list_every_format_with_its_version() -> None:
+    text = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"\| `(\w+)`, (\w+) \|$", text, re.MULTILINE))
+    assert listed == {name: str(FORMATS[name].version) if name in FORMATS else "none" for name in SCHEMAS}
+
+
 def test_what_quantize_writes_is_valid(out: Path) -> None:
     check("manifest", out / "manifest.json")
     assert manifest.read(out) is not None
