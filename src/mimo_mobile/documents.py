@@ -29,18 +29,21 @@ class DocumentError(ValueError):
 
 
 class Value:
-    """One value of a JSON document, with its place in it."""
+    """One value of a JSON document, with its place in it.
+
+    The methods return the value as the type that they are named after, and raise a DocumentError that says where the
+    value is, what was expected and what was found.
+
+    >>> Value({"windows": [64, 2, 1]})["windows"].items()[1].integer(least=1)
+    2
+    """
 
     def __init__(self, value: object, place: str = "") -> None:
         """Take what ``json`` made of a document or a part of it."""
         self._value, self._place = value, place
 
     def __getitem__(self, name: str) -> Value:
-        """The field of an object.
-
-        Raises:
-            DocumentError: This is no object, or it has no such field.
-        """
+        """The field of an object, which must be there."""
         if not isinstance(self._value, dict):
             self._fail("an object")
         place = f"{self._place}.{name}" if self._place else name
