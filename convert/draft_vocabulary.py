@@ -6,15 +6,15 @@ Source: https://arxiv.org/abs/2509.18362, section 3.3.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.vocabulary import Vocabulary
+from mimo_mobile.documents import parse
 from mimo_mobile.errors import CheckpointError
-from mimo_mobile.layout import DRAFT_VOCABULARY
+from mimo_mobile.layout import DRAFT_VOCABULARY, MOST_TOKENS
 
 LEARNT_TOKENS = 1 << 15
 """Of the learnt tokens those with the lowest ids: a tokenizer's training merges the most frequent pairs first."""
@@ -35,9 +35,9 @@ def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
         added = [number for number in used if vocabulary.kinds[number] != "normal"]
         return np.array(sorted([*learnt[:LEARNT_TOKENS], *added]), np.int64)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = {each.integer(0, MOST_TOKENS) for each in parse(path.read_text(encoding="utf-8")).items(least=1)}
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: no JSON ({error}); a list of token ids expected") from error
-    if not isinstance(found, list) or not found or not set(map(type, found)) == {int} or not set(found) <= set(used):
-        raise CheckpointError(f"{path}: a list of token ids among {len(used)} in use expected")
-    return np.array(sorted(set(found)), np.int64)
+        raise CheckpointError(f"{path}: a list of token ids expected: {error}") from error
+    if unused := found - set(used):
+        raise CheckpointError(f"{path}: {min(unused)} found, one of the {len(used)} token ids in use expected")
+    return np.array(sorted(found), np.int64)

@@ -6,6 +6,7 @@ unchanged under onnxruntime-genai. Knows files; the graphs are ``onnx_graph``'s.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from mimo_mobile.layout import (
     MODEL,
     MTP,
     REFERENCE,
+    REFERENCE_FORMAT,
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
@@ -94,7 +96,8 @@ def write_onnx(
             each = (onnx_graph.trunk_layer(config, weights, compute, i) for i in range(config.num_hidden_layers))
             head = _placed(npu_graph.head(config, weights, compute, 1), places)
             found = calibrate([_placed(layer, places) for layer in each], head, folder)
-            (folder / REFERENCE).write_text(json.dumps(found.reference) + "\n", encoding="utf-8")
+            reference = REFERENCE_FORMAT.to_text(dataclasses.asdict(found.reference))
+            (folder / REFERENCE).write_text(reference, encoding="utf-8")
             weights.set_kv_scales(found.kv_scales)
             int8 = Compute(compute.activations, ir.DataType.INT8)
             graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)

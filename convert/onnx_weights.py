@@ -6,7 +6,7 @@ Knows checkpoints and formats; the graphs that take these weights are ``onnx_gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.layout import Reference
 from mimo_mobile.mimo7b import MimoConfig
 
 DRAFT_HEAD = "lm_head.draft.weight"
@@ -39,11 +40,11 @@ class Calibrated:
 
     Attributes:
         kv_scales: For an INT8 cache.
-        reference: ``ids``, and the largest ``logits`` after them with their ``top_ids``: what others have to compute.
+        reference: The first tokens, and the largest logits after them: what others have to compute.
     """
 
     kv_scales: KvScales
-    reference: Mapping[str, list[int] | list[float]]
+    reference: Reference
 
 
 @dataclass(frozen=True, slots=True)

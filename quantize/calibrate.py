@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import onnxruntime_library
 from mimo_mobile.errors import QuantizationError
+from mimo_mobile.layout import Reference
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ class Calibration:
         count = min(REFERENCE_TOKENS, len(self._ids))
         last = {"x": (feeds["x"] + feeds["skip"])[:, count - 1 : count]}
         logits = _run(head, folder, last)["logits"][0, 0].astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise QuantizationError("calibration: the head makes NaN or infinity; a damaged checkpoint")
         top = np.argsort(-logits, kind="stable")[:REFERENCE_LOGITS]
-        reference = {"ids": list(self._ids[:count]), "top_ids": top.tolist(), "logits": logits[top].tolist()}
-        return Calibrated(scales, reference)
+        known = Reference(tuple(self._ids[:count]), tuple(top.tolist()), tuple(logits[top].tolist()))
+        return Calibrated(scales, known)
 
 
 def _run(layer: ir.Model, folder: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

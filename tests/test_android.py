@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from android_demo.packaging.project import ROOT, Project, read_project
+from tests.schemas import check_text
 
 pytestmark = pytest.mark.android
 
@@ -185,7 +186,9 @@ def test_onnx_runtime_is_of_the_version_that_gradle_takes(apk: Path, project: Pr
 def test_the_model_in_the_app_is_whole(apk: Path) -> None:
     with zipfile.ZipFile(apk) as archive:
         root = "assets/models/mimo-nano"
-        (entry,) = json.loads(archive.read(f"{root}/manifest.json"))["entries"]
+        text = archive.read(f"{root}/manifest.json").decode()
+        check_text("manifest", text)
+        (entry,) = json.loads(text)["entries"]
         assert entry["format"] == "onnx"
         for part in entry["parts"]:
             info = archive.getinfo(f"{root}/{part['path']}")

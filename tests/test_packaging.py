@@ -37,7 +37,7 @@ def test_the_public_names_are_few_and_there() -> None:
         assert getattr(mimo_mobile, name) is not None
 
 
-def test_a_wheel_holds_code_and_nano_and_nothing_else(tmp_path: Path) -> None:
+def test_a_wheel_holds_code_schemas_and_nano_and_nothing_else(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -58,7 +58,8 @@ def test_a_wheel_holds_code_and_nano_and_nothing_else(tmp_path: Path) -> None:
         "mimo_mobile/quantize/calibration.txt",
     }
     expected |= {f"mimo_mobile/{path.relative_to(ROOT)}" for stage in STAGES for path in (ROOT / stage).rglob("*.py")}
-    expected |= {f"mimo_mobile/nano/{path.name}" for path in (ROOT / "src/mimo_mobile/nano").iterdir()}
+    for data in ("nano", "schemas"):
+        expected |= {f"mimo_mobile/{data}/{path.name}" for path in (ROOT / "src/mimo_mobile" / data).iterdir()}
     assert names == expected
     assert wheel.stat().st_size < 20e6
 

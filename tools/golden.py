@@ -26,6 +26,7 @@ from mimo_mobile.runtime.text.detokenizer import Detokenizer
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
+from tools import format_cases
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -268,6 +269,7 @@ def main(model: Path, full_vocabulary: Path | None) -> None:
         "chat": chats(),
         "sampling": sampling(),
         "text": texts(),
+        "formats": format_cases.cases(),
         "generation": generations(model),
     }
     if full_vocabulary:

@@ -7,7 +7,6 @@ puts the pieces beside it that would be compiled, as graphs for ONNX Runtime's C
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mimo_mobile import manifest
 from mimo_mobile.convert.npu import file as npu_file
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.written_weights import WrittenWeights
-from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, NPU_SETTINGS
+from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, NPU_FORMAT, NPU_SETTINGS
 from mimo_mobile.socs import SOCS
 
 RECIPE, SOC, CHUNK = "int4_b32", "SM8750", 64
@@ -56,7 +55,7 @@ def write(model: Path, out: Path, context_length: int) -> Path:
         graphs=[{"name": name, "size_bytes": (pieces / f"{name}.data").stat().st_size} for name in graphs],
         session_bytes=SESSION_BYTES,
     )
-    (pieces / NPU_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    (pieces / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
     parts = tuple(manifest.part(out, path) for path in sorted(folder.rglob("*")) if path.is_file())
     entry = dataclasses.replace(entry, parts=parts, size_bytes=sum(part.size_bytes for part in parts))
     dataclasses.replace(made, entries=(entry,)).write(out)

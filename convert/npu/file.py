@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import resource
 import time
@@ -27,7 +26,15 @@ from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError
-from mimo_mobile.layout import DEFAULT_CONTEXT, DRAFT_IDS, EMBEDDING, NPU_SETTINGS, npu_folder_name, read_npu_settings
+from mimo_mobile.layout import (
+    DEFAULT_CONTEXT,
+    DRAFT_IDS,
+    EMBEDDING,
+    NPU_FORMAT,
+    NPU_SETTINGS,
+    npu_folder_name,
+    read_npu_settings,
+)
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -128,7 +135,7 @@ def compile_for_npu(
             made_with=providers.versions(ort, providers.PROVIDERS["qnn"]),
             graphs=[dataclasses.asdict(each) for each in made],
         )
-        (temporary / NPU_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        (temporary / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
     return out, made
 
 
@@ -143,7 +150,7 @@ def described(
     graphs: list[dict[str, Any]],
     session_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """What stands in npu.json beside the graphs, for the runtime to know how to run them."""
+    """What stands in npu.json beside the graphs, but for the version, for the runtime to know how to run them."""
     layers = _split(weights, context_length, session_bytes)
     return {
         "ep": "qnn",

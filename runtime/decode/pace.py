@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -15,9 +14,13 @@ from statistics import median
 
 from mimo_mobile import files
 from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile.documents import FileFormat, Value
+from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.runtime.backend import Backend
 
 logger = logging.getLogger(__name__)
+
+COSTS_FORMAT = FileFormat("costs", 1)
 
 MOST_ROWS = 8
 """In one run: the last token and its drafts."""
@@ -132,18 +135,31 @@ def costs_file(model: Path, *options: object) -> Path:
     return cache_folder() / "costs" / f"{model.stem}-{key}.json"
 
 
+def read_costs(file: Path) -> Costs:
+    """The costs in a file.
+
+    Raises:
+        ModelLoadError: It is damaged, or a newer MiMo Mobile's.
+    """
+
+    def build(found: Value) -> Costs:
+        rows_s = [each.number(above=0) for each in found["rows_s"].items(least=1)]
+        return Costs(tuple(rows_s[:MOST_ROWS]), found["draft_s"].number(least=0))
+
+    return COSTS_FORMAT.read(file, build, ModelLoadError, "they are measured anew")
+
+
 def remembered(backend: Backend, file: Path | None) -> Costs:
     """The costs in a file; when it has none they are measured, which takes the KV cache, and kept if that took long."""
     if file is not None and file.is_file():
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return Costs(tuple(map(float, found["rows_s"][:MOST_ROWS])), float(found["draft_s"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s: unreadable, measured anew: %s", file, error)
+            return read_costs(file)
+        except ModelLoadError as error:
+            logger.warning("%s", error)
     costs = measure(backend)
     if file is not None and costs.rows_s[0] >= WORTH_KEEPING_S:
         try:
-            files.write_text(file, json.dumps(asdict(costs)) + "\n")
+            files.write_text(file, COSTS_FORMAT.to_text(asdict(costs)))
         except OSError as error:
             logger.warning("%s: cannot be kept: %s", file, error)
     return costs

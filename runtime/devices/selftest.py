@@ -7,23 +7,25 @@ and version of its driver, in ``$MIMO_CACHE/selftest``.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mimo_mobile import files
 from mimo_mobile.cache import cache_folder, cpu
-from mimo_mobile.errors import SessionError
-from mimo_mobile.layout import DATA, REFERENCE
+from mimo_mobile.documents import FileFormat, Value
+from mimo_mobile.errors import ModelLoadError, SessionError
+from mimo_mobile.layout import DATA, REFERENCE, read_reference
 from mimo_mobile.runtime.backend import Backend
 
 logger = logging.getLogger(__name__)
+
+SELFTEST_FORMAT = FileFormat("selftest", 1)
 
 TOLERANCE, TOLERANCE_QUANTIZED = 0.08, 0.2
 """Of the largest logit. Kernels with float16 and those with int8 activations differ by 1 to 2 % of it; MiMo-nano with
@@ -87,7 +89,7 @@ def judge(backend: Backend, cpu: Backend | None, folder: Path, tolerance: float 
     try:
         difference = _difference(backend, folder / REFERENCE)
         speed = _speed(backend)
-    except (SessionError, OSError, ValueError, KeyError, TypeError) as error:
+    except SessionError as error:
         return Verdict(None, f"the self-test failed: {error}", tolerance)
     return Verdict(difference, "", tolerance, speed, _speed(cpu) if cpu is not None else None)
 
@@ -102,16 +104,37 @@ def place(folder: Path, *what: object) -> Path:
 
 
 def recall(file: Path) -> Verdict | None:
-    """The verdict in a file, None when there is none."""
+    """The verdict in a file, None when there is none that can be read."""
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        speeds = {name: Speed(**found[name]) if found[name] else None for name in ("speed", "cpu")}
-        return Verdict(found["difference"], found["error"], found["tolerance"], **speeds)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: unreadable, tested anew: %s", file, error)
+        return read_verdict(file)
+    except ModelLoadError as error:
+        logger.warning("%s", error)
         return None
+
+
+def read_verdict(file: Path) -> Verdict:
+    """The verdict in a file.
+
+    Raises:
+        ModelLoadError: It is damaged, or a newer MiMo Mobile's.
+    """
+
+    def speed(found: Value | None) -> Speed | None:
+        return None if found is None else Speed(found["prompt_s"].number(least=0), found["token_s"].number(least=0))
+
+    def build(found: Value) -> Verdict:
+        difference = found.get("difference")
+        return Verdict(
+            None if difference is None else difference.number(least=0),
+            found["error"].text(),
+            found["tolerance"].number(above=0),
+            speed(found.get("speed")),
+            speed(found.get("cpu")),
+        )
+
+    return SELFTEST_FORMAT.read(file, build, ModelLoadError, "it is tested anew")
 
 
 def keep(file: Path, verdict: Verdict) -> None:
@@ -119,7 +142,7 @@ def keep(file: Path, verdict: Verdict) -> None:
     if verdict.error or not verdict.tested:
         return
     try:
-        files.write_text(file, json.dumps(asdict(verdict)) + "\n")
+        files.write_text(file, SELFTEST_FORMAT.to_text(asdict(verdict)))
     except OSError as error:
         logger.warning("%s: cannot be kept: %s", file, error)
 
@@ -131,20 +154,20 @@ def _difference(backend: Backend, reference: Path) -> float | None:
     """
     if not reference.is_file():
         return None
-    known: dict[str, Any] = json.loads(reference.read_text(encoding="utf-8"))
-    ids, never = known["ids"], threading.Event()
+    known, never = read_reference(reference), threading.Event()
+    ids, start = known.ids, len(known.ids) - 3
     if len(ids) > backend.context_length:
         return None
-    start = len(ids) - 3
-    if start > 0:
-        backend.decode(ids[:start], 0, never)
-        backend.decode(ids[start:-1], start, never, rows=2)
-        found = backend.decode(ids[-1:], len(ids) - 1, never)
-    else:
-        found = backend.decode(ids, 0, never)
-    expected = np.array(known["logits"], np.float32)
-    difference = np.abs(found[0, known["top_ids"]] - expected).max() / np.abs(expected).max()
-    return float(difference) if np.isfinite(difference) else float("inf")
+    backend.decode(ids[:start], 0, never)
+    backend.decode(ids[start:-1], start, never, rows=2)
+    (found,) = backend.decode(ids[-1:], len(ids) - 1, never)
+    if max(known.top_ids) >= len(found):
+        raise ModelLoadError(
+            f"{reference}: token {max(known.top_ids)} found, the model has {len(found)}; quantize again"
+        )
+    expected = np.array(known.logits, np.float32)
+    difference = np.abs(found[list(known.top_ids)] - expected).max() / np.abs(expected).max()
+    return float(difference) if np.isfinite(difference) else sys.float_info.max
 
 
 def _speed(backend: Backend) -> Speed:

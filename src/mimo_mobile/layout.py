@@ -1,15 +1,16 @@
-"""What the files and folders that we write are called, and what npu.json says: for all who write and read them.
+"""What the files and folders that we write are called, and what npu.json and reference.json say: for all who use them.
 
 docs/formats.md specifies the files.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_mobile.errors import MimoMobileError, ModelLoadError
+from mimo_mobile.documents import DocumentError, FileFormat, Value
+from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 from mimo_mobile.socs import Soc, soc_named
 
 DEFAULT_CONTEXT = 4096
@@ -33,6 +34,15 @@ DRAFT_VOCABULARY = "draft_vocabulary.json"
 NPU_SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.npy"
 """In a folder of binaries for an NPU: what they are, and the tokens that the MTP layer scores; beside the folder: the
 embedding."""
+
+
+NPU_FORMAT, REFERENCE_FORMAT = FileFormat("npu", 1), FileFormat("reference", 1)
+
+MOST_TOKENS = 2**31 - 1
+"""The largest token id or number of tokens in a file: Kotlin keeps them as 32-bit integers."""
+
+LEAST_REFERENCE_TOKENS = 4
+"""In a reference's prompt, which goes through a model as a chunk, two rows and one."""
 
 
 def mtp_file(trunk: Path) -> Path:
@@ -68,23 +78,74 @@ class NpuSettings:
     made_with: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What reference.json says: what a model computes for a known prompt.
+
+    Attributes:
+        ids: The prompt.
+        top_ids: The tokens with the largest logits after it.
+        logits: Their logits, as the CPU computes them.
+    """
+
+    ids: tuple[int, ...]
+    top_ids: tuple[int, ...]
+    logits: tuple[float, ...]
+
+
 def read_npu_settings(folder: Path) -> NpuSettings:
     """The settings in a folder of binaries.
 
     Raises:
         ModelLoadError: They cannot be read.
     """
-    try:
-        found = json.loads((folder / NPU_SETTINGS).read_text(encoding="utf-8"))
-        sizes = [(each["name"], int(each["size_bytes"])) for each in found["graphs"]]
+
+    def build(found: Value) -> NpuSettings:
+        context_length = found["context_length"].integer(1, MOST_TOKENS)
+        windows = tuple(each.integer(1, MOST_TOKENS) for each in found["windows"].items(least=1))
+        if windows[-1] != 1 or list(windows) != sorted(set(windows), reverse=True) or windows[0] > context_length:
+            raise DocumentError(
+                f"windows: falling numbers from at most {context_length} to 1 expected, {windows} found"
+            )
+        found["ep"].choice("qnn")
+        found["activations"].choice("float", "uint16")
+        parts = [[edge.integer() for edge in part.items(least=2)] for part in found["layers"].items(least=1)]
+        edges = [0, *(stop for _, stop, *_ in parts)]
+        if parts != [[start, stop] for start, stop in itertools.pairwise(edges) if start < stop]:
+            raise DocumentError(f"layers: runs of layers from 0 on expected, {parts} found")
+        sizes = [(each["name"].path(), each["size_bytes"].integer()) for each in found["graphs"].items()]
+        try:
+            soc = soc_named(found["soc"].text()).name
+        except BackendUnavailableError as error:
+            raise DocumentError(f"soc: {error}") from error
         return NpuSettings(
-            soc_named(found["soc"]).name,
-            int(found["context_length"]),
-            tuple(int(each) for each in found["windows"]),
-            len(found["layers"]),
-            bool(found["mtp"]),
-            (*sizes, (EMBEDDING, int(found["embedding_bytes"]))),
-            str(found["made_with"]),
+            soc,
+            context_length,
+            windows,
+            len(parts),
+            found["mtp"].flag(),
+            (*sizes, (EMBEDDING, found["embedding_bytes"].integer())),
+            found["made_with"].text(),
         )
-    except (OSError, ValueError, KeyError, TypeError, MimoMobileError) as error:
-        raise ModelLoadError(f"{folder / NPU_SETTINGS}: not what mimo writes ({error}); compile again") from error
+
+    return NPU_FORMAT.read(folder / NPU_SETTINGS, build, ModelLoadError, "compile again")
+
+
+def read_reference(path: Path) -> Reference:
+    """The known prompt and its logits in a file.
+
+    Raises:
+        ModelLoadError: They cannot be read.
+    """
+
+    def build(found: Value) -> Reference:
+        reference = Reference(
+            tuple(each.integer(0, MOST_TOKENS) for each in found["ids"].items(least=LEAST_REFERENCE_TOKENS)),
+            tuple(each.integer(0, MOST_TOKENS) for each in found["top_ids"].items(least=1)),
+            tuple(each.number() for each in found["logits"].items(least=1)),
+        )
+        if len(reference.top_ids) != len(reference.logits):
+            raise DocumentError(f"{len(reference.top_ids)} top_ids and {len(reference.logits)} logits found")
+        return reference
+
+    return REFERENCE_FORMAT.read(path, build, ModelLoadError, "quantize again")

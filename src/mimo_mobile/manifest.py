@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimo_mobile import __version__, files
+from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
 NAME = "manifest.json"
-VERSION = 1
+MANIFEST_FORMAT = FileFormat("manifest", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Score:
         problems: How many were asked.
         exact_match: Share of right answers, 0…1.
         by_kind: The same for each kind of problem.
-        perplexity: Of the bf16 model's own answers, read token by token.
-        same_top: Share of those tokens that this model would also have chosen, 0…1.
+        perplexity: Of the bf16 model's own answers, read token by token; NaN when there were no tokens.
+        same_top: Share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
         answer_tokens: Mean length of an answer, thinking included.
     """
 
@@ -110,36 +111,26 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
-        return {"manifest_version": VERSION, **dataclasses.asdict(self)}
+        made = dataclasses.asdict(self)
+        for score in filter(None, [made["baseline"], *(entry["score"] for entry in made["entries"])]):
+            score |= {name: None for name in ("perplexity", "same_top") if not math.isfinite(score[name])}
+        return MANIFEST_FORMAT.stamped(made)
 
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest in one step."""
-        files.write_text(folder / NAME, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+        files.write_text(folder / NAME, MANIFEST_FORMAT.to_text(self.to_json(), indent=2))
 
 
 def read(folder: Path) -> Manifest | None:
     """The folder's manifest, or None when there is none.
 
     Raises:
-        MimoMobileError: It cannot be read.
+        MimoMobileError: It is damaged, or a newer MiMo Mobile wrote it.
     """
     path = folder / NAME
     if not path.exists():
         return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("manifest_version") != VERSION:
-            raise ValueError("another manifest_version")
-        data["baseline"] = _score(data["baseline"])
-        data["entries"] = tuple(
-            Entry(**{**entry, "parts": tuple(Part(**part) for part in entry["parts"]), "score": _score(entry["score"])})
-            for entry in data["entries"]
-        )
-        return Manifest(**data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MimoMobileError(
-            f"{path}: not a manifest of version {VERSION} ({error}); move it away or use another folder"
-        ) from error
+    return MANIFEST_FORMAT.read(path, _manifest, MimoMobileError, "move it away or use another folder")
 
 
 def start(folder: Path, source: Source, *, force: bool) -> Manifest:
@@ -200,5 +191,44 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def _score(data: dict[str, Any] | None) -> Score | None:
-    return Score(**data) if data else None
+def _manifest(found: Value) -> Manifest:
+    return Manifest(
+        found["model"].text(),
+        {name: each.text() for name, each in found["source"].fields().items()},
+        {name: each.text() for name, each in found["tools"].fields().items()},
+        tuple(_entry(each) for each in found["entries"].items()),
+        _score(found.get("baseline")),
+    )
+
+
+def _entry(found: Value) -> Entry:
+    return Entry(
+        recipe=found["recipe"].text(),
+        format="gguf" if found["format"].choice("gguf", "onnx") == "gguf" else "onnx",
+        path=found["path"].path(),
+        bits_per_weight=found["bits_per_weight"].number(least=0),
+        size_bytes=found["size_bytes"].integer(),
+        parts=tuple(
+            Part(each["path"].path(), each["size_bytes"].integer(), each["sha256"].hexadecimal(64))
+            for each in found["parts"].items()
+        ),
+        score=_score(found.get("score")),
+    )
+
+
+def _score(found: Value | None) -> Score | None:
+    if found is None:
+        return None
+
+    def number(name: str, most: float = math.inf) -> float:
+        value = found.get(name)
+        return math.nan if value is None else value.number(least=0, most=most)
+
+    return Score(
+        problems=found["problems"].integer(),
+        exact_match=found["exact_match"].number(0, 1),
+        by_kind={kind: each.number(0, 1) for kind, each in found["by_kind"].fields().items()},
+        perplexity=number("perplexity"),
+        same_top=number("same_top", most=1),
+        answer_tokens=found["answer_tokens"].number(least=0),
+    )

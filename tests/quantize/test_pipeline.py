@@ -13,9 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimo_mobile import manifest
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import CheckpointError, OutputExistsError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
@@ -23,6 +25,7 @@ from mimo_mobile.quantize import evaluate, report
 from mimo_mobile.quantize.evaluate import Reply
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
+from tests.tiny import tiny_weights, write_weights
 
 RECIPES = ["q8_0", "int4_b32"]
 
@@ -200,3 +203,12 @@ def test_a_single_file_takes_the_place_of_two(tiny: Source, tmp_path: Path) -> N
         made = quantize_checkpoint(tiny, tmp_path, ["q8_0"], problems=0, single_file=single_file)
         assert sorted(path.name for path in tmp_path.glob("*.gguf")) == names
         assert sorted(part.path for part in made.entries[0].parts) == names
+
+
+def test_a_head_that_overflows_is_a_damaged_checkpoint(tiny: Source, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.path, tmp_path / "tiny"))
+    weights = tiny_weights(Checkpoint.open(folder).config, 0)
+    weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], 3e38)
+    write_weights(folder, weights, shards=2, dtype="BF16")
+    with pytest.raises(QuantizationError, match="the head makes NaN or infinity; a damaged checkpoint"):
+        quantize_checkpoint(Source(folder, "tiny"), tmp_path / "out", ["int4_b32"])

@@ -1,11 +1,11 @@
 package io.github.mimomobile.runtime
 
+import io.github.mimomobile.runtime.files.FileFormat
 import io.github.mimomobile.runtime.files.JsonException
-import io.github.mimomobile.runtime.files.JsonReader
-import io.github.mimomobile.runtime.files.list
 import io.github.mimomobile.runtime.files.long
+import io.github.mimomobile.runtime.files.objects
+import io.github.mimomobile.runtime.files.path
 import io.github.mimomobile.runtime.files.text
-import java.io.IOException
 
 /** One file of a model; [path] is relative to the manifest, and stays inside its folder. */
 public data class ModelFile(val path: String, val sizeBytes: Long, val sha256: String)
@@ -33,43 +33,32 @@ public class ModelManifest private constructor(
     public companion object {
         /** Of the file. */
         public const val NAME: String = "manifest.json"
-        private const val VERSION = 1L
+        private val FORMAT = FileFormat("manifest", 1)
+        private val SHA256 = Regex("[0-9a-f]{64}")
 
         /**
          * The model of [recipe] in a manifest, or the first for ONNX Runtime.
          *
          * @throws MimoException.ModelLoad There is none, or this is no manifest.
          */
-        public fun parse(text: String, recipe: String? = null): ModelManifest = try {
-            val data = JsonReader(text.byteInputStream()).readValue() as Map<*, *>
-            if (data.long("manifest_version") != VERSION) throw JsonException("another manifest_version")
-            val model = data.text("model")
-            val entries = data.list("entries").filter { it["format"] == "onnx" }
-            val entry = entries.firstOrNull { recipe == null || it.text("recipe") == recipe } ?: run {
-                val found = entries.joinToString { it.text("recipe") }.ifEmpty { "none" }
-                throw MimoException.ModelLoad(
-                    "$NAME: recipe ${recipe ?: "for ONNX Runtime"} asked for, $found found;" +
-                        " make one with `mimo quantize --recipe ${recipe ?: "int4_b32"}`",
-                )
+        public fun parse(text: String, recipe: String? = null): ModelManifest =
+            FORMAT.read(text.byteInputStream(), NAME, "run `mimo quantize` again") { found ->
+                val model = found.text("model")
+                val entries = found.objects("entries").filter { it.text("format") == "onnx" }
+                val entry = entries.firstOrNull { recipe == null || it.text("recipe") == recipe } ?: run {
+                    val names = entries.joinToString { it.text("recipe") }.ifEmpty { "none" }
+                    throw MimoException.ModelLoad(
+                        "$NAME: recipe ${recipe ?: "for ONNX Runtime"} asked for, $names found;" +
+                            " make one with `mimo quantize --recipe ${recipe ?: "int4_b32"}`",
+                    )
+                }
+                val files = entry.objects("parts").map {
+                    ModelFile(it.path("path"), it.long("size_bytes"), it.sha256("sha256"))
+                }
+                ModelManifest(text, model, entry.text("recipe"), entry.path("path"), files)
             }
-            val files = entry.list("parts").map { file(it) }
-            ModelManifest(text, model, entry.text("recipe"), inside(entry.text("path")), files)
-        } catch (error: JsonException) {
-            throw MimoException.ModelLoad("$NAME: no manifest of version $VERSION (${error.message})", error)
-        } catch (error: ClassCastException) {
-            throw MimoException.ModelLoad("$NAME: no manifest of version $VERSION", error)
-        } catch (error: IOException) {
-            throw MimoException.ModelLoad("$NAME: no manifest of version $VERSION", error)
-        }
 
-        private fun file(data: Map<*, *>) =
-            ModelFile(inside(data.text("path")), data.long("size_bytes"), data.text("sha256"))
-
-        private fun inside(path: String): String {
-            if (path.startsWith("/") || ".." in path.split('/')) {
-                throw MimoException.ModelLoad("$NAME: $path leads out of the folder")
-            }
-            return path
-        }
+        private fun Map<*, *>.sha256(name: String): String = text(name).takeIf(SHA256::matches)
+            ?: throw JsonException("$name: 64 hexadecimal digits expected, ${text(name).take(70)} found")
     }
 }

@@ -70,7 +70,16 @@ internal class JsonReader(private val input: InputStream) {
         while (fill() && buffer[position].toInt().toChar().let { it.isLetterOrDigit() || it in "+-." }) {
             text.append(next().toChar())
         }
-        return text.toString().toDoubleOrNull()?.takeIf { it.isFinite() } ?: fail("'$text', a number expected")
+        return text.takeIf(::isNumber)?.toString()?.toDouble()?.takeIf { it.isFinite() }
+            ?: fail("'$text', a number expected")
+    }
+
+    /** The whole text as one value, as [readValue] gives it; nothing may come after it. */
+    fun readDocument(): Any? = readValue().also {
+        while (fill()) {
+            if (buffer[position].toInt().toChar() !in BLANKS) fail("more than one value")
+            position++
+        }
     }
 
     /** The next value of any kind: Map, List, String, Double, Boolean or null. For small texts. */
@@ -99,7 +108,7 @@ internal class JsonReader(private val input: InputStream) {
         while (true) {
             if (!fill()) fail("the end")
             val char = buffer[position].toInt().toChar()
-            if (char != ' ' && char != '\n' && char != '\r' && char != '\t') return char
+            if (char !in BLANKS) return char
             position++
         }
     }
@@ -173,5 +182,26 @@ internal class JsonReader(private val input: InputStream) {
 
     private companion object {
         const val MOST_DEPTH = 64
+        const val BLANKS = " \n\r\t"
+
+        /** Java takes other numbers, too. */
+        fun isNumber(text: CharSequence): Boolean {
+            var at = 0
+            fun digits(): Int {
+                val from = at
+                while (at < text.length && text[at] in '0'..'9') at++
+                return at - from
+            }
+            fun passes(chars: String) = (at < text.length && text[at] in chars).also { if (it) at++ }
+            passes("-")
+            val isZero = at < text.length && text[at] == '0'
+            val whole = digits()
+            if (whole == 0 || isZero && whole > 1 || passes(".") && digits() == 0) return false
+            if (passes("eE")) {
+                passes("+-")
+                if (digits() == 0) return false
+            }
+            return at == text.length
+        }
     }
 }

@@ -87,14 +87,3 @@ internal fun sha256(file: File, progress: (Long) -> Unit = {}): String {
     }
     return digest.digest().joinToString("") { "%02x".format(it) }
 }
-
-/** A value of parsed JSON, which must be a text. */
-internal fun Map<*, *>.text(name: String): String = this[name] as? String ?: throw JsonException("$name missing")
-
-/** A value of parsed JSON, which must be a whole number. */
-internal fun Map<*, *>.long(name: String): Long =
-    (this[name] as? Double ?: throw JsonException("$name missing")).toLong()
-
-/** A value of parsed JSON, which must be a list of objects. */
-internal fun Map<*, *>.list(name: String): List<Map<*, *>> =
-    (this[name] as? List<*> ?: throw JsonException("$name missing")).map { it as Map<*, *> }

@@ -6,6 +6,7 @@ import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.devices.readPlacement
 import java.io.File
 
 /**

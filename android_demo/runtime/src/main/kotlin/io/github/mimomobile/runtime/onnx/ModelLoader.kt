@@ -4,10 +4,12 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.ModelInfo
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.files.JsonException
 import io.github.mimomobile.runtime.files.JsonReader
 import io.github.mimomobile.runtime.files.ModelFolder
 import io.github.mimomobile.runtime.files.long
+import io.github.mimomobile.runtime.npu.OpenPiece
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.Tokenizer
 import io.github.mimomobile.runtime.text.TokenizerException
@@ -68,7 +70,7 @@ internal class ModelLoader(
     }
 
     private fun settings(file: File): Map<*, *> = try {
-        (file.inputStream().use { JsonReader(it).readValue() } as Map<*, *>).also { it.long("max_position_embeddings") }
+        (file.inputStream().use { JsonReader(it).readDocument() } as Map<*, *>).also { it.long("max_position_embeddings") }
     } catch (error: IOException) {
         throw MimoException.ModelLoad("$file: cannot be read; copy the folder again", error)
     } catch (error: JsonException) {

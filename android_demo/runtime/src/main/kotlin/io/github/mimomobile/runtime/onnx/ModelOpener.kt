@@ -6,6 +6,13 @@ import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.devices.MemoryCheck
+import io.github.mimomobile.runtime.devices.SelfTest
+import io.github.mimomobile.runtime.npu.NpuBackend
+import io.github.mimomobile.runtime.npu.NpuFolder
+import io.github.mimomobile.runtime.npu.NpuModel
+import io.github.mimomobile.runtime.npu.NpuMtpLayer
+import io.github.mimomobile.runtime.npu.OpenPiece
 import java.io.File
 
 /** A model's graphs on what computes them; the rest as in `ModelInfo`. */

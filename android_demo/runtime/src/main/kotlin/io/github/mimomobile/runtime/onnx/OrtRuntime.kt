@@ -9,6 +9,8 @@ import ai.onnxruntime.providers.NNAPIFlags
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.devices.MemoryCheck
+import io.github.mimomobile.runtime.devices.fastCores
 import java.io.File
 import java.io.IOException
 import java.nio.LongBuffer

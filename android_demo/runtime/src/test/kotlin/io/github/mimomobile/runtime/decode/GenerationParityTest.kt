@@ -10,9 +10,9 @@ import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.nanoNpu
+import io.github.mimomobile.runtime.npu.openOnCpu
 import io.github.mimomobile.runtime.onnx.LoadedModel
 import io.github.mimomobile.runtime.onnx.ModelLoader
-import io.github.mimomobile.runtime.onnx.openOnCpu
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.ThinkingSplitter
 import kotlinx.coroutines.runBlocking

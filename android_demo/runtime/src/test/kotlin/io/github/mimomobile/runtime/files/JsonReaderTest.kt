@@ -52,7 +52,7 @@ class JsonReaderTest {
     fun `what is no JSON is an error that says where`() {
         val wrong = listOf(
             "", "{", "[1", "[1 2]", "{\"a\" 1}", "\"a", "\"\\x\"", "\"\\u12g4\"", "\"\u0001\"",
-            "tru", "nul1", "1e", "--1", "[".repeat(100), "[1,]",
+            "tru", "nul1", "1e", "--1", "[".repeat(100), "[1,]", "01", "-", "+1", ".5", "1.", "1f", "0x1", "1e+",
         )
         for (text in wrong) {
             val error = assertThrows(text, JsonException::class.java) { read(text) }
@@ -62,6 +62,9 @@ class JsonReaderTest {
             val data = bytes.chunked(2).map { it.toInt(16).toByte() }.toByteArray()
             assertThrows(bytes, JsonException::class.java) { JsonReader(data.inputStream()).readValue() }
         }
+        val two = assertThrows(JsonException::class.java) { JsonReader("{}\n x".byteInputStream()).readDocument() }
+        assertEquals("at byte 4: more than one value", two.message)
+        assertEquals(emptyMap<String, Any>(), JsonReader("{} \r\n\t".byteInputStream()).readDocument())
         assertThrows(JsonException::class.java) { JsonReader("1.5".byteInputStream()).readInt() }
         assertThrows(JsonException::class.java) { JsonReader("3000000000".byteInputStream()).readInt() }
     }

@@ -79,9 +79,11 @@ class ModelFolderTest {
     fun `what is no manifest is an error`() {
         assertTrue("cannot be read" in failure { ModelFolder.read(File(temporary.root, "nothing"), null) })
         val noName = """{"manifest_version": 1, "model": 3, "entries": []}"""
-        for (text in listOf("", "[]", "{}", """{"manifest_version": 2}""", noName)) {
-            assertTrue(text, "no manifest of version 1" in failure { folder(text) })
+        for (text in listOf("", "[]", "{}", "3", noName)) {
+            assertTrue(text, "manifest.json: not what mimo writes: " in failure { folder(text) })
         }
+        val newer = failure { folder("""{"manifest_version": 9}""") }
+        assertTrue(newer, "a newer MiMo Mobile wrote it: manifest_version is 9" in newer)
         assertTrue("none found" in failure { folder(noName.replace("3", "\"m\"")) })
     }
 

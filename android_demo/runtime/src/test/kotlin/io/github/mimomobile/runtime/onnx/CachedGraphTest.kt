@@ -4,6 +4,7 @@ import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OrtSession
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.devices.readPlacement
 import io.github.mimomobile.runtime.nanoOnnx
 import java.io.File
 import org.junit.Assert.assertArrayEquals

@@ -4,6 +4,7 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
+import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.nanoOnnx
 import io.github.mimomobile.runtime.resized

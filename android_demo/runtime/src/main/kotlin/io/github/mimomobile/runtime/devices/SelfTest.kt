@@ -1,11 +1,12 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.devices
 
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.files.FileFormat
 import io.github.mimomobile.runtime.files.JsonException
-import io.github.mimomobile.runtime.files.JsonReader
+import io.github.mimomobile.runtime.files.doubles
+import io.github.mimomobile.runtime.files.ints
 import java.io.File
-import java.io.IOException
 import java.util.Locale
 import kotlin.math.abs
 
@@ -45,36 +46,48 @@ internal class SelfTest private constructor(private val difference: Double?, pri
          */
         fun run(backend: Backend, reference: File, tolerance: Double): SelfTest {
             if (!reference.isFile) return SelfTest(null, tolerance)
-            val known = try {
-                reference.inputStream().use { JsonReader(it).readValue() } as Map<*, *>
-            } catch (error: IOException) {
-                throw damaged(reference, error)
-            } catch (error: JsonException) {
-                throw damaged(reference, error)
-            } catch (error: ClassCastException) {
-                throw damaged(reference, error)
-            }
-            fun numbers(name: String) = (known[name] as? List<*>)?.map { it as? Double ?: throw damaged(reference) }
-                ?: throw damaged(reference)
-            val ids = numbers("ids").map { it.toInt() }.toIntArray()
-            val expected = numbers("logits")
-            val tops = numbers("top_ids").map { it.toInt() }
-            if (ids.size < 4 || tops.size != expected.size || expected.isEmpty()) throw damaged(reference)
+            val known = Reference.read(reference)
+            val ids = known.ids
             if (ids.size > backend.contextLength) return SelfTest(null, tolerance)
             val start = ids.size - 3
             backend.decode(ids.copyOf(start), 0)
             backend.decode(ids.copyOfRange(start, start + 2), start, 2)
             val found = backend.decode(ids.copyOfRange(start + 2, ids.size), start + 2).single()
             backend.mtp?.resume(0)
-            if (tops.any { it !in found.indices }) throw damaged(reference)
-            val largest = expected.maxOf { abs(it) }
-            val difference = expected.indices.maxOf { abs(found[tops[it]] - expected[it]) } / largest
+            known.topIds.maxOrNull()?.takeIf { it >= found.size }?.let {
+                throw MimoException.ModelLoad("$reference: token $it found, the model has ${found.size}; quantize again")
+            }
+            val largest = known.logits.maxOf { abs(it) }
+            val difference = known.logits.indices.maxOf { abs(found[known.topIds[it]] - known.logits[it]) } / largest
             return SelfTest(if (difference.isFinite()) difference else Double.MAX_VALUE, tolerance)
         }
 
-        private fun damaged(file: File, cause: Exception? = null) =
-            MimoException.ModelLoad("$file: not what mimo writes; quantize again", cause)
-
         private fun percent(share: Double) = "%.1f %%".format(Locale.ROOT, 100 * minOf(share, 99.0))
+    }
+}
+
+/**
+ * A model's reference.json.
+ *
+ * @property ids A prompt.
+ * @property topIds The tokens with the largest logits after it.
+ * @property logits Their logits, as the CPU computed them.
+ */
+internal class Reference private constructor(val ids: IntArray, val topIds: IntArray, val logits: DoubleArray) {
+    companion object {
+        private val FORMAT = FileFormat("reference", 1)
+
+        /** For a chunk, two rows and one. */
+        private const val LEAST_TOKENS = 4
+
+        /** @throws MimoException.ModelLoad The file is damaged. */
+        fun read(file: File): Reference = FORMAT.read(file, "quantize again") { found ->
+            val made = Reference(found.ints("ids"), found.ints("top_ids"), found.doubles("logits"))
+            if (made.ids.size < LEAST_TOKENS) throw JsonException("ids: at least $LEAST_TOKENS expected")
+            if (made.logits.isEmpty() || made.topIds.size != made.logits.size) {
+                throw JsonException("${made.topIds.size} top_ids and ${made.logits.size} logits found")
+            }
+            made
+        }
     }
 }

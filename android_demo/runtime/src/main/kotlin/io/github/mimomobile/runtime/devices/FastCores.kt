@@ -1,4 +1,4 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.devices
 
 import java.io.File
 import java.io.IOException

@@ -1,9 +1,10 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.npu
 
 import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.decode.MtpHead
 import io.github.mimomobile.runtime.decode.MtpLayer
+import io.github.mimomobile.runtime.onnx.between
 
 /** The trunk on an NPU, and its MTP layer when drafts are wanted. A window that is under way is not cut off. */
 internal class NpuBackend(private val model: NpuModel, layer: NpuMtpLayer?) : Backend {

@@ -1,4 +1,4 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.npu
 
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
@@ -7,6 +7,14 @@ import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.devices.readPlacement
+import io.github.mimomobile.runtime.onnx.FloatRows
+import io.github.mimomobile.runtime.onnx.IntCell
+import io.github.mimomobile.runtime.onnx.LongRow
+import io.github.mimomobile.runtime.onnx.OpenedSession
+import io.github.mimomobile.runtime.onnx.OrtRuntime
+import io.github.mimomobile.runtime.onnx.ZeroTensors
+import io.github.mimomobile.runtime.onnx.firstLine
 import java.io.File
 import java.nio.FloatBuffer
 

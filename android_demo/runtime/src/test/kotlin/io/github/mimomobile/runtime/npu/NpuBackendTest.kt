@@ -1,4 +1,4 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.npu
 
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
@@ -8,6 +8,9 @@ import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.nanoNpu
+import io.github.mimomobile.runtime.onnx.ModelLoader
+import io.github.mimomobile.runtime.onnx.OpenedSession
+import io.github.mimomobile.runtime.onnx.OrtRuntime
 import io.github.mimomobile.runtime.resized
 import java.io.File
 import kotlin.math.abs
@@ -118,6 +121,9 @@ class NpuBackendTest {
             val found = refusal(root = resized(root))
             assertTrue(found, "reference.json: not what mimo writes" in found)
         }
+        reference.writeText(beyond.replace("-1", "999999"))
+        val found = refusal(root = resized(root))
+        assertTrue(found, "reference.json: token 999999 found, the model has 1088; quantize again" in found)
     }
 
     @Test

@@ -1,4 +1,4 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.devices
 
 import io.github.mimomobile.runtime.MimoException
 import java.io.File

@@ -1,10 +1,13 @@
-package io.github.mimomobile.runtime.onnx
+package io.github.mimomobile.runtime.npu
 
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.files.FileFormat
 import io.github.mimomobile.runtime.files.JsonException
-import io.github.mimomobile.runtime.files.JsonReader
-import io.github.mimomobile.runtime.files.long
+import io.github.mimomobile.runtime.files.flag
+import io.github.mimomobile.runtime.files.int
+import io.github.mimomobile.runtime.files.ints
 import io.github.mimomobile.runtime.files.text
+import io.github.mimomobile.runtime.files.values
 import java.io.File
 import java.io.IOException
 import java.nio.ByteBuffer
@@ -67,6 +70,7 @@ internal class NpuFolder private constructor(
 
     companion object {
         private const val SETTINGS = "npu.json"
+        private val FORMAT = FileFormat("npu", 1)
         private val PREFIXES = listOf("qnn-", "qdq-")
 
         /**
@@ -95,24 +99,15 @@ internal class NpuFolder private constructor(
             return read(found.value)
         }
 
-        private fun read(folder: File): NpuFolder {
-            val file = File(folder, SETTINGS)
-            try {
-                val data = file.inputStream().use { JsonReader(it).readValue() } as Map<*, *>
-                val windows = (data["windows"] as List<*>).map { (it as Double).toInt() }
-                val context = data.long("context_length").toInt()
-                if (windows.lastOrNull() != 1 || windows != windows.sortedDescending() || windows[0] > context) {
-                    throw JsonException("windows $windows for a context of $context")
-                }
-                val parts = (data["layers"] as List<*>).size
-                return NpuFolder(folder, data.text("soc"), context, windows, parts, data["mtp"] as Boolean)
-            } catch (error: IOException) {
-                throw MimoException.ModelLoad("$file: cannot be read; compile again", error)
-            } catch (error: JsonException) {
-                throw MimoException.ModelLoad("$file: not what mimo writes (${error.message}); compile again", error)
-            } catch (error: RuntimeException) { // other types than expected
-                throw MimoException.ModelLoad("$file: not what mimo writes; compile again", error)
+        private fun read(folder: File): NpuFolder = FORMAT.read(File(folder, SETTINGS), "compile again") { found ->
+            val windows = found.ints("windows", least = 1).toList()
+            val context = found.int("context_length", least = 1)
+            if (windows.lastOrNull() != 1 || windows != windows.distinct().sortedDescending() || windows[0] > context) {
+                throw JsonException("windows $windows for a context of $context")
             }
+            val parts = found.values("layers").size
+            if (parts == 0) throw JsonException("layers: none found")
+            NpuFolder(folder, found.text("soc"), context, windows, parts, found.flag("mtp"))
         }
     }
 }

@@ -1,0 +1,224 @@
+"""Documents of our JSON formats, good and bad: what the schemas, the Python and the Kotlin readers have to say of each.
+
+tests/golden/formats.json is made of them (`python -m tools.golden`), so that readers in all languages are held to the
+same table.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+Document = dict[str, Any]
+
+SHA = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+SCORE: Document = {
+    "problems": 660,
+    "exact_match": 0.98,
+    "by_kind": {"sum": 1, "mixed": 0.96},
+    "perplexity": 1.02,
+    "same_top": None,
+    "answer_tokens": 88.5,
+}
+MANIFEST: Document = {
+    "manifest_version": 1,
+    "model": "mimo-nano",
+    "source": {"fingerprint": "33661467f4f1b905"},
+    "tools": {"numpy": "2.4.6"},
+    "entries": [
+        {
+            "recipe": "int4_b32",
+            "format": "onnx",
+            "path": "mimo-nano-int4_b32-onnx",
+            "bits_per_weight": 7.15,
+            "size_bytes": 3,
+            "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
+            "score": SCORE,
+        }
+    ],
+    "baseline": None,
+}
+NPU: Document = {
+    "npu_version": 1,
+    "ep": "qnn",
+    "activations": "float",
+    "soc": "SM8750",
+    "context_length": 2048,
+    "windows": [64, 2, 1],
+    "layers": [[0, 2], [2, 4]],
+    "mtp": True,
+    "embedding_bytes": 1000,
+    "made_with": "onnxruntime 1.24.1",
+    "graphs": [{"name": "layers-0.64", "size_bytes": 10, "seconds": 1.5, "peak_rss_bytes": 100}],
+}
+REFERENCE: Document = {"reference_version": 1, "ids": [5, 6, 7, 8], "top_ids": [9, 3], "logits": [2.5, -1]}
+COSTS: Document = {"costs_version": 1, "rows_s": [0.1, 0.11], "draft_s": 0.0}
+SELFTEST: Document = {
+    "selftest_version": 1,
+    "difference": 0.01,
+    "error": "",
+    "tolerance": 0.08,
+    "speed": {"prompt_s": 0.1, "token_s": 0.01},
+    "cpu": None,
+}
+DRAFTS = [3, 9, 200]
+DOCUMENTS: dict[str, Any] = {
+    "manifest": MANIFEST,
+    "npu": NPU,
+    "reference": REFERENCE,
+    "costs": COSTS,
+    "selftest": SELFTEST,
+    "draft_vocabulary": DRAFTS,
+}
+
+KOTLIN = ("manifest", "npu", "reference")
+"""What the Kotlin library reads."""
+
+GONE = object()
+"""In place of a value: the field is not there."""
+
+Change = tuple[str, Any]
+"""A place in a document, as in ``graphs.0.name``, and what stands there instead."""
+
+GOOD: dict[str, list[Change]] = {
+    "manifest": [
+        ("manifest_version", GONE), ("added_later", 1), ("entries.0.added_later", {}), ("baseline", SCORE),
+        ("baseline", GONE), ("entries.0.score", None), ("entries.0.score", GONE), ("entries.0.parts", []),
+        ("entries.0.path", "a/..b/.c"), ("entries.0.path", "计算 1"), ("source", {}), ("tools", {}),
+        ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None),
+    ],
+    "npu": [
+        ("npu_version", GONE), ("npu_version", 1.0), ("added_later", {"x": 1}), ("graphs.0.added_later", None),
+        ("mtp", False), ("windows", [1]), ("graphs", []), ("graphs.0.seconds", GONE), ("activations", "uint16"),
+        ("context_length", 64), ("context_length", 2048.0),
+    ],
+    "reference": [("reference_version", GONE), ("added_later", []), ("logits", [1e30, 0])],
+    "costs": [("costs_version", GONE), ("added_later", 1), ("draft_s", 0.01), ("rows_s", [1])],
+    "selftest": [
+        ("selftest_version", GONE), ("added_later", 1), ("difference", None), ("speed", None), ("error", "it failed"),
+        ("cpu", {"prompt_s": 1, "token_s": 2}), ("cpu", GONE), ("difference", GONE),
+    ],
+    "draft_vocabulary": [("", [7]), ("", [7, 7, 2])],
+}  # fmt: skip
+"""Readers take these, which do not ask for what they do not need."""
+
+BAD: dict[str, list[Change]] = {
+    "manifest": [
+        ("manifest_version", 9), ("manifest_version", 0), ("manifest_version", "1"), ("", []), ("model", GONE),
+        ("model", 3), ("entries", GONE), ("entries", {}), ("entries.0", "int4_b32"), ("entries.0.recipe", GONE),
+        ("entries.0.format", GONE), ("entries.0.format", 1), ("entries.0.parts", GONE), ("entries.0.parts.0", "x"),
+        ("entries.0.path", "../x"), ("entries.0.path", "/etc"), ("entries.0.path", ""), ("entries.0.path", "."),
+        ("entries.0.path", "a/../../x"), ("entries.0.path", "a//b"), ("entries.0.path", "a/"),
+        ("entries.0.path", "a/./b"), ("entries.0.path", "..\\x"), ("entries.0.path", "a\0b"), ("entries.0.path", 3),
+        ("entries.0.path", GONE), ("entries.0.parts.0.path", "../../.bashrc"), ("entries.0.parts.0.path", "/x"),
+        ("entries.0.parts.0.path", ".."), ("entries.0.parts.0.path", GONE),
+        ("entries.0.parts.0.size_bytes", GONE), ("entries.0.parts.0.size_bytes", -1),
+        ("entries.0.parts.0.size_bytes", 2.5), ("entries.0.parts.0.size_bytes", "3"),
+        ("entries.0.parts.0.size_bytes", 2**53), ("entries.0.parts.0.sha256", GONE),
+        ("entries.0.parts.0.sha256", "abc"), ("entries.0.parts.0.sha256", SHA.upper()),
+    ],
+    "npu": [
+        ("npu_version", 2), ("npu_version", 0), ("npu_version", "1"), ("npu_version", None), ("npu_version", 1.5),
+        ("", []), ("", None), ("soc", GONE), ("soc", 8750), ("context_length", GONE),
+        ("context_length", 0), ("context_length", "2048"), ("context_length", 2048.5), ("context_length", True),
+        ("context_length", 2**31), ("windows", GONE), ("windows", []), ("windows", 64), ("windows", [64, 2]),
+        ("windows", [64, 64, 1]), ("windows", [64, 0, 1]), ("windows", [64, "2", 1]), ("windows", [64, 2.5, 1]),
+        ("layers", GONE), ("layers", []), ("layers", 2), ("mtp", GONE), ("mtp", 1), ("mtp", "true"),
+    ],
+    "reference": [
+        ("reference_version", 2), ("reference_version", 0), ("reference_version", "1"), ("", []), ("ids", GONE),
+        ("ids", [1, 2, 3]), ("ids", [1, 2, 3, -4]), ("ids", [1, 2, 3, "4"]), ("ids", [1, 2, 3, 4.5]), ("ids", "1234"),
+        ("ids", [1, 2, 3, 2**31]), ("top_ids", GONE), ("top_ids", []), ("top_ids", [-1, 3]), ("top_ids", [9, None]),
+        ("logits", GONE), ("logits", []), ("logits", ["2.5", 1]), ("logits", [None, 1]), ("logits", [True, 1]),
+    ],
+    "costs": [
+        ("costs_version", 2), ("", []), ("rows_s", GONE), ("rows_s", []), ("rows_s", [0]), ("rows_s", [0.1, -1]),
+        ("rows_s", ["0.1"]), ("rows_s", 0.1), ("draft_s", GONE), ("draft_s", -0.1), ("draft_s", None),
+    ],
+    "selftest": [
+        ("selftest_version", 2), ("", []), ("difference", -0.1), ("difference", "0.1"), ("error", GONE),
+        ("error", None), ("tolerance", GONE), ("tolerance", 0), ("speed", 0.1), ("speed.token_s", GONE),
+        ("speed.prompt_s", -1), ("cpu", {"prompt_s": "1", "token_s": 2}),
+    ],
+    "draft_vocabulary": [("", []), ("", {}), ("", ["7"]), ("", [7, -1]), ("", [7.5]), ("", [True]), ("", 7)],
+}  # fmt: skip
+"""Schemas and readers refuse these."""
+
+NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
+    "manifest": [
+        ("source", GONE), ("source", []), ("source", {"fingerprint": 1}), ("tools", GONE), ("tools", {"numpy": None}),
+        ("baseline", 1), ("baseline", {}), ("entries.0.bits_per_weight", GONE), ("entries.0.bits_per_weight", -1),
+        ("entries.0.size_bytes", GONE), ("entries.0.size_bytes", "3"), ("entries.0.score", []),
+        ("entries.0.score.problems", GONE), ("entries.0.score.problems", 1.5), ("entries.0.score.exact_match", 98),
+        ("entries.0.score.by_kind", [1]), ("entries.0.score.by_kind", {"sum": "1"}),
+        ("entries.0.score.perplexity", "1.02"), ("entries.0.score.same_top", 1.5),
+        ("entries.0.score.answer_tokens", None),
+    ],
+    "npu": [
+        ("soc", "../SM8750"), ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"),
+        ("embedding_bytes", GONE),
+        ("embedding_bytes", -1), ("made_with", GONE), ("made_with", None), ("graphs", GONE), ("graphs", {}),
+        ("graphs.0", "layers-0.64"), ("graphs.0.name", GONE), ("graphs.0.name", "../../x.1"),
+        ("graphs.0.size_bytes", GONE), ("graphs.0.size_bytes", "10"), ("layers", [0, 2]), ("layers", [[0]]),
+        ("layers", [[0, 2, 4]]), ("layers", [["0", 2]]), ("layers", [[-1, 2]]),
+    ],
+}  # fmt: skip
+"""Schemas and the Python reader refuse these; the Kotlin reader does not ask for what is wrong in them."""
+
+BEYOND_SCHEMAS: dict[str, list[Change]] = {
+    "npu": [("windows", [2, 64, 1]), ("windows", [1, 2]), ("context_length", 32)],
+    "reference": [("logits", [2.5]), ("top_ids", [9, 3, 4])],
+}
+"""Readers refuse these, which compare values with each other: schemas cannot."""
+
+ONLY_PYTHON: dict[str, list[Change]] = {
+    "npu": [("layers", [[0, 2], [3, 4]]), ("layers", [[1, 2]]), ("layers", [[0, 4], [4, 4]]), ("soc", "SM1")],
+}
+"""The Python reader refuses these: it knows which chips there are, and what follows what."""
+
+NO_JSON = (
+    "", "{", "[" * 2_000, '{"a": NaN}', "nonsense", "'x'", '{"a": 1,}', '{"a": 01}', "\ufeff{}", "{} {}",
+)  # fmt: skip
+
+
+def changed(document: Any, change: Change) -> Any:
+    """A copy of a document with something else in one place."""
+    place, value = change
+    if not place:
+        return value
+    copied = copy.deepcopy(document)
+    *way, last = [int(name) if name.isdigit() else name for name in place.split(".")]
+    inner = copied
+    for name in way:
+        inner = inner[name]
+    if value is GONE:
+        del inner[last]
+    else:
+        inner[last] = value
+    return copied
+
+
+def cases() -> list[Document]:
+    """Each document with what the schema and the readers say: whether they accept it; null where nobody asks them."""
+    made: list[Document] = []
+
+    def add(name: str, text: str, schema: bool | None, python: bool, kotlin: bool) -> None:
+        kotlins = kotlin if name in KOTLIN else None
+        made.append({"format": name, "text": text, "schema": schema, "python": python, "kotlin": kotlins})
+
+    for name, document in DOCUMENTS.items():
+        add(name, json.dumps(document), True, True, True)
+        for group, schema, python, kotlin in (
+            (GOOD, True, True, True),
+            (BAD, False, False, False),
+            (NOT_SEEN_BY_KOTLIN, False, False, True),
+            (BEYOND_SCHEMAS, True, False, False),
+            (ONLY_PYTHON, True, False, True),
+        ):
+            for change in group.get(name, []):
+                add(name, json.dumps(changed(document, change)), schema, python, kotlin)
+        for text in NO_JSON:
+            add(name, text, None, False, False)
+    return made
