@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,8 +11,19 @@ from mimo_mobile.errors import MimoMobileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+if TYPE_CHECKING:
+    from click import ParamType as ParamType
+else:
 
-class Recipes(click.ParamType[Sequence[str]]):
+    class ParamType(click.ParamType):
+        """click's own type, which may be subscripted here; before version 8.4 click itself does not allow it."""
+
+        def __class_getitem__(cls, converted: object) -> type[ParamType]:
+            """This class: only type checkers ask what it converts to."""
+            return cls
+
+
+class Recipes(ParamType[Sequence[str]]):
     """A comma-separated list of recipe names."""
 
     name = "recipes"
