@@ -35,7 +35,7 @@ test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow and not arm and not android"
 
 test-lowest: $(LOWEST_VENV)/.installed  ## the quick tests of the package with the lowest versions that pyproject.toml allows
-	@$(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not android and not newest" \
+	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not android and not newest" \
 		tests/*.py tests/convert tests/quantize tests/runtime
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something

@@ -26,11 +26,12 @@ def test_it_tells_this_machine_and_every_provider(nano_onnx: Path) -> None:
 def test_json_is_for_machines() -> None:
     found = json.loads(runner().invoke(main, ["doctor", "--json"]).stdout)
     assert found["architecture"] == platform.machine() and found["physical_cores"] >= 1
-    assert found["memory_bytes"] >= found["available_bytes"] > 0
+    assert found["memory_bytes"] > 0
     assert [each["ep"] for each in found["providers"]] == list(PROVIDERS)
-    flags = Path("/proc/cpuinfo").read_text().split()
-    if platform.machine() == "x86_64":
-        assert found["features"]["avx512_vnni"] == ("avx512_vnni" in flags)
+    if platform.system() == "Linux":  # elsewhere neither is told
+        assert found["memory_bytes"] >= found["available_bytes"] > 0
+        flags = Path("/proc/cpuinfo").read_text().split()
+        assert found["features"].get("avx512_vnni", False) == ("avx512_vnni" in flags)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ from mimo_mobile.runtime.onnx import ep_choice
 from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.socs import SOCS, soc_named
 
+pytestmark = pytest.mark.needs("onnxruntime_qnn")
+
 CONTEXT = 320
 GREEDY = GenerationConfig(temperature=0, max_tokens=12)
 
