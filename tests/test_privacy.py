@@ -173,3 +173,15 @@ def test_a_command_keeps_to_itself(
     # MiMo-7B's shapes would fill gigabytes.
     start = ["-c", SMALL_SYNTH] if name == "synth" else ["-m", "mimo_mobile"]
     assert keeps_to_itself(watched(*start, *words, text="12 + 30\n"), tmp_path)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.needs("onnxruntime_qnn")
+def test_compiling_for_an_npu_and_running_there_keep_to_themselves(watched: Watch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chip = ["--target", "qnn", "--soc", "SM8750", "--context", "320"]
+    words = ["quantize", "nano", "--out", out, "--recipe", "int4_b32", "--problems", "0", "--no-answer", *chip]
+    assert keeps_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
+    words = ["run", out / "mimo-nano", "12 + 30", "--max-tokens", "2", "--ep", "qnn", "--no-thinking"]
+    assert keeps_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
