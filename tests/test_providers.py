@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,7 +95,7 @@ def test_options_reach_providers_as_they_spell_them() -> None:
     assert Path(found["backend_path"]).is_file()
 
 
-@pytest.mark.parametrize("ep", ["nnapi", "xnnpack", "coreml"])
+@pytest.mark.parametrize("ep", ["nnapi", "xnnpack", *(["coreml"] if sys.platform != "darwin" else [])])
 def test_a_provider_that_is_not_in_the_build_is_an_error(nano_onnx: Path, ep: str) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"--ep {ep}: not in this build of ONNX Runtime; here are cpu"):
         load(nano_onnx, ep=ep)  # type: ignore[arg-type]
