@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -13,6 +14,10 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve
 from tests.tiny import write_tiny_checkpoint
+
+# Tests import ONNX Runtime themselves, before our package could turn its telemetry off. That our package does not lean
+# on this line is what tests/test_privacy.py sees to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
