@@ -104,19 +104,18 @@ def watched(tmp_path: Path) -> Watch:
     return run
 
 
-def keeps_to_itself(deeds: Deeds, tmp_path: Path) -> bool:
+def assert_it_kept_to_itself(deeds: Deeds, tmp_path: Path) -> None:
     assert deeds.sockets == []
     assert deeds.written_outside(*(tmp_path / name for name in ("out", "cache", "tmp"))) == set()
     assert list((tmp_path / "home").rglob("*")) == [] and list((tmp_path / "work").rglob("*")) == []
     assert list((tmp_path / "tmp").rglob("*")) == []  # what was there for a while is gone
-    return True
 
 
 @needs_strace
 def test_the_watch_sees_what_processes_of_processes_do(watched: Watch, tmp_path: Path) -> None:
     inner = "import os, socket; os.rename('a', 'b'); socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)"
     code = f"""if True:
-        import multiprocessing, os, pathlib, socket, subprocess, sys
+        import os, pathlib, socket, subprocess, sys
         pathlib.Path('a').write_text('x')
         socket.socketpair()
         os.mkdir(os.environ['HOME'] + '/d')
@@ -172,7 +171,7 @@ def test_a_command_keeps_to_itself(
     words = [word.format_map(places) for word in COMMANDS[name]]
     # MiMo-7B's shapes would fill gigabytes.
     start = ["-c", SMALL_SYNTH] if name == "synth" else ["-m", "mimo_mobile"]
-    assert keeps_to_itself(watched(*start, *words, text="12 + 30\n"), tmp_path)
+    assert_it_kept_to_itself(watched(*start, *words, text="12 + 30\n"), tmp_path)
 
 
 @needs_strace
@@ -182,6 +181,6 @@ def test_compiling_for_an_npu_and_running_there_keep_to_themselves(watched: Watc
     out = tmp_path / "out"
     chip = ["--target", "qnn", "--soc", "SM8750", "--context", "320"]
     words = ["quantize", "nano", "--out", out, "--recipe", "int4_b32", "--problems", "0", "--no-answer", *chip]
-    assert keeps_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
+    assert_it_kept_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
     words = ["run", out / "mimo-nano", "12 + 30", "--max-tokens", "2", "--ep", "qnn", "--no-thinking"]
-    assert keeps_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
+    assert_it_kept_to_itself(watched("-m", "mimo_mobile", *words), tmp_path)
