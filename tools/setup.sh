@@ -6,8 +6,9 @@ set -euo pipefail
 venv=$1 extras=$2 wheels=${3:-$1/wheels} llama='llama-cpp-python>=0.3.36,<0.4'
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    local candidate first=python3
+    if [ "$extras" = lowest ]; then first="python3.11 python3.12 python3"; fi # the lowest numpy has wheels for these
+    for candidate in ${PYTHON:-} $first python3.14 python3.13 python3.12 python3.11; do
         if "$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate" && return
         fi
