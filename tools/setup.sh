@@ -64,9 +64,10 @@ if [ "$extras" = peers ]; then
     exit
 fi
 
-# llama-cpp-python is published as sources only.
+# llama-cpp-python is published as sources only. Nothing is built where one that fits is installed or lies as a wheel.
 build_llama() {
-    if compgen -G "$wheels/llama_cpp_python-*.whl" >/dev/null; then return; fi
+    if "$venv/bin/python" -m pip install -q --disable-pip-version-check --dry-run --no-deps --no-index \
+        --find-links "$wheels" --only-binary llama-cpp-python "$llama" 2>/dev/null; then return; fi
     if ! command -v c++ >/dev/null || ! command -v cc >/dev/null; then
         echo "A C and C++ compiler is needed to build llama.cpp: sudo apt install build-essential" >&2
         return 1
@@ -90,12 +91,7 @@ if [ "$extras" = lowest ]; then
     exit
 fi
 
-case ",$extras," in *,gguf,* | *,dev,* | *,bench,*)
-    if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
-        build_llama
-    fi
-    ;;
-esac
+case ",$extras," in *,gguf,* | *,dev,* | *,bench,*) build_llama ;; esac
 
 echo "Installing mimo-mobile[$extras] into $venv" >&2
 quietly "installing mimo-mobile[$extras]" "$venv/install.log" "$venv/bin/python" -m pip install \
