@@ -1,10 +1,11 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-slow test-arm android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
+.PHONY: help quantize test test-lowest test-slow test-arm android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
 	bench-phone emulator-test lint-actions nano verify-optimum clean
 
 VENV ?= .venv
+LOWEST_VENV ?= .venv-lowest
 VERIFY_VENV ?= .venv-verify
 PEERS_VENV ?= .venv-peers
 # llama.cpp's own server, unpatched, which has to run our files.
@@ -32,6 +33,10 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow and not arm and not android"
+
+test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests, but for drafts, with the lowest versions that pyproject.toml allows
+	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not android and not newest" \
+		tests/*.py tests/convert tests/quantize tests/runtime --ignore=tests/runtime/decode/test_speculation.py
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
@@ -119,6 +124,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@bash tools/setup.sh "$(VENV)" bench
+	@touch $@
+
+$(LOWEST_VENV)/.installed: pyproject.toml tools/setup.sh $(VENV)/.installed
+	@bash tools/setup.sh "$(LOWEST_VENV)" lowest "$(VENV)/wheels"
 	@touch $@
 
 $(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev

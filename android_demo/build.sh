@@ -96,7 +96,8 @@ run_tests() { # run_tests MAIN CLASSPATH [JAVA_OPTION…]: the tests, which see 
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then usage; fi
 mkdir -p "$2"
 cache=$(cd "$2" && pwd)
-model=$(realpath --no-symlinks "${3:-$here/../out/mimo-nano}")
+model=${3:-$here/../out/mimo-nano}
+[ "${model#/}" != "$model" ] || model=$PWD/$model
 case $1 in
     test | apk | test-dex | test-app)
         [ -f "$model/manifest.json" ] || { echo "$model: no manifest.json; run \`make quantize\` first" >&2; exit 1; }

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mimo_mobile import onnxruntime_library
 from mimo_mobile.layout import KV_INT8
 from mimo_mobile.runtime import GenerationConfig, Model, load
 from mimo_mobile.runtime.backend import KvDtype
@@ -140,6 +141,7 @@ class Genai:
 
     def __init__(self, folder: Path, context_length: int, kv_dtype: KvDtype = "f16") -> None:
         """Load ``folder`` with as many threads as ours has."""
+        onnxruntime_library.load()  # turns telemetry off, also for what loads the library next
         import onnxruntime_genai as og
 
         self.name, self._og, self._depth = "onnxruntime-genai", og, 0

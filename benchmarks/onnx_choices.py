@@ -15,10 +15,10 @@ from statistics import median
 
 import click
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from mimo_mobile import onnxruntime_library
 from mimo_mobile.mimo7b import MIMO_7B
 from mimo_mobile.quantize.formats import NBitsFormat
 
@@ -64,6 +64,7 @@ class _Graph:
         )  # fmt: skip
         imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+        ort = onnxruntime_library.load()
         options = ort.SessionOptions()
         options.intra_op_num_threads = os.cpu_count() or 1
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -159,7 +160,8 @@ def _activations(tokens: int) -> NDArray[np.float32]:
 @click.option("--repeats", default=31, show_default=True)
 def main(repeats: int) -> None:
     """Print what each choice costs against the other."""
-    click.echo(f"{platform.processor() or platform.machine()}, {os.cpu_count()} threads, onnxruntime {ort.__version__}")
+    machine, version = platform.processor() or platform.machine(), onnxruntime_library.load().__version__
+    click.echo(f"{machine}, {os.cpu_count()} threads, onnxruntime {version}")
     for tokens in (1, 2, 4, 128):
         for name, made in (("QKV", qkv), ("gate and up", gate_up)):
             took, ratio = compare(made(tokens, True), made(tokens, False), repeats)

@@ -6,7 +6,11 @@ of the checkpoint.
 
 from __future__ import annotations
 
+import os
 import sys
+
+# optimum loads ONNX Runtime, whose telemetry is on unless this is set before.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from optimum.exporters.onnx import main_export
 from optimum.exporters.onnx.model_configs import Qwen2OnnxConfig

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,20 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve
 from tests.tiny import write_tiny_checkpoint
+
+# Tests import ONNX Runtime themselves, before our package could turn its telemetry off. That our package does not lean
+# on this line is what tests/test_privacy.py sees to.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a package that other systems, or the lowest versions, do not have."""
+    for mark in item.iter_markers("needs"):
+        (module,) = mark.args
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+        if module == "onnxruntime_qnn" and platform.machine() != "x86_64":
+            pytest.skip("only x86-64 computers have a simulator of the NPU")
 
 
 @pytest.fixture(scope="session", autouse=True)

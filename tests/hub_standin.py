@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         cut_at: Name → bytes after which the connection breaks, once.
+        reset: Names during which the connection is reset, each time.
         damaged: Names whose content arrives changed, though their checksums are right.
         ranges: Name → the Range headers asked for.
         sent: Name → bytes sent.
@@ -29,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.cut_at: dict[str, int] = {}
+        self.reset: set[str] = set()
         self.damaged: set[str] = set()
         self.ranges: dict[str, list[str]] = {}
         self.sent: Counter[str] = Counter()
@@ -114,6 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if name in self.server.reset:
+            # Closed without lingering, a connection is reset: the other side sees an error, no end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
             return
         cut = self.server.cut_at.pop(name, None)
         self.wfile.write(body[:cut])

@@ -11,17 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from mimo_mobile.cli import main
 from mimo_mobile.hub import Source
+from tests.commands import runner
 from tools.cli_reference import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def mimo(*arguments: object, text: str | None = None) -> Result:
-    return CliRunner().invoke(main, [str(each) for each in arguments], input=text)
+    return runner().invoke(main, [str(each) for each in arguments], input=text)
 
 
 def test_help_is_quick_for_it_imports_nothing_heavy() -> None:
@@ -31,6 +32,28 @@ def test_help_is_quick_for_it_imports_nothing_heavy() -> None:
     assert "Commands:" in result.stdout
     heavy = {"numpy", "onnxruntime", "onnx", "llama_cpp", "gguf", "tokenizers", "jinja2", "rich", "huggingface_hub"}
     assert not heavy & set(result.stderr.split())
+
+
+def test_python_m_mimo_mobile_is_the_command() -> None:
+    started = [sys.executable, "-m", "mimo_mobile"]
+    help_ = subprocess.run([*started, "--help"], capture_output=True, text=True, check=True)
+    assert help_.stdout.startswith("Usage: mimo [OPTIONS] COMMAND") and set(main.commands) <= set(help_.stdout.split())
+    wrong = subprocess.run(
+        [*started, "quantize", "nano", "--recipe", "q3"], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2 and "Usage: mimo quantize" in wrong.stderr and "no recipe 'q3'" in wrong.stderr
+
+
+def test_the_command_starts_with_a_click_whose_types_cannot_be_subscripted() -> None:
+    code = """if True:
+        import click
+        class ParamType(click.ParamType):  # click 8.1 to 8.3
+            def __class_getitem__(cls, item):
+                raise TypeError("type 'ParamType' is not subscriptable")
+        click.ParamType = ParamType
+        import benchmarks.phone.__main__, mimo_mobile.cli
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_the_reference_is_fresh() -> None:
@@ -131,7 +154,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     result = mimo(*(each.format_map(places) for each in arguments))
     assert result.exit_code == status, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and message in result.stderr and "Traceback" not in result.output
+    assert len(errors) == 1 and message in result.stderr and "Traceback" not in result.stderr
     left = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert left == []
 

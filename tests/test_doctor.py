@@ -7,15 +7,15 @@ import platform
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from mimo_mobile import doctor
 from mimo_mobile.cli import main
 from mimo_mobile.providers import PROVIDERS
+from tests.commands import runner
 
 
 def test_it_tells_this_machine_and_every_provider(nano_onnx: Path) -> None:
-    result = CliRunner().invoke(main, ["doctor", str(nano_onnx)])
+    result = runner().invoke(main, ["doctor", str(nano_onnx)])
     assert result.exit_code == 0, result.output
     for name in PROVIDERS:
         assert f"--ep {name}" in result.stdout
@@ -24,13 +24,14 @@ def test_it_tells_this_machine_and_every_provider(nano_onnx: Path) -> None:
 
 
 def test_json_is_for_machines() -> None:
-    found = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+    found = json.loads(runner().invoke(main, ["doctor", "--json"]).stdout)
     assert found["architecture"] == platform.machine() and found["physical_cores"] >= 1
-    assert found["memory_bytes"] >= found["available_bytes"] > 0
+    assert found["memory_bytes"] > 0
     assert [each["ep"] for each in found["providers"]] == list(PROVIDERS)
-    flags = Path("/proc/cpuinfo").read_text().split()
-    if platform.machine() == "x86_64":
-        assert found["features"]["avx512_vnni"] == ("avx512_vnni" in flags)
+    if platform.system() == "Linux":  # elsewhere neither is told
+        assert found["memory_bytes"] >= found["available_bytes"] > 0
+        flags = Path("/proc/cpuinfo").read_text().split()
+        assert found["features"].get("avx512_vnni", False) == ("avx512_vnni" in flags)
 
 
 @pytest.mark.parametrize(
@@ -54,5 +55,5 @@ def test_without_onnxruntime_the_machine_is_told_all_the_same(monkeypatch: pytes
 
 
 def test_what_is_no_onnx_model_is_an_error(nano_gguf: Path) -> None:
-    result = CliRunner().invoke(main, ["doctor", str(nano_gguf)])
-    assert result.exit_code == 1 and "no ONNX model" in result.output
+    result = runner().invoke(main, ["doctor", str(nano_gguf)])
+    assert result.exit_code == 1 and "no ONNX model" in result.stderr

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_complete_download_works_without_a_network(standin: Hub, tmp_path: Pat
     assert result.returncode == 0, result.stderr
 
 
+def test_what_breaks_below_the_hubs_library_is_one_line_and_the_next_run_goes_on(standin: Hub, tmp_path: Path) -> None:
+    standin.reset.add("model-00001-of-00002.safetensors")
+    assert f"{REPOSITORY}: download failed (" in error_of(convert(standin, tmp_path / "cache"))
+    standin.reset.clear()
+    assert convert(standin, tmp_path / "cache").returncode == 0
+
+
+def test_a_proxy_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    message = error_of(convert("http://hub.invalid", tmp_path / "cache"))
+    assert message.startswith(f"Error: {REPOSITORY}: ") and "run again" in message
+
+
 def test_a_broken_connection_is_resumed_where_it_broke(tmp_path: Path) -> None:
     # Larger than huggingface_hub's pieces of 10 MB, of which only whole ones are kept.
     name = "model-00001-of-00002.safetensors"
@@ -84,6 +98,9 @@ def test_a_broken_connection_is_resumed_where_it_broke(tmp_path: Path) -> None:
         assert size > 20e6
         server.cut_at[name] = 15_000_000
         result = convert(server, tmp_path / "cache")
+        if int(version("huggingface_hub").split(".")[0]) < 2 and result.returncode:
+            assert "run again, files that arrived are kept" in error_of(result)
+            result = convert(server, tmp_path / "cache")
         assert result.returncode == 0, result.stderr
         assert server.ranges[name] == [f"bytes={10 << 20}-"]
         assert server.sent[name] == 15_000_000 + size - (10 << 20)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import mimo_mobile
 
@@ -62,6 +68,17 @@ def test_a_wheel_holds_code_schemas_and_nano_and_nothing_else(tmp_path: Path) ->
         expected |= {f"mimo_mobile/{data}/{path.name}" for path in (ROOT / "src/mimo_mobile" / data).iterdir()}
     assert names == expected
     assert wheel.stat().st_size < 20e6
+
+
+@pytest.mark.skipif("MIMO_LOWEST" not in os.environ, reason="`make test-lowest` has an environment for it")
+def test_the_versions_here_are_the_lowest_that_are_allowed() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = PROJECT["project"]["dependencies"] + [text for name in ("gguf", "onnx", "hub") for text in extras[name]]
+    for each in map(Requirement, texts):
+        (lowest,) = (bound.version for bound in each.specifier if bound.operator == ">=")
+        found = Version(version(each.name))
+        # llama-cpp-python takes minutes to build, so that the one that was built for `make test` is taken.
+        assert found == Version(lowest) or (each.name == "llama-cpp-python" and found > Version(lowest)), each
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

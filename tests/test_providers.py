@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,7 @@ def test_options_are_for_their_own_provider(nano_onnx: Path) -> None:
         load(nano_onnx, ep_options=XnnpackOptions())
 
 
+@pytest.mark.needs("onnxruntime_qnn")
 def test_options_reach_providers_as_they_spell_them() -> None:
     """Names from https://onnxruntime.ai/docs/execution-providers/ and the plug-ins' own strings."""
     for name, options, expected in (
@@ -93,7 +95,7 @@ def test_options_reach_providers_as_they_spell_them() -> None:
     assert Path(found["backend_path"]).is_file()
 
 
-@pytest.mark.parametrize("ep", ["nnapi", "xnnpack", "coreml"])
+@pytest.mark.parametrize("ep", ["nnapi", "xnnpack", *(["coreml"] if sys.platform != "darwin" else [])])
 def test_a_provider_that_is_not_in_the_build_is_an_error(nano_onnx: Path, ep: str) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"--ep {ep}: not in this build of ONNX Runtime; here are cpu"):
         load(nano_onnx, ep=ep)  # type: ignore[arg-type]
@@ -151,6 +153,7 @@ def options_for_qnn(**entries: str) -> Any:
     return options
 
 
+@pytest.mark.needs("onnxruntime_qnn")
 def test_what_falls_back_to_the_cpu_is_told_with_its_weights(tmp_path: Path) -> None:
     partly_refused(tmp_path / "model.onnx")
     session = ort.InferenceSession(str(tmp_path / "model.onnx"), options_for_qnn())
@@ -162,6 +165,7 @@ def test_what_falls_back_to_the_cpu_is_told_with_its_weights(tmp_path: Path) -> 
     assert "cpu 1 nodes, 2% of the weights" in str(placed)
 
 
+@pytest.mark.needs("onnxruntime_qnn")
 def test_onnx_runtime_itself_refuses_a_fallback_that_is_not_allowed(tmp_path: Path) -> None:
     """What our compiled pieces rely on."""
     partly_refused(tmp_path / "model.onnx")

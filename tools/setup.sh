@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2; with "verify" as $2 it
-# installs PyTorch and optimum instead, with "peers" what we are compared with: neither can live beside us.
+# Creates the virtual environment $1 and installs MiMo Mobile, editable, with the extras $2; with "lowest" as $2 it
+# installs the lowest versions that pyproject.toml allows; with "verify" PyTorch and optimum instead of us, with "peers"
+# what we are compared with: neither can live beside us. llama-cpp-python's wheel is built once, into the folder $3.
 set -euo pipefail
-venv=$1 extras=$2
+venv=$1 extras=$2 wheels=${3:-$1/wheels} llama='llama-cpp-python>=0.3.36,<0.4'
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    local candidate first=python3
+    if [ "$extras" = lowest ]; then first="python3.11 python3.12 python3"; fi # the lowest numpy has wheels for these
+    for candidate in ${PYTHON:-} $first python3.14 python3.13 python3.12 python3.11; do
         if "$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate" && return
         fi
@@ -57,27 +59,40 @@ if [ "$extras" = peers ]; then
         "$venv/bin/python" -m pip install --disable-pip-version-check -r benchmarks/peers/requirements.txt
     # llama.cpp's converter comes with llama-cpp-python's sources only.
     quietly "downloading llama.cpp's sources" "$venv/download.log" "$venv/bin/python" -m pip download \
-        --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d "$venv" 'llama-cpp-python>=0.3.36,<0.4'
+        --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d "$venv" "$llama"
     tar -xzf "$venv"/llama_cpp_python-*.tar.gz -C "$venv"
     exit
 fi
 
-case ",$extras," in *,gguf,* | *,dev,*)
-    if ! "$venv/bin/python" -c 'import llama_cpp' 2>/dev/null; then
-        if ! command -v c++ >/dev/null || ! command -v cc >/dev/null; then
-            echo "A C and C++ compiler is needed to build llama.cpp: sudo apt install build-essential" >&2
-            exit 1
-        fi
-        echo "Building llama-cpp-python from source: this takes 4 to 15 minutes on two cores, once (log: $venv/llama-build.log)" >&2
-        # Only the library: no multimodal part, no server, tools, examples or TLS.
-        export CMAKE_ARGS="${CMAKE_ARGS:-} -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=OFF \
--DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF"
-        CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} quietly "building llama-cpp-python" \
-            "$venv/llama-build.log" "$venv/bin/python" -m pip install --disable-pip-version-check 'llama-cpp-python>=0.3.36,<0.4'
+# llama-cpp-python is published as sources only. Nothing is built where one that fits is installed or lies as a wheel.
+build_llama() {
+    if "$venv/bin/python" -m pip install -q --disable-pip-version-check --dry-run --no-deps --no-index \
+        --find-links "$wheels" --only-binary llama-cpp-python "$llama" 2>/dev/null; then return; fi
+    if ! command -v c++ >/dev/null || ! command -v cc >/dev/null; then
+        echo "A C and C++ compiler is needed to build llama.cpp: sudo apt install build-essential" >&2
+        return 1
     fi
-    ;;
-esac
+    echo "Building llama-cpp-python from source: this takes 4 to 15 minutes on two cores, once (log: $venv/llama-build.log)" >&2
+    # Only the library: no multimodal part, no server, tools, examples or TLS.
+    export CMAKE_ARGS="${CMAKE_ARGS:-} -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=OFF \
+-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF"
+    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)} \
+        quietly "building llama-cpp-python" "$venv/llama-build.log" \
+        "$venv/bin/python" -m pip wheel --disable-pip-version-check --no-deps -w "$wheels" "$llama"
+}
+
+if [ "$extras" = lowest ]; then
+    build_llama
+    echo "Installing the lowest versions that mimo-mobile allows into $venv" >&2
+    quietly "installing uv" "$venv/install.log" "$venv/bin/python" -m pip install --disable-pip-version-check uv
+    # Of llama-cpp-python the version that was built; of all else that pyproject.toml names, the lowest that there is.
+    quietly "installing the lowest versions" "$venv/install.log" "$venv/bin/uv" pip install --python "$venv/bin/python" \
+        --resolution lowest-direct --find-links "$wheels" --only-binary llama-cpp-python -e '.[test]'
+    exit
+fi
+
+case ",$extras," in *,gguf,* | *,dev,* | *,bench,*) build_llama ;; esac
 
 echo "Installing mimo-mobile[$extras] into $venv" >&2
-quietly "installing mimo-mobile[$extras]" "$venv/install.log" \
-    "$venv/bin/python" -m pip install --disable-pip-version-check -e ".[$extras]"
+quietly "installing mimo-mobile[$extras]" "$venv/install.log" "$venv/bin/python" -m pip install \
+    --disable-pip-version-check --find-links "$wheels" --only-binary llama-cpp-python -e ".[$extras]"

@@ -15,6 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile import onnxruntime_library
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import resolve
 from mimo_mobile.runtime import GenerationConfig, Message, load
@@ -40,9 +41,7 @@ def compare(model: str, folder: Path) -> tuple[float, dict[str, int]]:
 
 def optimum_logits(path: Path, ids: Sequence[int]) -> NDArray[np.float32]:
     """The logits [T, V] of optimum's graph over ``ids`` from position 0."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime_library.load().InferenceSession(path, providers=["CPUExecutionProvider"])
     known: dict[str, NDArray[Any]] = {
         "input_ids": np.array([ids]),
         "attention_mask": np.ones((1, len(ids)), np.int64),

@@ -7,6 +7,7 @@ onnxruntime-genai, torch and transformers. The MTP layer is dropped.
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 import tempfile
@@ -27,6 +28,7 @@ def main(checkpoint: Path, out: Path) -> None:
         (renamed / "config.json").unlink()
         (renamed / "config.json").write_text(json.dumps(config), encoding="utf-8")
         sys.argv = ["builder", "-i", str(renamed), "-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache)]
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
 
 

@@ -24,6 +24,7 @@ from benchmarks.phone.adb import Phone, PhoneError, Sent, connect
 from benchmarks.phone.device import Device, read_device
 from benchmarks.phone.job import Job
 from mimo_mobile import files, terminal
+from mimo_mobile.cli_options import ParamType
 from mimo_mobile.errors import MimoMobileError
 from mimo_mobile.progress import Progress, ProgressCallback
 
@@ -45,7 +46,7 @@ Record = dict[str, Any]
 """What is written as JSON: plain values only."""
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
+class Numbers(ParamType[tuple[int, ...]]):
     """Whole numbers with commas between them, none below ``least``."""
 
     name = "numbers"

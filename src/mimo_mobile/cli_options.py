@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 
@@ -16,8 +16,19 @@ from mimo_mobile.errors import MimoMobileError
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
+if TYPE_CHECKING:
+    from click import ParamType as ParamType
+else:
 
-class Recipes(click.ParamType[Sequence[str]]):
+    class ParamType(click.ParamType):
+        """click's own type, which may be subscripted here; before version 8.4 click itself does not allow it."""
+
+        def __class_getitem__(cls, converted: object) -> type[ParamType]:
+            """This class: only type checkers ask what it converts to."""
+            return cls
+
+
+class Recipes(ParamType[Sequence[str]]):
     """A comma-separated list of recipe names."""
 
     name = "recipes"

@@ -141,7 +141,7 @@ def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Cal
         sys.stdout.flush()
     sys.stdout.write(plain + "\n")
     if last is not None and last.stats is not None:
-        print(_summary(last), file=sys.stderr)
+        print(_summary(last), file=sys.stderr, flush=True)
     return answer, str(last.finish_reason) if last else ""
 
 

@@ -7,7 +7,6 @@ lists. Knows our public API and the two libraries below it; nothing of emulators
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_mobile import onnxruntime_library
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, load
 from mimo_mobile.runtime.onnx import prepacked
 
@@ -118,8 +118,7 @@ def _answer(task: Task, made: Done) -> None:
 
 
 def _product(task: Task) -> list[list[float]]:
-    import onnxruntime
-
+    onnxruntime = onnxruntime_library.load()
     session = onnxruntime.InferenceSession(task.model, onnxruntime.SessionOptions())
     made: list[list[float]] = session.run(["y"], {"x": np.array(task.x, np.float32)})[0].tolist()
     return made
@@ -131,9 +130,7 @@ def _configured(entries: Mapping[str, str]) -> Iterator[None]:
     if not entries:
         yield
         return
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
+    onnxruntime = onnxruntime_library.load()
     plain = onnxruntime.SessionOptions
 
     def configured() -> Any:

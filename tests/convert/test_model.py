@@ -146,6 +146,7 @@ def test_logits_start_leaves_out_rows_and_changes_none(nano_onnx: Path) -> None:
         np.testing.assert_allclose(rows, whole[:, start:], atol=2e-5)
 
 
+@pytest.mark.needs("onnxruntime_genai")
 def test_genai_runs_the_folder_unchanged_with_our_tokens(nano_onnx: Path) -> None:
     # In a process of its own: genai and onnxruntime each bring their copy of the runtime.
     prompt = [5, 700, 31, 99, 250, 12, 8, 44]

@@ -96,6 +96,7 @@ def test_no_position_turns_a_key_beyond_its_scale() -> None:
         assert (np.abs(np.concatenate([first, second], axis=-1)).max(axis=1) <= bound + 1e-6).all()
 
 
+@pytest.mark.needs("onnxruntime_genai")
 def test_genai_runs_the_int8_graph_with_our_tokens(models: Path) -> None:
     folder = models / "mimo-nano-int4_b32-onnx"
     script = (

@@ -102,6 +102,7 @@ def test_ranges_belong_to_the_activations_of_any_split(nano_folder: Path) -> Non
     assert all(each.high > each.low for layer in ranges.layers for each in layer)
 
 
+@pytest.mark.needs("onnxruntime_qnn")
 def test_onnx_runtime_and_qnn_compute_the_same_and_nearly_what_float_does(nano_folder: Path) -> None:
     ranges, weights = activation_ranges(nano_folder), WrittenWeights(nano_folder)
     config, compute = weights.config, weights.compute

@@ -37,6 +37,8 @@ from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.socs import SOCS, soc_named
 from tests import schemas
 
+pytestmark = pytest.mark.needs("onnxruntime_qnn")
+
 CONTEXT = 320
 GREEDY = GenerationConfig(temperature=0, max_tokens=12)
 

@@ -99,7 +99,7 @@ def test_a_run_killed_while_it_saves_leaves_no_entry(quantized: Path, cache: Pat
     script = (
         "import os, onnxruntime as ort, pathlib, sys\n"
         "from mimo_mobile import files\n"
-        "from mimo_mobile.runtime import prepacked\n"
+        "from mimo_mobile.runtime.onnx import prepacked\n"
         "prepacked.LEAST_BYTES = 0\n"
         "files._flush = lambda path: os.kill(os.getpid(), 9)\n"
         "prepacked.prepare(ort, pathlib.Path(sys.argv[1]), ort.SessionOptions())\n"
