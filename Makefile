@@ -69,6 +69,7 @@ types: $(VENV)/.installed-dev  ## mypy, strict
 
 docs: $(VENV)/.installed-dev  ## after a change of the command line, the public API or the imports: writes what is generated
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
+	@$(BIN)/python -m tools.python_reference docs/python.md
 	@$(BIN)/python -m tools.architecture docs/images
 
 bench: $(VENV)/.installed-bench  ## speed and memory beside llama.cpp and onnxruntime-genai: MiMo-nano, two layers of 7B shapes
