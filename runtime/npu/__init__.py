@@ -1,1 +1,1 @@
-"""Binaries that were compiled for an NPU."""
+"""Models in binaries that were compiled for an NPU."""

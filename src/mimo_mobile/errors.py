@@ -83,7 +83,7 @@ class BackendUnavailableError(SessionError):
 
 
 class MissingDependencyError(MimoMobileError):
-    """A package of an extra is missing; the message says what to type."""
+    """A package that an extra installs is missing; the message says what to type."""
 
     def __init__(self, package: str, extra: str) -> None:
         """Name the missing package and the extra that brings it."""
