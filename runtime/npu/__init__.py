@@ -1,1 +1,1 @@
-"""Models in binaries that were compiled for an NPU."""
+"""Binaries that were compiled for an NPU run on it."""
