@@ -317,7 +317,7 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
 @click.option("--verify", is_flag=True, help="Compare the files of a quantized folder with its manifest's checksums.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
-    """Describe PATH. It is a checkpoint, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
+    """Say what a file or folder holds. PATH is a checkpoint, a .gguf file, an ONNX folder or a quantized folder."""
     from mimo_mobile import inspection, terminal
 
     if verify:
@@ -329,7 +329,7 @@ def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
 @click.argument("model", type=click.Path(exists=True, path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(model: Path | None, as_json: bool) -> None:
-    """Describe this machine and its execution providers. Given MODEL, an ONNX folder, say what each would do with it."""
+    """Describe this machine and its execution providers, and what each would do with the ONNX folder MODEL."""
     from mimo_mobile import doctor as doctors
     from mimo_mobile import terminal
 
