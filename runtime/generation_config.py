@@ -17,16 +17,16 @@ class GenerationConfig:
     """How to generate; the defaults are what Xiaomi recommends for MiMo-7B.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_p: Nucleus sampling; 1 is off.
-        top_k: 0 is off.
-        min_p: 0 is off.
-        seed: Same seed, same text on the same backend; None draws one.
-        max_tokens: Thinking and answer together.
-        stop: Generation ends before any of these texts, in thinking too.
+        temperature: How freely tokens are chosen; 0 always takes the likeliest one (greedy decoding).
+        top_p: Choose among the likeliest tokens that have this probability together; 1 is off.
+        top_k: Choose among so many of the likeliest tokens; 0 is off.
+        min_p: Leave out tokens that are less likely than this share of the likeliest one; 0 is off.
+        seed: The same seed gives the same text on the same backend; None draws a seed.
+        max_tokens: The most tokens of thinking and answer together.
+        stop: Texts before which the generation ends, in thinking too.
         thinking: False closes the thinking block before it begins.
-        thinking_budget: Tokens after which thinking is closed and the answer follows; None is no limit.
-        speculate: False does without drafts, which changes the speed only.
+        thinking_budget: After so many tokens the thinking is closed and the answer follows; None is no limit.
+        speculate: False generates without drafts, which changes the speed only.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -66,15 +66,15 @@ class GenerationStats:
     """What a generation took.
 
     Attributes:
-        prompt_tokens: Of the whole prompt.
-        cached_tokens: Those of it that were in the KV cache from the turn before.
-        generated_tokens: Thinking, answer and forced tokens.
-        drafted_tokens: Drafts that were verified.
-        accepted_tokens: Those of them that were right.
-        prefill_tps: Prompt tokens computed per second.
-        decode_tps: Tokens after the first per second.
-        time_to_first_token_s: From the call to the first token.
-        peak_rss_bytes: Of this process, so far.
+        prompt_tokens: How many tokens the whole prompt has.
+        cached_tokens: How many of them were in the KV cache from the turn before.
+        generated_tokens: How many tokens were generated: thinking, answer and forced ones.
+        drafted_tokens: How many drafts were verified.
+        accepted_tokens: How many of them were right.
+        prefill_tps: How many tokens of the prompt were computed per second.
+        decode_tps: How many tokens after the first were generated per second.
+        time_to_first_token_s: The time from the call to the first token.
+        peak_rss_bytes: The largest resident memory of this process so far.
     """
 
     prompt_tokens: int
@@ -96,8 +96,8 @@ class GeneratedToken:
         text: New text of ``channel``: whole characters, possibly none yet.
         token_id: The token; None in records that only bring held-back text or the end.
         channel: ``thinking`` or ``answer``.
-        finish_reason: In the last record only: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
-        stats: In the last record only.
+        finish_reason: In the last record: ``stop`` (by an end token or stop string), ``length`` or ``cancelled``.
+        stats: What the generation took, in the last record.
     """
 
     text: str
