@@ -8,7 +8,7 @@ from html import escape
 from textwrap import wrap
 
 WIDTH, LANE, LEFT = 1000, 150, 90
-"""Of the picture, and of what is left beside the boxes for arrows: those that point down, and those that point up."""
+"""The picture's width, and the room for arrows beside the boxes: for those that point down and those that point up."""
 
 INNER = WIDTH - LANE - LEFT
 LINE, PAD, GAP = 19, 12, 16
