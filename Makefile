@@ -72,8 +72,10 @@ lint-actions:  ## actionlint on the GitHub workflows (Go 1.18 or newer)
 types: $(VENV)/.installed-dev  ## mypy, strict
 	@$(BIN)/mypy
 
-docs: $(VENV)/.installed-dev  ## after a change of the command line: writes docs/cli.md
+docs: $(VENV)/.installed-dev  ## after a change of the command line, the public API or the imports: writes what is generated
 	@$(BIN)/python -m tools.cli_reference docs/cli.md
+	@$(BIN)/python -m tools.python_reference docs/python.md
+	@$(BIN)/python -m tools.architecture docs/images
 
 bench: $(VENV)/.installed-bench  ## speed and memory beside llama.cpp and onnxruntime-genai: MiMo-nano, two layers of 7B shapes
 	@$(BIN)/python -m benchmarks.speed --recipes q4_0,int4_b32 --rounds 3 --out "$(OUT)/bench"

@@ -23,7 +23,7 @@ LLAMA_RECIPES = ("q4_0", "q4_k_m")
 
 
 def ours(checkpoint: Path, recipe: str, folder: Path) -> list[Taken]:
-    """One pass, checksums and MTP layer included."""
+    """`mimo quantize` in its one pass, checksums and MTP layer included."""
     command = Path(sys.executable).with_name("mimo"), "quantize", checkpoint, "--recipe", recipe
     return [run([*command, "--out", folder / "ours", "--problems", "0", "--no-answer"])]
 

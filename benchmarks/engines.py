@@ -77,10 +77,10 @@ class Ours:
 
 
 class LlamaLoop:
-    """llama.cpp's C API in the barest loop: llama_decode, then the largest logit."""
+    """llama.cpp's C API in the shortest loop possible: llama_decode, then the largest logit."""
 
     def __init__(self, model: Path, context_length: int, kv_dtype: KvDtype = "f16") -> None:
-        """Load ``model`` with llama.cpp's defaults but for the sizes that ours has, too."""
+        """Load ``model`` with llama.cpp's defaults, except that sizes are those of our session."""
         import llama_cpp
 
         self.name, self._api = "llama_decode loop", llama_cpp

@@ -1,7 +1,7 @@
 """Time and memory against the number of layers and the depth of the context, at MiMo-7B's shapes, random weights.
 
-Run ``python -m benchmarks.growth``; ``--layers 2,36 --contexts 1024`` takes less. Every figure is of a process of its
-own; the fitted line is over the layers, what is left over is what does not grow with them (embedding and head).
+Run ``python -m benchmarks.growth``; ``--layers 2,36 --contexts 1024`` takes less time. Every figure is of a process of
+its own. The line is fitted over the layers; its constant is what does not grow with them (embedding and head).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ COLUMNS = (
 
 
 def cells(row: Grown) -> tuple[str, ...]:
-    """A line of the table."""
+    """One row of the table."""
     made, once = row.convert, row.once
     convert = ("", "", "")
     if made:
@@ -98,7 +98,7 @@ def cells(row: Grown) -> tuple[str, ...]:
 
 
 def show(rows: Sequence[Grown], title: str = "") -> None:
-    """Print rows; a row at a time while it runs."""
+    """Print rows, one at a time while the benchmark runs."""
     if title:
         terminal.table(title, COLUMNS, [cells(row) for row in rows])
     else:

@@ -1,7 +1,7 @@
 """How often MiMo-nano's MTP layer drafts right: in 16, 8 and 4 bits, and on the hidden state before or after the norm.
 
-Run ``python -m benchmarks.mtp_choices``. On each variant the runtime answers held-out problems greedily with one
-draft at a time; the trunk is the same in all, so the answers are, too.
+Run ``python -m benchmarks.mtp_choices``. With each variant the runtime answers held-out problems greedily with one
+draft at a time. The trunk is the same in all of them, and so are the answers.
 """
 
 from __future__ import annotations

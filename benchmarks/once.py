@@ -1,4 +1,4 @@
-"""One model, loaded and run in a process of its own: what each way of loading takes is seen apart from all others.
+"""One model, loaded and run in a process of its own, so that each way of loading is measured apart from all others.
 
 Run ``python -m benchmarks.once MODEL '{"context_length": 4096, "repack": false}'``; it prints one JSON object.
 """
@@ -26,14 +26,14 @@ class Once:
     """What a fresh process measured.
 
     Attributes:
-        load_s: Until the session is there.
-        loaded_anon_bytes: RssAnon once it is there: what cannot be dropped and read again.
+        load_s: How long loading took.
+        loaded_anon_bytes: RssAnon after loading: memory that cannot be dropped and read again.
         anon_bytes: RssAnon after running, with the KV cache and what a run needs.
         file_bytes: RssFile after running: pages of mapped files.
-        peak_anon_bytes: Largest RssAnon, while loading too.
-        fill_s: To read ``depth`` tokens into the KV cache.
-        prefill_tps: Of 128 tokens after those.
-        decode_tps: After those.
+        peak_anon_bytes: The largest RssAnon, while loading too.
+        fill_s: How long it took to read ``depth`` tokens into the KV cache.
+        prefill_tps: The speed of reading 128 tokens after those.
+        decode_tps: The speed of decoding after those.
     """
 
     load_s: float

@@ -19,9 +19,9 @@ class Taken:
     """What a process took.
 
     Attributes:
-        seconds: Wall time.
-        peak_anon_bytes: Largest RssAnon: what cannot be dropped and read again.
-        peak_rss_bytes: VmHWM: with the pages of mapped files.
+        seconds: The wall time.
+        peak_anon_bytes: The largest RssAnon: memory that cannot be dropped and read again.
+        peak_rss_bytes: VmHWM, which counts the pages of mapped files, too.
         output: What it printed on stdout.
     """
 
@@ -38,7 +38,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
         subprocess.CalledProcessError: It failed; the message has the end of what it wrote on stderr.
     """
     words = [str(word) for word in command]
-    # Files, since a pipe that nobody reads stops who writes much.
+    # Files, since a pipe that nobody reads stops a program that writes much.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(

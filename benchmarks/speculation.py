@@ -38,7 +38,7 @@ class Point:
 
 
 class Script:
-    """The text that comes out, whatever the model says: of random weights' nearly equal logits rounding makes it."""
+    """The text that comes out, whatever the model says: rounding would decide between random weights' equal logits."""
 
     def __init__(self, tokens: int, vocabulary: int) -> None:
         """Draw ``tokens`` ids, no three of which stand in the same order twice."""
@@ -47,7 +47,7 @@ class Script:
 
 
 class ScriptedBackend:
-    """A backend with its work, in whose logits the script's tokens are the largest."""
+    """A backend that does all its work, and in whose logits the script's tokens are then the largest."""
 
     def __init__(self, inner: Backend, script: Script) -> None:
         """Stand in for ``inner``."""
@@ -69,7 +69,7 @@ class ScriptedBackend:
 
 
 class ScriptedHead(MtpHead):
-    """The MTP layer with its work, and drafts that are right as often as wanted."""
+    """An MTP layer that does all its work, and whose drafts are right as often as wanted."""
 
     def __init__(self, layer: MtpLayer, script: Script) -> None:
         """Draft by ``script``."""
@@ -104,7 +104,7 @@ def scripted(session: Model, tokens: int) -> ScriptedHead:
 def sweep(
     session: Model, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
 ) -> list[Point]:
-    """Speed with drafts over speed without, at each acceptance: of all rounds' time, short rounds in turns."""
+    """Speed with drafts over speed without, at each acceptance: over all rounds, which are short and in turns."""
     plain = GenerationConfig(temperature=0, max_tokens=tokens, speculate=False)
     drafting = GenerationConfig(temperature=0, max_tokens=tokens)
     list(session.generate(PROMPT, GenerationConfig(temperature=0, max_tokens=2)))  # costs are measured here

@@ -1,1 +1,1 @@
-"""Checkpoint → GGUF and ONNX."""
+"""A checkpoint becomes GGUF files and ONNX folders."""

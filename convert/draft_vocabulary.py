@@ -17,7 +17,7 @@ from mimo_mobile.errors import CheckpointError
 from mimo_mobile.layout import DRAFT_VOCABULARY, MOST_TOKENS
 
 LEARNT_TOKENS = 1 << 15
-"""Of the learnt tokens those with the lowest ids: a tokenizer's training merges the most frequent pairs first."""
+"""How many learnt tokens are drafted, lowest ids first: training a tokenizer merges the most frequent pairs first."""
 
 
 def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:

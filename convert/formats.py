@@ -1,6 +1,6 @@
 """How the rows of a tensor are stored: what a format must offer, and the formats that keep every value.
 
-Block formats live in ``mimo_mobile.quantize.formats``; writers know only the protocols here.
+The block formats are in ``mimo_mobile.quantize.formats``; writers know only the protocols of this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class RowFormat(Protocol):
 
     @property
     def name(self) -> str:
-        """As ggml spells it, e.g. ``Q4_K``."""
+        """The type's name as ggml spells it, e.g. ``Q4_K``."""
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row.
@@ -38,7 +38,7 @@ class MatMulFormat(Protocol):
 
     @property
     def bits(self) -> int:
-        """4 or 8."""
+        """How many bits an integer has: 4 or 8."""
 
     @property
     def block_size(self) -> int:
@@ -54,7 +54,7 @@ class MatMulFormat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlainFormat:
-    """Numbers one by one."""
+    """Numbers that are stored one by one, without blocks."""
 
     name: str
     dtype: np.dtype[Any]

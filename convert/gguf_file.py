@@ -1,7 +1,7 @@
 """Checkpoint → GGUF: the trunk as architecture ``qwen2``, and files with MTP layers in a form that llama.cpp runs.
 
-While a tensor is written, the next one is read and encoded by two or more threads: no more than two encoded
-tensors are in memory. Knows GGUF's names through the gguf package; knows nothing of block formats.
+While a tensor is written, two or more threads read and encode the next one, so that no more than two encoded tensors
+are in memory. This module knows GGUF's names through the gguf package, and knows nothing of block formats.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 TRUNK_ARCHITECTURE = "qwen2"
-"""MiMo's trunk is Qwen2's, tensor by tensor: every llama.cpp app runs it."""
+"""MiMo's trunk equals Qwen2's, tensor by tensor, so that every llama.cpp app runs it."""
 
 MTP_ARCHITECTURE = "step35"
-"""llama.cpp's qwen2 has no MTP layers. Step-3.5's graph has all of MiMo's nodes, and the others only when their tensors
-are there: dense layers with biases, no norm of queries and keys, MTP layers on the hidden state before the last norm.
+"""llama.cpp's qwen2 has no MTP layers. Step-3.5's graph has all that MiMo needs: dense layers with biases, and MTP
+layers that read the hidden state before the last norm. It uses its other parts only when their tensors are there.
 
 Source: https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/models/step35.cpp
 """
@@ -61,14 +61,14 @@ def write_gguf(
         checkpoint: The source.
         layout: ``trunk`` for every llama.cpp app, ``mtp`` to draft for a trunk file, ``whole`` with both.
         format_of: Checkpoint's tensor name → format.
-        file_type: Of gguf.LlamaFileType, without ``MOSTLY_``.
-        metadata: ``name``; where known ``license``, ``repository``, ``revision``, ``synthetic``.
-        threads: Default: one per core.
+        file_type: The name in gguf.LlamaFileType, without ``MOSTLY_``.
+        metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``.
+        threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
 
     Raises:
-        CheckpointError: MTP layers are asked for that are not there, or read the state after the norm, which
+        CheckpointError: MTP layers are asked for and are not there, or they read the state after the norm, which
             llama.cpp does not give them.
         QuantizationError: A format does not fit a tensor.
         OutputExistsError: ``out`` is there and ``force`` is false.
@@ -137,12 +137,12 @@ def _write_tensors(
 
 
 class Encoding:
-    """A tensor's rows becoming bytes [rows, row_bytes] in the threads of a pool."""
+    """A tensor's rows, which the threads of a pool turn into bytes [rows, row_bytes]."""
 
     def __init__(
         self, view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
     ) -> None:
-        """Begin; rows are read by the thread that encodes them."""
+        """Begin; the thread that encodes a row reads it, too."""
         columns = view.shape[-1]
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
@@ -219,7 +219,7 @@ def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig) -> None:
 
 
 def _add_layers(writer: GGUFWriter, config: MimoConfig, layout: Layout) -> None:
-    """The trunk's layers, and with the MTP layers what Step-3.5 says beyond Qwen2."""
+    """Add the trunk's layers, and with MTP layers what Step-3.5 has beyond Qwen2."""
     trunk, mtp = config.num_hidden_layers, config.num_nextn_predict_layers
     if layout == "trunk":
         writer.add_block_count(trunk)

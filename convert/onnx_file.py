@@ -1,7 +1,7 @@
 """Checkpoint → a folder for ONNX Runtime: model.onnx, mtp.onnx, one shared data file, tokenizer and settings.
 
-Weights are lazy until they are written; then one at a time, with both graphs pointing at the same bytes. Runs
-unchanged under onnxruntime-genai. Knows files; the graphs are ``onnx_graph``'s.
+Weights are lazy until they are written, one at a time; both graphs point at the same bytes. The folder runs unchanged
+under onnxruntime-genai. This module knows files; ``onnx_graph`` makes the graphs.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from mimo_mobile.progress import Progress, ProgressCallback, ignore
 COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 
 ALIGNMENT_BYTES = 4096
-"""Of every tensor in the data file: a page, so that it can be mapped as it lies."""
+"""Every tensor in the data file begins at a page, so that it can be mapped as it lies."""
 
 Calibrate = Callable[[Sequence[ir.Model], ir.Model, Path], Calibrated]
-"""Runs the trunk's layers one after the other and its head, their data in a folder."""
+"""Runs the trunk's layers one after the other, then its head; their data are in the folder given."""
 
 
 def write_onnx(
@@ -68,10 +68,10 @@ def write_onnx(
         out: The folder.
         checkpoint: The source.
         format_of: Checkpoint's tensor name → format of matrices and embedding.
-        compute: What activations and attention are computed with.
+        compute: The types in which activations and attention are computed.
         metadata: Goes into the models' metadata_props.
         calibrate: Finds the scales for a second trunk with an int8 KV cache, and reference logits; None writes none.
-        threads: Default: one per core.
+        threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
 
@@ -113,7 +113,7 @@ def write_onnx(
 def _write_data(
     data: BinaryIO, folder: Path, graphs: Mapping[str, ir.Model], progress: ProgressCallback, out: Path
 ) -> dict[str, ir.ExternalTensor]:
-    """Write every lazy tensor once, in the graphs' order, and put its place in the file in all that use it.
+    """Write every lazy tensor once, in the graphs' order, and tell its place in the file to all that use it.
 
     Returns the places by name.
     """
@@ -140,7 +140,7 @@ def _write_data(
 
 
 def _placed(model: ir.Model, places: Mapping[str, ir.ExternalTensor]) -> ir.Model:
-    """The same model with its lazy tensors where they were written."""
+    """The same model, whose lazy tensors now point to where they were written."""
     for value in _lazy_initializers(model):
         value.const_value = places[str(value.name)]
     return model
@@ -153,7 +153,7 @@ def _lazy_initializers(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def genai_config(config: MimoConfig, eos_id: int, pad_id: int) -> dict[str, Any]:
-    """What onnxruntime-genai reads; the trunk is a qwen2 to it.
+    """What onnxruntime-genai reads; it takes the trunk for a qwen2.
 
     Source: https://onnxruntime.ai/docs/genai/reference/config.html
     """

@@ -1,8 +1,8 @@
 """MiMo as ONNX graphs, one function per block: the trunk, and the MTP layer as a graph of its own.
 
-Nodes are those that ONNX Runtime's kernels fuse best: GroupQueryAttention with rotary embedding inside,
-SimplifiedLayerNormalization and its Skip form, MatMulNBits. Inputs and outputs have onnxruntime-genai's names.
-Knows operators and shapes; where weights come from is ``OnnxWeights``' affair.
+The nodes are those for which ONNX Runtime has the best fused kernels: GroupQueryAttention with rotary embedding inside,
+SimplifiedLayerNormalization and its Skip form, MatMulNBits. Inputs and outputs have onnxruntime-genai's names. This
+module knows operators and shapes; ``OnnxWeights`` knows where the weights come from.
 
 Shapes: B batch, T new tokens, P past, S = P + T, H query heads, K key/value heads, D head_dim, E hidden, F ffn.
 Operators: https://github.com/microsoft/onnxruntime/blob/v1.22.0/docs/ContribOperators.md
@@ -34,7 +34,7 @@ class Compute:
 
     Attributes:
         activations: FLOAT or FLOAT16.
-        kv: Of the KV cache: FLOAT, FLOAT16, or INT8 with a scale for each channel.
+        kv: The type of the KV cache: FLOAT, FLOAT16, or INT8 with a scale for each channel.
     """
 
     activations: ir.DataType
@@ -62,7 +62,7 @@ class OnnxWeights(Protocol):
     """Gives weights by checkpoint name; several names are stacked along the outputs."""
 
     def vector(self, *names: str) -> ir.TensorProtocol:
-        """Norm weights or biases, in the dtype of activations."""
+        """Norm weights or biases, in the type of activations."""
 
     def matrix(self, *names: str) -> Matrix:
         """Weights of linear layers."""
@@ -77,7 +77,7 @@ class OnnxWeights(Protocol):
         """Cosines and sines `[max_position_embeddings, D / 2]`."""
 
     def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
+        """The values of one step of an INT8 cache, for keys and for values: `[K * D]` float32."""
 
 
 class Block:
@@ -104,14 +104,14 @@ class Block:
         self.outputs.append(value)
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """A weight, once for all that use it."""
+        """A weight, made once for all that use it."""
         name = str(tensor.name)
         if name not in self._initializers:
             self._initializers[name] = self.tape.initializer(tensor)
         return self._initializers[name]
 
     def integers(self, name: str, values: Sequence[int] | int, dtype: type[np.signedinteger] = np.int64) -> ir.Value:
-        """A constant, once for all that use it."""
+        """A constant, made once for all that use it."""
         return self.initializer(ir.tensor(np.array(values, dtype), name=name))
 
     def default(self, name: str, values: Sequence[int]) -> ir.Value:
@@ -125,7 +125,7 @@ class Block:
         return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
 
     def rope(self) -> list[ir.Value]:
-        """Cosines and sines in the dtype of attention, once for all layers."""
+        """Cosines and sines in the type of attention, made once for all layers."""
         if not self._rope:
             tables = self.weights.rope()
             self._rope = [self.cast(self.initializer(each), each.dtype, self.compute.attention) for each in tables]
@@ -158,9 +158,9 @@ def trunk(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.Mode
 def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int = 0) -> ir.Model:
     """An MTP layer: hidden_states of t and input_ids of t + 1 → logits of t + 2 `[B, T, R]`, present KV.
 
-    Logits are those of the R tokens that the output draft_ids names. hidden_states_out `[B, T, E]` can take the hidden
-    state's place for one more draft. Rows stand at the position of their hidden state; its half comes first in
-    input_proj. Source: modeling_mimo.py, MiMoMTPLayers.
+    The logits are those of the R tokens that the output draft_ids names. hidden_states_out `[B, T, E]` can take the
+    hidden state's place for one more draft. A row stands at the position of its hidden state, which is the first half
+    of what input_proj reads. Source: modeling_mimo.py, MiMoMTPLayers.
     """
     block, prefix = Block(config, weights, compute), f"model.mtp_layers.{layer}."
     ids = block.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
@@ -183,7 +183,7 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
 
 
 def trunk_layer(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int) -> ir.Model:
-    """One layer alone: input_ids for the first, x and skip `[B, T, E]` for others → x_out, skip_out, present KV."""
+    """One layer alone: input_ids (first layer) or x and skip `[B, T, E]` (others) → x_out, skip_out, present KV."""
     block = Block(config, weights, compute)
     shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
     if layer == 0:
@@ -239,7 +239,7 @@ def linear(block: Block, x: ir.Value, weight: Matrix) -> ir.Value:
 def decoder_layer(
     block: Block, prefix: str, index: int, x: ir.Value, skip: ir.Value | None, lengths: tuple[ir.Value, ir.Value]
 ) -> tuple[ir.Value, ir.Value]:
-    """A layer; the residual stream is kept as two summands, added inside the next norm."""
+    """A layer; the residual stream is kept as two summands, which the next norm adds."""
     normed, residual = norm(block, prefix + "input_layernorm.weight", x, skip)
     attended = attention(block, prefix + "self_attn.", index, normed, lengths)
     normed, residual = norm(block, prefix + "post_attention_layernorm.weight", attended, residual)
@@ -285,9 +285,9 @@ def mlp(block: Block, prefix: str, x: ir.Value) -> ir.Value:
 
 
 def logits(block: Block, x: ir.Value, head: Matrix) -> None:
-    """The output ``logits`` `[B, T, V]`; of the rows from ``logits_start`` on, when that is given.
+    """The output ``logits`` `[B, T, V]`, or only its rows from ``logits_start`` on when that is given.
 
-    The head is 9 % of MiMo-7B's work, and of a prompt only the last row is wanted.
+    The head is 9 % of MiMo-7B's work, and a prompt needs the logits of its last row only.
     """
     shape: list[int | str] = ["batch_size", "logits_length", head.out_features]
     start = block.default("logits_start", [0])
@@ -303,7 +303,7 @@ def _hidden_output(block: Block, name: str, value: ir.Value) -> None:
 
 
 def _lengths(block: Block) -> tuple[ir.Value, ir.Value]:
-    """(seqlens_k `[B]`: tokens with the new ones, less one; total_sequence_length), from attention_mask, int32."""
+    """(seqlens_k `[B]`: all tokens less one; total_sequence_length) as int32, from attention_mask."""
     mask = block.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
     summed = block.tape.op("ReduceSum", [mask, block.integers("axis_1", [1])], {"keepdims": 0})
     seqlens = block.tape.op("Sub", [summed, block.integers("one", 1)])

@@ -1,6 +1,6 @@
 """A checkpoint's weights as onnx-ir tensors that are read, and quantized, when their bytes are asked for.
 
-Knows checkpoints and formats; the graphs that take these weights are ``onnx_graph``'s.
+This module knows checkpoints and formats; ``onnx_graph`` makes the graphs that take these weights.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ TASK_WEIGHTS = 1 << 22
 FormatOf = Callable[[str], PlainFormat | MatMulFormat]
 
 KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Of keys and of values `[K * D]`, layer by layer."""
+"""The scales of keys and of values `[K * D]`, layer by layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What running a model while it is written gave.
+    """What a model gave that was run while it was written.
 
     Attributes:
-        kv_scales: For an INT8 cache.
-        reference: The first tokens, and the largest logits after them: what others have to compute.
+        kv_scales: Scales for an INT8 cache.
+        reference: ``ids``, and the largest ``logits`` after them with their ``top_ids``: what others must compute.
     """
 
     kv_scales: KvScales
@@ -170,13 +170,13 @@ class LazyWeights:
         self._kv_scales = scales
 
     def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """What one step of an INT8 cache stands for, of keys and of values: `[K * D]` float32."""
+        """The values of one step of an INT8 cache, for keys and for values: `[K * D]` float32."""
         key, value = self._kv_scales[layer]
         prefix = f"model.layers.{layer}.self_attn"
         return ir.tensor(key, name=f"{prefix}.k_scale"), ir.tensor(value, name=f"{prefix}.v_scale")
 
     def _quantize(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Integers and scales of stacked weights, by all threads."""
+        """Integers and scales of stacked weights, which all threads compute."""
         row_format = self._format_of(names[0])
         assert not isinstance(row_format, PlainFormat)
         views = [self._tensors[name] for name in names]

@@ -50,7 +50,7 @@ def write_synthetic(
         out: The folder.
         layers: Trunk layers; the MTP layer, embedding and head come on top.
         tokenizer: A folder with a tokenizer.json of MiMo's type; default: MiMo-nano's, padded to MiMo-7B's rows.
-        seed: Of the weights.
+        seed: The same seed gives the same weights.
         force: Replace ``out``.
         progress: Called for every tensor.
 

@@ -18,8 +18,8 @@ class WrittenWeights:
     """Tensors that ``write_onnx`` wrote, where they lie; nothing is read.
 
     Attributes:
-        config: Of the checkpoint.
-        compute: Of the folder's trunk.
+        config: The checkpoint's configuration.
+        compute: The types in which the folder's trunk computes.
         draft_ids: The tokens that the MTP layer scores; None without one.
     """
 
@@ -88,7 +88,7 @@ class WrittenWeights:
         return self._tensor(f"{prefix}.k_scale"), self._tensor(f"{prefix}.v_scale")
 
     def nbytes(self, prefix: str) -> int:
-        """Of all tensors whose names begin so."""
+        """The bytes of all tensors whose names begin so."""
         return sum(tensor.nbytes for name, tensor in self._tensors.items() if name.startswith(prefix))
 
     def _tensor(self, name: str) -> ir.TensorProtocol:

@@ -1,1 +1,1 @@
-"""Checkpoint → quantized files with a manifest and what they lost."""
+"""A checkpoint becomes quantized files, with a manifest and a report on what they lost."""

@@ -1,7 +1,7 @@
-"""What a model's own layers compute for short texts, run one in memory at a time.
+"""What a model's own layers compute for short texts; one layer is in memory at a time.
 
-That gives scales for an int8 KV cache, and the reference that execution providers are tested with. The graphs are
-``convert.onnx_graph``'s. Knows what the texts are and how keys turn; knows no files.
+This gives the scales for an int8 KV cache, and the reference that execution providers are tested with. The graphs are
+``convert.onnx_graph``'s. This module knows the texts and how rotary embedding turns keys; it knows no files.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ LARGEST = 127
 """The integer that the largest key or value seen becomes; beyond it the kernel saturates."""
 
 LEAST_SCALE = 1e-6
-"""For a channel that was always 0."""
+"""The scale of a channel that was always 0."""
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 TEXT = Path(__file__).with_name("calibration.txt")
-"""What MiMo is made for: sums, algebra, code and a proof with thinking, in its chat template. Written for this."""
+"""Sums, algebra, code and a proof with thinking, in MiMo's chat template: what MiMo is made for. We wrote this text."""
 
 
 REFERENCE_TOKENS, REFERENCE_LOGITS = 48, 64
-"""Of the text are the reference's prompt; and so many logits after it are kept, the largest."""
+"""The reference's prompt is so many tokens of the text; so many of the largest logits after it are kept."""
 
 
 class Calibration:
     """Runs a trunk over token ids."""
 
     def __init__(self, ids: Sequence[int], progress: ProgressCallback = ignore) -> None:
-        """Calibrate on ``ids``, which may be several texts in a row."""
+        """Calibrate on ``ids``, which may be several texts one after the other."""
         self._ids, self._progress = ids, progress
         onnxruntime_library.load()
 
@@ -52,8 +52,8 @@ class Calibration:
 
         Args:
             layers: Graphs of ``onnx_graph.trunk_layer``.
-            head: That of ``npu_graph.head`` for one token.
-            folder: Where their data are.
+            head: The graph of ``npu.graph.head`` for one token.
+            folder: Where the graphs' data are.
 
         Raises:
             QuantizationError: A layer cannot be run, or makes NaN or infinity.
@@ -105,14 +105,14 @@ def _run(layer: ir.Model, folder: Path, feeds: dict[str, NDArray[Any]]) -> dict[
 
 
 def _turned(key: NDArray[Any]) -> NDArray[np.float32]:
-    """The largest that keys `[K, T, D]` can be at any position: rotary embedding turns channels d and d + D / 2."""
+    """The largest values of keys `[K, T, D]` at any position: rotary embedding turns channels d and d + D / 2."""
     half = key.shape[-1] // 2
     length: NDArray[np.float32] = np.hypot(key[..., :half].astype(np.float32), key[..., half:].astype(np.float32))
     return np.concatenate([length, length], axis=-1)
 
 
 def _steps(magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales `[K * D]` of `[K, T, D]`."""
+    """The scales `[K * D]` for keys or values `[K, T, D]`."""
     largest = magnitudes.max(axis=1).reshape(-1) / LARGEST
     scales: NDArray[np.float32] = np.maximum(largest, LEAST_SCALE).astype(np.float32)
     return scales

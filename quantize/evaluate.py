@@ -1,6 +1,6 @@
 """What a model gets on a checkpoint's held-out problems: exact match, perplexity, same top token.
 
-Runs whatever ``runtime.load`` loads, one single-threaded process per core. Knows nothing of formats.
+This module runs whatever ``runtime.load`` loads, in one single-threaded process per core. It knows nothing of formats.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime import Model
 
 HELDOUT = "heldout.jsonl"
-"""Beside config.json: one ``{"kind": …, "question": …, "answer": …}`` a line."""
+"""The file beside config.json that holds one ``{"kind": …, "question": …, "answer": …}`` a line."""
 
 MAX_TOKENS = 512
 """Longer answers count as wrong; MiMo-nano's longest right one has fewer."""
@@ -48,11 +48,12 @@ class Reply:
 
     Attributes:
         kind: The problem's kind.
-        right: The answer after the thinking is the expected one, to the character.
+        right: Whether the answer after the thinking is the expected one, to the character.
         tokens: Token ids of thinking and answer.
-        log_likelihood: Of the reference's reply (without one: of this reply) under this model, natural logarithm.
-        same_top: How many of those tokens are this model's first choice.
-        tokens_read: Their number.
+        log_likelihood: How likely this model finds the reference's reply (its own one when there is no reference), as
+            a natural logarithm.
+        same_top: How many tokens of that reply are this model's first choice.
+        tokens_read: How many tokens that reply has.
     """
 
     kind: str
@@ -93,14 +94,14 @@ def answer_all(
     stage: str = "evaluate",
     progress: ProgressCallback = ignore,
 ) -> list[Reply]:
-    """Every problem answered greedily by the model at a path.
+    """The replies of the model at a path to every problem, decoded greedily.
 
     Args:
         model: What ``runtime.load`` takes.
         problems: The questions.
-        reference: The bf16 model's replies to the same problems, read for perplexity and same top token.
-        processes: Default: one per core.
-        stage: Name for the progress records.
+        reference: The bf16 model's replies to the same problems, over which perplexity and same top token are taken.
+        processes: How many to run; one for each core by default.
+        stage: The stage's name in the progress records.
         progress: Called after every few problems.
 
     Raises:

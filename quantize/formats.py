@@ -1,4 +1,4 @@
-"""Block formats: ggml's, and MatMulNBits' of ONNX Runtime. Rows of float32 in, rows of blocks out."""
+"""Block formats of ggml and of ONNX Runtime's MatMulNBits: rows of float32 go in, rows of blocks come out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mimo_mobile.quantize import ggml
 
 @dataclass(frozen=True, slots=True)
 class GgmlFormat:
-    """One of ggml's quantized types; sizes come from the gguf package."""
+    """One of ggml's quantized types; the gguf package knows its sizes."""
 
     name: str
 
@@ -45,7 +45,7 @@ class GgmlFormat:
 
 @dataclass(frozen=True, slots=True)
 class NBitsFormat:
-    """MatMulNBits' and GatherBlockQuantized's symmetric blocks.
+    """The symmetric blocks of MatMulNBits and GatherBlockQuantized.
 
     The weight of largest magnitude in a block becomes the lowest integer, so that no level is lost, as in ggml's
     Q4_0. Scales are rounded to bfloat16 before the integers are chosen: KleidiAI keeps only their upper half.
@@ -59,7 +59,8 @@ class NBitsFormat:
     def quantize(self, values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Rows [N, K] as integers [N, K / block_size, block_size * bits / 8] and scales [N, K / block_size].
 
-        Integers are stored with the middle level (8 or 128) added; of two 4-bit ones in a byte the first is low.
+        Integers are stored with the middle level (8 or 128) added. Two 4-bit integers share a byte, of which the
+        first is the low half.
 
         Raises:
             QuantizationError: K is no multiple of ``block_size``, or a value is not finite.

@@ -19,7 +19,7 @@ def quantize_rows(ggml_type: int, values: NDArray[np.float32], out: NDArray[np.u
     """Quantize ``values`` [rows, columns] into ``out`` [rows, row_bytes], both C-contiguous; threads may do so at once.
 
     Args:
-        ggml_type: Value of ``enum ggml_type``.
+        ggml_type: A value of ``enum ggml_type``.
         values: The weights.
         out: Where the blocks go.
 

@@ -1,6 +1,7 @@
 """How large the activations of a model get in its own answers: what an NPU that computes with uint16 has to know.
 
-Each layer runs alone on the CPU, over all texts, and gives all that it computes. Knows ``npu_graph``'s pieces, no NPU.
+Each layer runs alone on the CPU, over all texts, and gives all that it computes. This module knows the pieces of
+``convert.npu.graph``, and no NPU.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.bench import QUESTIONS
 
 TEXT_TOKENS = 128
-"""Question and answer, all equally long."""
+"""The length of each text, question and answer together."""
 
 
 def own_answers(folder: Path) -> list[list[int]]:
-    """Texts of ``TEXT_TOKENS``: questions, and what the model in an ONNX folder answers, over and over."""
+    """Texts of ``TEXT_TOKENS`` tokens: questions with the answers of the model in a folder, repeated to fill them."""
     texts = []
     config = GenerationConfig(temperature=0, max_tokens=TEXT_TOKENS)
     with load(folder, ep="cpu", speculate="off") as session:
@@ -45,7 +46,7 @@ def own_answers(folder: Path) -> list[list[int]]:
 
 
 def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Ranges:
-    """Ranges of every activation of every piece, over the model's own answers.
+    """The ranges of every activation of every piece, over the model's own answers.
 
     Raises:
         QuantizationError: A layer cannot be run, or makes NaN or infinity.
@@ -77,7 +78,7 @@ def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Rang
 
 
 class _Runner:
-    """Runs pieces on the CPU, with an empty cache each."""
+    """Runs pieces on the CPU, each with an empty cache."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._ort = folder, onnxruntime_library.load()
@@ -89,7 +90,7 @@ class _Runner:
     def measured(
         self, build: Callable[[ActivationTape], ir.Model], **texts: Sequence[NDArray[np.float32]]
     ) -> tuple[list[Range], list[NDArray[np.float32]]]:
-        """Ranges of a piece's activations over all texts, and what its first output is for each."""
+        """The ranges of a piece's activations over all texts, and the piece's first output for each text."""
         tape = ActivationTape()
         graph = build(tape)
         outputs = [value for value in tape.activations if value.name not in texts]

@@ -16,7 +16,7 @@ from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
 Choice = Callable[[int, int], str]
-"""(layer, number of layers) -> format name, for recipes that treat layers differently."""
+"""From (layer, number of layers) to the name of a format, for recipes that treat layers differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Recipe:
     """One way to quantize a checkpoint.
 
     Attributes:
-        name: As typed by users, e.g. ``q4_k_m``.
+        name: What users type, e.g. ``q4_k_m``.
         target: The file format it is for.
         summary: One line that says whom it serves.
-        rules: (regular expression over the tensor's name, format name or choice by layer).
+        rules: Pairs of a regular expression over the tensor's name and a format's name, or a choice by layer.
         activations: What an ONNX graph computes with between its matrices.
     """
 
@@ -79,7 +79,7 @@ def more_bits(above: str, below: str) -> Choice:
 
 _VECTORS = (r"norm|bias", "F32")
 _MTP = (r"mtp_layers", "Q8_0")
-"""8 bits until drafting is measured: heads in 4 bits are reported to draft badly."""
+"""The MTP layer keeps 8 bits until drafting is measured: heads in 4 bits are reported to draft badly."""
 
 
 def _gguf(name: str, summary: str, *rules: tuple[str, str | Choice]) -> Recipe:
@@ -93,7 +93,7 @@ def _mixed(name: str, summary: str, most: str) -> Recipe:
 
 
 def _onnx(name: str, summary: str, block_size: int, activations: PlainFormat = F32) -> Recipe:
-    """4-bit blocks in the trunk; 8 bits where drafts and the choice of a token are made."""
+    """4-bit blocks in the trunk, and 8 bits in the MTP layer and the head, which choose drafts and tokens."""
     rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), (r"", f"int4_b{block_size}"))
     return Recipe(name, "onnx", summary, rules, activations)
 
@@ -101,7 +101,7 @@ def _onnx(name: str, summary: str, block_size: int, activations: PlainFormat = F
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _gguf("q4_0", "4.5 bits, every ARM kernel and NPU backend of llama.cpp has it: fastest", (r"", "Q4_0")),
+        _gguf("q4_0", "4.5 bits; every ARM kernel and NPU backend of llama.cpp can run it; the fastest", (r"", "Q4_0")),
         _mixed("q4_k_m", "4.8 bits, llama.cpp's 4-bit mixture", "Q4_K"),
         _mixed("q5_k_m", "5.7 bits, between q4_k_m and q6_k", "Q5_K"),
         _gguf("q6_k", "6.6 bits", (r"", "Q6_K")),
@@ -113,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("int8", "onnx", "9 bits", (_VECTORS, (r"embed_tokens", "F16"), (r"", "int8_b32"))),
     )
 }
-"""By name."""
+"""Every recipe by its name."""
 
 FORMATS: dict[str, RowFormat | MatMulFormat] = {
     **{each.name: each for each in (F32, F16)},
@@ -121,4 +121,4 @@ FORMATS: dict[str, RowFormat | MatMulFormat] = {
     **{f"int4_b{size}": NBitsFormat(4, size) for size in (32, 64, 128)},
     "int8_b32": NBitsFormat(8, 32),
 }
-"""Formats by the names that rules give."""
+"""Every format by the name that rules use."""

@@ -1,4 +1,4 @@
-"""A manifest as rows for people."""
+"""A manifest as rows of a table for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COLUMNS = ("file", "bits/weight", "size", "perplexity", "exact match", "Δ bf16"
 
 
 def rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    """One row a file under ``COLUMNS``, bf16 first where it was measured."""
+    """One row for each file, in the order of ``COLUMNS``; bf16 comes first where it was measured."""
     made = []
     if manifest.baseline:
         made.append(("(bf16, not kept)", "16.00", "", *_figures(manifest.baseline, manifest.baseline)))

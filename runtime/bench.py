@@ -26,16 +26,16 @@ class BenchResult:
 
     Attributes:
         machine: Architecture and system.
-        prompt_tokens: Of each prefill.
-        generate_tokens: Of each decode.
+        prompt_tokens: How many tokens each prefill has.
+        generate_tokens: How many tokens each decoding has.
         repeats: Runs, of which the figures are medians.
         prefill_tps: Prompt tokens per second.
         decode_tps: Tokens per second after the prompt.
-        decode_tps_slowest: Of the slowest run, to show how noisy the machine is.
-        decode_tps_fastest: Of the fastest run.
-        time_to_first_token_s: From an empty cache.
+        decode_tps_slowest: The slowest run, which shows how noisy the machine is.
+        decode_tps_fastest: The fastest run.
+        time_to_first_token_s: The time from an empty cache to the first token.
         kv_bytes_per_token: Memory of one token in the KV cache.
-        peak_rss_bytes: Of this process.
+        peak_rss_bytes: The largest resident memory of this process.
     """
 
     machine: str
@@ -96,8 +96,8 @@ class SpeculationResult:
     """What drafting gives on this machine, beside going without in the same process.
 
     Attributes:
-        step_ms: Of a run of 1, 2, … rows.
-        draft_ms: Of one draft of the MTP layer.
+        step_ms: How long a run of 1, 2, … rows takes.
+        draft_ms: How long one draft of the MTP layer takes.
         acceptance: By place in a draft, the share of verified tokens that were right.
         tokens_per_run: Tokens that one run of the trunk gives.
         decode_tps: Tokens per second with drafts.

@@ -110,8 +110,8 @@ class GeneratedToken:
         text: The new text of ``channel``, in whole characters; there may be none yet.
         token_id: The token; None in records that only bring held-back text or the end.
         channel: ``thinking`` or ``answer``.
-        finish_reason: In the last record only: ``stop`` (end token or stop string), ``length`` or ``cancelled``.
-        stats: In the last record only.
+        finish_reason: In the last record: ``stop`` (by an end token or stop string), ``length`` or ``cancelled``.
+        stats: What the generation took, in the last record.
     """
 
     text: str

@@ -1,1 +1,1 @@
-"""What others do with the same weights, each as they themselves would."""
+"""What other programs do with the same weights, each called as its authors would call it."""

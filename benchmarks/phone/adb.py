@@ -19,10 +19,10 @@ from mimo_mobile.errors import MimoMobileError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 INTERVAL_S = 2.0
-"""Between two looks at how much of a file has arrived."""
+"""The time between two looks at how much of a file has arrived."""
 
 QUICK_S = 60.0
-"""What a short command may take before the phone counts as gone."""
+"""How long a short command may take before the phone counts as gone."""
 
 ADVICE = {
     "unauthorized": "unlock it, and allow USB debugging in the dialog that it shows",
@@ -124,7 +124,7 @@ class Sent:
     sha256: str
 
     def is_on(self, phone: Phone) -> bool:
-        """Whether the phone has it: same size, then same checksum, which takes it some ten seconds for 4 GB."""
+        """Whether the phone has the file: same size, then same checksum, which takes about ten seconds for 4 GB."""
         name = shlex.quote(self.remote)
         script = f'[ "$(stat -c %s {name} 2>/dev/null)" = {self.size_bytes} ] && sha256sum {name} || echo none'
         return phone.shell(script, timeout_s=None).split()[0] == self.sha256

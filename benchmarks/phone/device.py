@@ -40,9 +40,9 @@ class Device:
         core_max_khz: Highest clock of each core.
         memory_bytes: MemTotal.
         available_bytes: MemAvailable, before the benchmark.
-        storage_free_bytes: Where the benchmark's files go, before they are sent.
-        battery_percent: As Android's battery service says, before the benchmark.
-        battery_temperature_c: Likewise.
+        storage_free_bytes: The space where the benchmark's files go, before they are sent.
+        battery_percent: What Android's battery service says before the benchmark.
+        battery_temperature_c: The same service's temperature.
         powered: Whether the phone draws power from a cable; then the battery's current is not what the phone takes.
     """
 
@@ -75,7 +75,7 @@ class Reading:
     """What the phone read at one moment, as the kernel gives it.
 
     Attributes:
-        at_s: Since the program began.
+        at_s: The time since the program began.
         temperatures_c: Thermal zone and its type → °C; empty when the phone lets nobody read them.
         battery_current_ua: ``current_now``: µA by the kernel's rules; some phones give mA, and the sign differs.
         battery_voltage_uv: ``voltage_now``.

@@ -22,7 +22,7 @@ READING_S = 5
 SCRIPT = Path(__file__).with_name("watch.sh")
 PROGRAMS = ("llama-bench", "llama-completion")
 MODEL = "model.gguf"
-"""Its name on the phone, one at a time; llama-bench would take a comma in a name for the end of it."""
+"""The model's name on the phone, which holds one at a time; llama-bench would end a name at a comma."""
 
 CPU_FEATURES = {"dotprod": "asimddp", "fp16": "asimdhp", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2", "sme": "sme"}
 """What the compiler calls it → what /proc/cpuinfo calls it:
@@ -37,14 +37,14 @@ SIGNALS = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done, checked as far as it can be without a phone; made by ``prepare``.
+    """What is to be done, checked as far as possible without a phone; ``prepare`` makes it.
 
     Attributes:
         model: The GGUF.
-        tools: Folder of the programs.
-        arch: What they may use of the CPU.
+        tools: The folder of the programs.
+        arch: Which instructions of the CPU they may use.
         prompt: What llama-completion is to continue.
-        need_bytes: What the largest depth takes of memory.
+        need_bytes: How much memory the largest depth takes.
         depths: Tokens in the KV cache before what is measured.
         threads: Numbers of threads, each measured.
     """

@@ -1,1 +1,1 @@
-"""An ONNX folder → binaries for NPUs."""
+"""An ONNX folder becomes binaries for NPUs."""

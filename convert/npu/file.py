@@ -1,8 +1,8 @@
 """An int4 ONNX folder → binaries for one NPU beside it, compiled here by QNN: ``qnn-SM8750/`` and ``embedding.onnx``.
 
 Each piece of the model (``graph``) is compiled once for each window of tokens. Nothing of a piece is left to the
-CPU: a piece that QNN does not take whole is an error. The weights are the folder's, unchanged, or
-rounded once more beside quantized activations (``qdq-SM8750/``).
+CPU: a piece that QNN does not take whole is an error. The weights are the folder's own; beside quantized activations
+(``qdq-SM8750/``) they are rounded once more.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.socs import Soc
 
 SESSION_BYTES = 3_000_000_000
-"""Of weights and cache in one piece: of a Hexagon session's address space of 3.75 GB, the rest is for activations."""
+"""Weights and cache of one piece; activations get the rest of a Hexagon session's address space of 3.75 GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """Of the activations of every piece, in the order of ``qdq_graph.ActivationTape``.
+    """The ranges of every piece's activations, in the order of ``qdq_graph.ActivationTape``.
 
     Attributes:
-        layers: Of each layer alone.
-        head: Of the head.
-        mtp: Of the MTP layer.
-        draft_head: Of its head.
+        layers: Those of each layer alone.
+        head: Those of the head.
+        mtp: Those of the MTP layer.
+        draft_head: Those of the MTP layer's head.
     """
 
     layers: Sequence[Sequence[Range]]
@@ -61,7 +61,7 @@ class Ranges:
     draft_head: Sequence[Range]
 
     def of_layers(self, which: range) -> list[Range]:
-        """Of layers in a row: what one gives, the next one reads."""
+        """The ranges of several layers in a row, of which each reads what the one before gives."""
         return [each for layer in which for each in self.layers[layer][0 if layer == which.start else 1 :]]
 
 
@@ -70,10 +70,10 @@ class Compiled:
     """One binary.
 
     Attributes:
-        name: Of the graph, with its window.
-        seconds: To compile it.
-        size_bytes: Of the binary.
-        peak_rss_bytes: Of this process so far.
+        name: The graph's name, with its window.
+        seconds: How long it took to compile.
+        size_bytes: The binary's size.
+        peak_rss_bytes: The largest resident memory of this process so far.
     """
 
     name: str
@@ -99,8 +99,8 @@ def compile_for_npu(
         soc: The chip.
         context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
         chunk: Tokens of a prompt in one run.
-        ranges: Of activations, to quantize them to uint16, for NPUs that compute with nothing else.
-        force: Replace an earlier one.
+        ranges: Those of the activations, to quantize them to uint16 for NPUs that compute with integers only.
+        force: Replace an earlier folder of binaries.
         progress: Called after each graph.
 
     Raises:
@@ -108,7 +108,7 @@ def compile_for_npu(
         QuantizationError: ``context_length`` or ``chunk`` do not fit the model.
         BackendUnavailableError: QNN does not take a graph.
         MissingDependencyError: onnxruntime-qnn is not installed.
-        OutputExistsError: There is one and ``force`` is false.
+        OutputExistsError: There is such a folder and ``force`` is false.
     """
     ort = onnxruntime_library.load()
     providers.register(ort, providers.PROVIDERS["qnn"])
@@ -150,7 +150,7 @@ def described(
     graphs: list[dict[str, Any]],
     session_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """What stands in npu.json beside the graphs, but for the version, for the runtime to know how to run them."""
+    """What npu.json says beside the list of graphs, so that the runtime knows how to run them."""
     layers = _split(weights, context_length, session_bytes)
     return {
         "ep": "qnn",
@@ -190,7 +190,7 @@ def checked_context(context_length: int | None, chunk: int, most: int) -> int:
 
 
 def split(config: MimoConfig, layer_bytes: int, context_length: int, session_bytes: int | None = None) -> list[range]:
-    """Runs of layers with so many bytes of weights each that fit a session, None is the NPU's, equally long."""
+    """The layers in parts of equal length that each fit ``session_bytes``; None is what an NPU's session has."""
     # Keys and values in float16, once as input and once as output.
     layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
     count = config.num_hidden_layers
@@ -210,7 +210,7 @@ def graphs_of(
     ranges: Ranges | None = None,
     session_bytes: int | None = None,
 ) -> Mapping[str, Callable[[], ir.Model]]:
-    """Every graph by its file's name, made when it is its turn."""
+    """Every graph by its file's name; each is made when its turn comes."""
     config, compute = weights.config, weights.compute
     graphs: dict[str, Callable[[], ir.Model]] = {}
 

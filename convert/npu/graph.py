@@ -1,8 +1,9 @@
-"""MiMo in pieces of fixed shapes, as NPUs want them: runs of layers, the head, the MTP layer and its head.
+"""MiMo in pieces of fixed shapes, as NPUs want them: parts of the trunk, the head, the MTP layer and its head.
 
-The blocks are ``onnx_graph``'s. Different are: the window of T new tokens and the cache of C are fixed, norms are not
-fused with additions (QNN does not know that form), the length so far is an input of its own, and rows of the embedding
-come from a graph for the CPU, since no NPU gathers from int4 blocks. A ``tape`` of ``qdq_graph`` quantizes activations.
+The blocks are ``onnx_graph``'s, with four differences: the window of T new tokens and the cache of C tokens are fixed,
+norms are not fused with additions (QNN does not know that form), the length so far is an input of its own, and rows of
+the embedding come from a graph for the CPU, since no NPU gathers from int4 blocks. With a ``tape`` of ``qdq_graph`` the
+pieces have quantized activations.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from mimo_mobile.mimo7b import POST_NORM, MimoConfig
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Fixed sizes of a graph.
+    """The fixed sizes of a graph.
 
     Attributes:
-        tokens: New ones in one run.
-        context: Those that the KV cache holds.
+        tokens: How many new tokens one run takes.
+        context: How many tokens the KV cache holds.
     """
 
     tokens: int
@@ -70,7 +71,8 @@ def mtp(
 ) -> ir.Model:
     """The MTP layer: hidden_states of t and x, the embedding of token t + 1, `[1, T, E]` → x_out `[1, T, E]`, KV.
 
-    hidden_states are x_out of the trunk's last layers, before its norm; where the layer wants it after, it is here.
+    hidden_states are the x_out of the trunk's last part, before its norm. For a layer that reads the state after the
+    norm, this piece holds the norm.
     """
     block, prefix = Block(config, weights, compute, tape), "model.mtp_layers.0."
     shape = [1, window.tokens, config.hidden_size]
@@ -112,7 +114,7 @@ def _layer(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir
 
 
 def _lengths(block: Block, window: Window) -> tuple[ir.Value, ir.Value]:
-    """The input seqlens_k, and what GroupQueryAttention calls total_sequence_length: the cache's."""
+    """The input seqlens_k, and the cache's length, which GroupQueryAttention calls total_sequence_length."""
     seqlens = block.input("seqlens_k", ir.DataType.INT32, [1])
     return seqlens, block.integers("context_length", window.context, np.int32)
 

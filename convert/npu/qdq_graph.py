@@ -1,9 +1,9 @@
 """Tapes that make a piece for NPUs with quantized activations: int4 weights in LPBQ form, uint16 between all nodes.
 
-The blocks are ``onnx_graph``'s, recorded on another tape. First with ``ActivationTape``, whose graph gives every
-activation, to find their ranges; then with ``QdqTape``, which puts each through uint16. QNN reads weights in blocks in
-one form only, low-power block quantization: an int4 matrix whose block scales are 4-bit integers with a float scale a
-column. Attention stays in floating point.
+The blocks are ``onnx_graph``'s, recorded on another tape: first on an ``ActivationTape``, whose graph gives every
+activation, so that their ranges can be found; then on a ``QdqTape``, which rounds each to uint16. QNN reads weights in
+blocks in one form only, low-power block quantization (LPBQ): an int4 matrix whose block scales are 4-bit integers, with
+one float scale for each column. Attention stays in floating point.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 STEPS, LEVELS, SMALLEST = 65535, 15, 1e-12
-"""Of uint16 activations and of scales of blocks, 4 bits of an uint8; and a scale that is above 0."""
+"""The steps of uint16 activations, the levels of block scales (4 bits of an uint8), and the smallest scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Range:
     high: float = 0.0
 
     def joined(self, values: NDArray[Any]) -> Range:
-        """With more values."""
+        """The range that holds the values of an array, too."""
         return Range(min(self.low, float(values.min())), max(self.high, float(values.max())))
 
     @property
     def scale(self) -> float:
-        """Of one step."""
+        """The value of one step."""
         return max(self.high - self.low, 1e-6) / STEPS
 
     @property
     def zero_point(self) -> int:
-        """The step that is 0."""
+        """The step that stands for 0."""
         return round(-self.low / self.scale)
 
 
@@ -47,7 +47,7 @@ class ActivationTape(Tape):  # type: ignore[misc]  # mypy skips onnx_ir, see pyp
     """Records a graph as it is.
 
     Attributes:
-        activations: What is quantized, in the order in which it is first used: float32 inputs and results.
+        activations: What gets quantized: float32 inputs and results, in the order in which they are first used.
     """
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class ActivationTape(Tape):  # type: ignore[misc]  # mypy skips onnx_ir, see pyp
         return values
 
     def settled(self, value: ir.Value) -> ir.Value:
-        """What an output of the graph is."""
+        """The value that the graph gives as an output."""
         return self._read(value) or value
 
     def _read(self, value: ir.Value | None) -> ir.Value | None:
-        """What a node reads in a value's place."""
+        """What a node reads in place of a value."""
         if value is None or value.dtype != ir.DataType.FLOAT or value.const_value is not None:
             return value
         if not any(value is each for each in self.activations):
@@ -95,7 +95,7 @@ class QdqTape(ActivationTape):
         self._done: dict[int, ir.Value] = {}
 
     def op(self, op_type: str, inputs: Sequence[ir.Value | None], *arguments: Any, **options: Any) -> ir.Value:
-        """One node, and what quantizes its inputs."""
+        """One node, and the nodes that quantize its inputs."""
         if op_type != "MatMulNBits":
             return super().op(op_type, inputs, *arguments, **options)
         x, values, scales = inputs
@@ -173,7 +173,7 @@ class QdqTape(ActivationTape):
 
 
 def weights(packed: NDArray[np.uint8], scales: NDArray[Any], bits: int, block_size: int) -> NDArray[np.float32]:
-    """What MatMulNBits' integers ``[N, blocks, block_size * bits / 8]`` stand for, ``[N, blocks, block_size]``."""
+    """The weights ``[N, blocks, block_size]`` of MatMulNBits' integers ``[N, blocks, block_size * bits / 8]``."""
     integers = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
     shape = (*scales.shape, block_size)
     found: NDArray[np.float32] = integers.reshape(shape).astype(np.float32) - (128 if bits == 8 else 8)
@@ -183,7 +183,7 @@ def weights(packed: NDArray[np.uint8], scales: NDArray[Any], bits: int, block_si
 def lpbq(blocks: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32]]:
     """Weights ``[N, blocks, block_size]`` as int4, levels ``[N, blocks]`` of their scales, scales of levels ``[N]``.
 
-    Of the levels around the right one that is taken which loses least.
+    Of the levels around the exact one, the one that loses least is taken.
     """
     wanted = np.maximum(blocks.max(axis=-1) / 7, -blocks.min(axis=-1) / 8)
     column = (np.maximum(wanted.max(axis=1), SMALLEST) / LEVELS).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Tokens one after the other: sessions, sampling, drafts."""
+"""Logits become tokens, one after the other: sessions, sampling, drafts."""

@@ -1,1 +1,1 @@
-"""The machine: memory, cores, where a model was placed and whether a provider can be trusted."""
+"""The machine: memory, cores, where a model was placed, whether a provider can be trusted."""

@@ -1,4 +1,4 @@
-"""What a model will take of this machine's memory, known before it is loaded."""
+"""How much of this machine's memory a model will take, known before it is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimo_mobile.errors import MemoryFullError
 logger = logging.getLogger(__name__)
 
 WORTH_SAYING_BYTES = 1_000_000_000
-"""Smaller needs are logged for debugging only."""
+"""A smaller need is logged for debugging only."""
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -24,7 +24,7 @@ class MemoryNeed:
     Attributes:
         way: Its name, e.g. ``repacked``.
         heap_bytes: Weights that are copied, KV cache and buffers: nothing that the system can take back.
-        mapped_bytes: Weights read from the file's own pages at every token; without room for them it crawls.
+        mapped_bytes: Weights that every token reads from the file's own pages; without room for them it crawls.
     """
 
     way: str
@@ -41,7 +41,7 @@ class MemoryNeed:
 
 
 def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
-    """The first way that fits in the available memory; all of them are logged.
+    """The first way to load that fits in the available memory; all of them are logged.
 
     Raises:
         MemoryFullError: None fits.

@@ -18,10 +18,10 @@ class Share:
     """What one provider took of a model.
 
     Attributes:
-        provider: As users type it.
-        nodes: How many.
-        weight_share: Of the weights' bytes, 0…1.
-        operators: How many of each.
+        provider: Its name as users type it.
+        nodes: How many nodes it took.
+        weight_share: Which share of the weights' bytes these nodes use, 0…1.
+        operators: How many nodes it took of each operator.
     """
 
     provider: str
@@ -36,7 +36,7 @@ class Placement:
 
     Attributes:
         asked: The provider that was asked for.
-        shares: By provider, the largest share of weights first.
+        shares: What each provider took, the largest share of weights first.
         reasons: Why operators are not where they were wanted.
     """
 
@@ -46,7 +46,7 @@ class Placement:
 
     @property
     def whole(self) -> bool:
-        """Whether all weights are where they were asked for; lengths and indices are everywhere the CPU's."""
+        """Whether all weights are where they were asked for; the CPU computes lengths and indices in any case."""
         return all(share.provider == self.asked or share.weight_share == 0 for share in self.shares)
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Placement:
 
 
 def placement(sessions: Mapping[Path, Any], asked: str) -> Placement:
-    """Where the nodes of graphs are, in sessions that were made with ``RECORD`` set.
+    """Where the nodes of graphs are, from sessions that were made with ``RECORD`` set.
 
     Args:
         sessions: InferenceSessions by the graph's file.
@@ -93,7 +93,7 @@ def _weighted_nodes(model: Path) -> list[tuple[str, str, int]]:
 
 
 def joined(asked: str, nodes: Mapping[str, Sequence[Any]], weights: Mapping[str, int]) -> Placement:
-    """A placement of nodes by provider; each has a ``name`` and an ``op_type``."""
+    """The placement that follows from nodes by provider; each node has a ``name`` and an ``op_type``."""
     total = sum(weights.values()) or 1
     shares = [
         Share(

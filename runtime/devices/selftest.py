@@ -1,7 +1,7 @@
 """Whether a provider computes what it should on this device, and how fast beside the CPU; asked once and remembered.
 
-Drivers have bugs, and an NPU may be slower than the CPU beside it. What comes out here is kept for this model, provider
-and version of its driver, in ``$MIMO_CACHE/selftest``.
+Drivers have bugs, and an NPU may be slower than the CPU beside it. The verdict is kept in ``$MIMO_CACHE/selftest`` for
+this model, provider and version of its driver.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 SELFTEST_FORMAT = FileFormat("selftest", 1)
 
 TOLERANCE, TOLERANCE_QUANTIZED = 0.08, 0.2
-"""Of the largest logit. Kernels with float16 and those with int8 activations differ by 1 to 2 % of it; MiMo-nano with
-quantized activations by 9 %, since its weights are rounded twice. Wrong kernels are off by all of it."""
+"""Logits may differ by so much of the largest one. Kernels with float16 and those with int8 activations differ by 1 to
+2 %; MiMo-nano with quantized activations by 9 %, since its weights are rounded twice. Wrong kernels differ by 100 %."""
 
 PROMPT_TOKENS = 64
 REPEATS = 3
@@ -37,11 +37,11 @@ REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What one backend takes.
+    """How much time one backend takes.
 
     Attributes:
-        prompt_s: For ``PROMPT_TOKENS``.
-        token_s: For one token after them.
+        prompt_s: For a prompt of ``PROMPT_TOKENS``.
+        token_s: For one token after the prompt.
     """
 
     prompt_s: float
@@ -53,11 +53,11 @@ class Verdict:
     """What a self-test found.
 
     Attributes:
-        difference: Of logits, over the largest; None when there was nothing to compare with.
+        difference: By how much the logits differ, over the largest; None when there was nothing to compare with.
         error: What went wrong instead; empty when nothing did.
         tolerance: The largest difference that is right.
-        speed: Of the provider.
-        cpu: Of the CPU; None when it was not loaded.
+        speed: The provider's speed.
+        cpu: The CPU's speed; None when it was not loaded.
     """
 
     difference: float | None
@@ -138,7 +138,7 @@ def read_verdict(file: Path) -> Verdict:
 
 
 def keep(file: Path, verdict: Verdict) -> None:
-    """Remember a verdict, unless something failed, which may pass, or nothing was compared."""
+    """Remember a verdict, unless something failed, which may go away, or nothing was compared."""
     if verdict.error or not verdict.tested:
         return
     try:
@@ -150,7 +150,7 @@ def keep(file: Path, verdict: Verdict) -> None:
 def _difference(backend: Backend, reference: Path) -> float | None:
     """The largest difference from the reference's logits, over the largest of them.
 
-    The prompt goes in as a chunk, two rows and one, as prompts, verified drafts and tokens do.
+    The prompt goes in as a chunk, then two rows, then one: as prompts, verified drafts and tokens do.
     """
     if not reference.is_file():
         return None

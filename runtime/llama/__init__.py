@@ -1,1 +1,1 @@
-"""GGUF files on llama.cpp."""
+"""GGUF files run on llama.cpp."""

@@ -42,7 +42,7 @@ class LlamaContext:
 
     Attributes:
         vocab_size: Tokens that get logits.
-        hidden_size: Of hidden states.
+        hidden_size: The length of a hidden state.
     """
 
     def __init__(self, api: Any, model: Any, params: Any, *, reads_hidden: bool = False) -> None:

@@ -1,1 +1,1 @@
-"""Binaries that were compiled for an NPU."""
+"""Binaries that were compiled for an NPU run on it."""

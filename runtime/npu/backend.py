@@ -25,7 +25,7 @@ class NpuBackend:
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [rows, V] of the last. Windows are fixed: ``padding`` is theirs."""
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last. Windows pad anyway: ``padding`` is unused."""
         start, last = 0, np.empty((0, self.model.hidden_size), self.model.dtype)
         while start < len(ids):
             if cancel.is_set():
@@ -61,7 +61,7 @@ class NpuBackend:
             self.mtp.restore(state.arrays)
 
     def cancel(self) -> None:
-        """Nothing more than the event: a run on the NPU ends by itself, after a window."""
+        """Do nothing more: a run on the NPU ends after its window, and ``decode`` then looks at the event."""
 
     def close(self) -> None:
         """Free the model."""
@@ -71,7 +71,7 @@ class NpuBackend:
 
 
 class SplitBackend:
-    """Prompts on the NPU, which is strong at many rows, and tokens on the CPU, on the same caches."""
+    """Computes prompts on the NPU, which is fast with many rows, and tokens on the CPU, on the same caches."""
 
     def __init__(self, npu: NpuBackend, cpu: Any) -> None:
         """Join two backends, of which ``cpu`` was made on the caches of ``npu``, with one MTP layer."""

@@ -1,4 +1,4 @@
-"""A folder of binaries for an NPU: which one is meant, and what it says of itself. Knows files, loads nothing."""
+"""A folder of binaries for an NPU: which one is meant, and what it says of itself. This module loads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def find(folder: Path, options: QnnOptions) -> Path | None:
     """The binaries in an ONNX folder: those of ``options.soc``, else the only ones; None when there are none.
 
     Raises:
-        BackendUnavailableError: None for that chip, or for several and none was named.
+        BackendUnavailableError: There are none for that chip, or there are several and no chip was named.
     """
     prefix = "qnn" if options.activations == "float" else "qdq"
     found = sorted(path.parent for path in folder.glob(f"{prefix}-*/{NPU_SETTINGS}"))

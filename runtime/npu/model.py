@@ -1,7 +1,7 @@
-"""A model in binaries for an NPU as a backend: pieces one after the other, windows of fixed size, caches in place.
+"""A model in binaries for an NPU: pieces that run one after the other, windows of fixed size, caches in place.
 
-What is shorter than its window is padded at the end: those rows of the cache lie beyond the text and are overwritten
-by what comes next. Knows ``convert.npu.file``'s folder and no compiler.
+Tokens that do not fill a window are padded at the end: the padded rows of the cache lie beyond the text and are
+overwritten by what comes next. This module knows the folder that ``convert.npu.file`` writes, and no compiler.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Piece:
         self.sessions, self._bindings = {}, {}
 
     def run(self, window: int) -> None:
-        """Compute from and to the bound arrays.
+        """Compute from the bound input arrays to the bound output arrays.
 
         Raises:
             SessionError: The provider failed.
@@ -71,14 +71,14 @@ class NpuModel:
     """The pieces in a folder of binaries, with their caches.
 
     Attributes:
-        settings: Of the folder.
+        settings: What the folder's npu.json says.
         context_length: Tokens that the caches hold.
         windows: Tokens in one run, the largest first.
         cache: The trunk's KV cache, which a graph on the CPU can share.
     """
 
     def __init__(self, ort: Any, folder: Path, options: QnnOptions) -> None:
-        """Load all pieces; none may leave anything to the CPU.
+        """Load all pieces, none of which may leave anything to the CPU.
 
         Raises:
             ModelLoadError: A file is missing or damaged.
@@ -152,14 +152,14 @@ class NpuModel:
         return self.cache.nbytes // self.context_length
 
     def window(self, tokens: int, position: int) -> int:
-        """The window for so many tokens at a position: the smallest that holds them, else the largest with room."""
+        """The window for so many tokens at a position: the smallest that holds them, or the largest that has room."""
         fitting = [each for each in self.windows if position + each <= self.context_length]
         holding = [each for each in fitting if each >= tokens]
         return min(holding) if holding else max(fitting)
 
     def embed(self, ids: Sequence[int], out: NDArray[Any]) -> None:
-        """Rows of the embedding into ``out`` [n, E]; those after ``ids`` become 0."""
-        out[len(ids) :] = 0  # what was there may be a result, and grow from run to run
+        """Write rows of the embedding to ``out`` [n, E]; the rows after ``ids`` become 0."""
+        out[len(ids) :] = 0  # what stood there may be a result, and would grow from run to run
         out[: len(ids)] = self._embedding.run(["x"], {"input_ids": np.array([ids], np.int64)})[0][0]
 
     def hidden(self, ids: Sequence[int], position: int, window: int) -> NDArray[Any]:
@@ -182,7 +182,7 @@ class NpuModel:
         return made
 
     def mtp_layer(self) -> NpuMtp | None:
-        """The MTP layer, when it was compiled."""
+        """The MTP layer, or None when it was not compiled."""
         if not self.settings.mtp:
             return None
         sessions, head = self._sessions("mtp", self.windows), self._sessions("draft_head", [1])
@@ -197,7 +197,7 @@ class NpuModel:
         return self._empty_cache([sessions])
 
     def placement(self) -> Placement:
-        """Where the pieces of one step are."""
+        """Where the pieces that one step runs are placed."""
         sizes = dict(self.settings.sizes)
         weights, nodes = {EMBEDDING: sizes[EMBEDDING]}, dict[str, list[Any]]()
         pieces = [(f"layers-{index}.1", piece.sessions[1]) for index, piece in enumerate(self._pieces)]
@@ -241,7 +241,7 @@ class NpuMtp:
         self._head = Piece(head, model.cache_of({1: head[1]}), {1: {"x": self._x, "logits": self._logits}})
 
     def begin(self) -> None:
-        """Nothing to do: a row attends to all positions before it, and those are read anew."""
+        """Do nothing: a row attends to all positions before it, and those are read anew."""
 
     def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
         """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""

@@ -1,1 +1,1 @@
-"""ONNX folders on ONNX Runtime."""
+"""ONNX folders run on ONNX Runtime, on the CPU or another execution provider."""

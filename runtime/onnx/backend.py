@@ -15,7 +15,7 @@ from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
 
 MOST_ROWS = 16
-"""Rows of logits at once in decoding: a token, its drafts and padding."""
+"""The most rows of logits in a decoding run: a token, its drafts and padding."""
 
 
 class OrtBackend:
@@ -54,7 +54,7 @@ class OrtBackend:
         self._graph.renew()
         for start in range(0, len(ids), BATCH_TOKENS):
             chunk = ids[start : start + BATCH_TOKENS]
-            if self.mtp is not None:  # bound for another number of rows
+            if self.mtp is not None:  # it was bound for another number of rows
                 self._graph.bind_output("hidden_states", self._hidden[None, : len(chunk)])
             self._graph.run(chunk, start, rows[start : start + BATCH_TOKENS])
         return rows.astype(np.float32, copy=False)
@@ -107,7 +107,7 @@ class OrtMtp:
         self.read(self._hidden[:1], [0], 0)
 
     def begin(self) -> None:
-        """Nothing to do: a row attends to all positions before it, and those are read anew."""
+        """Do nothing: a row attends to all positions before it, and those are read anew."""
 
     def read(
         self, hidden: NDArray[np.float32], ids: Sequence[int], position: int

@@ -1,6 +1,6 @@
 """One ONNX graph of ours with a preallocated KV cache, bound once as past and as present: runs extend it in place.
 
-Trunk and MTP layer are both such graphs. Knows input names and IOBinding, no sessions of users.
+Trunk and MTP layer are both such graphs. This module knows input names and IOBinding, and no sessions of users.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
 
 BATCH_TOKENS = 128
-"""Tokens per run, at most."""
+"""The most tokens that one run takes."""
 
 LOGITS_START = "logits_start"
-"""The first row that has logits: of a prompt's rows only the last pays lm_head."""
+"""The first row that gets logits: of a prompt's rows only the last has to go through lm_head."""
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
@@ -33,7 +33,7 @@ class CachedGraph:
 
     Attributes:
         context_length: Tokens that the cache holds.
-        kv_type: Of the cache, as ONNX Runtime spells it.
+        kv_type: The cache's type, as ONNX Runtime spells it.
         kv_bytes_per_token: Memory of one token in the cache.
         logits_size: Tokens that get logits.
         hidden_size: Of hidden states.
@@ -97,7 +97,7 @@ class CachedGraph:
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), self.cache.values[name])
 
     def renew(self) -> None:
-        """Make the next run one that can be ended: the flag of one that was ended stays set."""
+        """Give the next run options of its own: the flag that ended a run stays set in that run's options."""
         self.run_options = self._ort.RunOptions()
 
     def bind_input(self, name: str, array: NDArray[Any]) -> None:
@@ -113,8 +113,8 @@ class CachedGraph:
 
         Args:
             ids: T token ids.
-            position: Of the first.
-            logits: [0…T, logits_size] of the last rows, written to.
+            position: Where the first of them stands.
+            logits: The logits [0…T, logits_size] of the last rows are written here.
 
         Raises:
             SessionError: ONNX Runtime failed, or the run was ended.

@@ -1,4 +1,4 @@
-"""Bytes held back until they are whole characters. Pure."""
+"""Holds bytes back until they are whole characters; knows neither tokens nor models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 
 
 class Detokenizer:
-    """Token bytes in, whole UTF-8 characters out; malformed bytes become U+FFFD."""
+    """Takes the bytes of tokens and gives whole UTF-8 characters; malformed bytes become U+FFFD."""
 
     def __init__(self) -> None:
         """Start with nothing held back."""

@@ -1,4 +1,4 @@
-"""Generated text → thinking and answer: ``<think>`` is plain text that may be cut anywhere between tokens. Pure."""
+"""Generated text → thinking and answer; ``<think>`` is plain text that tokens may cut anywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Channel = Literal["thinking", "answer"]
 
 
 class ThinkingSplitter:
-    """Text in, pieces of thinking and answer out; tags and the white space around them belong to neither.
+    """Splits text into pieces of thinking and answer; tags and the white space around them belong to neither.
 
     Attributes:
         state: ``start`` until it is clear whether the text opens with ``<think>``, then ``thinking`` or ``answer``.

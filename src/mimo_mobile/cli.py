@@ -82,14 +82,18 @@ def _report_compiled(folder: Path) -> None:
 @main.command()
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True)
-@click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), help="[default: bf16 for gguf, f32 for onnx]")
+@click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True, help="The format to write.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["f32", "f16", "bf16"]),
+    help="The type of the weights [default: bf16 for gguf, f32 for onnx].",
+)
 @click.option(
     "--exporter",
     type=click.Choice(["direct", "optimum"]),
     default="direct",
     show_default=True,
-    help="optimum: the plain-op fp32 graph through PyTorch, in an environment of its own.",
+    help="direct writes our own graph; optimum lets PyTorch export a plain fp32 graph, in an environment of its own.",
 )
 @single_file
 @npu_options
@@ -97,7 +101,7 @@ def _report_compiled(folder: Path) -> None:
 def convert(
     checkpoint: str, out: Path, target: Target, device: str, socs: str | None, context: int | None, **options: Any
 ) -> None:
-    """Convert CHECKPOINT (nano, a folder or a hub id) to OUT, a .gguf file or an ONNX folder."""
+    """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
     from mimo_mobile.terminal import progress_shown
@@ -120,16 +124,18 @@ def convert(
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--layers", type=click.IntRange(1, 36), default=36, show_default=True, help="Trunk layers.")
+@click.option(
+    "--layers", type=click.IntRange(1, 36), default=36, show_default=True, help="How many layers the trunk has."
+)
 @click.option(
     "--tokenizer",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with a tokenizer.json of MiMo's type [default: MiMo-nano's].",
+    help="A folder with a tokenizer.json of MiMo's type [default: MiMo-nano's].",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool) -> None:
-    """Write a checkpoint of MiMo-7B's shapes with random weights to OUT, for measurements (15.7 GB with 36 layers)."""
+    """Write random weights in MiMo-7B's shapes to OUT, to measure with. 36 layers of them take 15.7 GB."""
     from mimo_mobile.convert.synthetic import write_synthetic
     from mimo_mobile.terminal import progress_shown
 
@@ -140,7 +146,14 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 
 @main.command()
 @click.argument("model", default="nano")
-@click.option("--recipe", "recipes", type=Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
+@click.option(
+    "--recipe",
+    "recipes",
+    type=Recipes(),
+    default="q8_0,q4_k_m,q4_0,int4_b32",
+    show_default=True,
+    help="Names of recipes, with commas between them.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -151,12 +164,14 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 @click.option(
     "--problems",
     type=click.IntRange(min=0),
-    help="How many held-out problems to score with, 0 for none [default: all that the checkpoint brings].",
+    help="How many held-out problems to score with; 0 is none [default: all that the checkpoint brings].",
 )
 @single_file
 @npu_options
-@click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
-@click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
+@click.option("--force", is_flag=True, help="Write finished files again, and replace those of another checkpoint.")
+@click.option(
+    "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
 def quantize(
     model: str,
@@ -169,7 +184,7 @@ def quantize(
     context: int | None,
     **options: Any,
 ) -> None:
-    """Quantize MODEL (nano, a folder or a hub id) to GGUF and ONNX, score it and ask a first question."""
+    """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
     from mimo_mobile.quantize import report
@@ -223,7 +238,7 @@ def _first_answer(path: Path) -> None:
 @generation_options
 @load_options
 def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, **options: Any) -> None:
-    """Answer PROMPT with MODEL, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
+    """Answer PROMPT with MODEL. It is a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
@@ -248,7 +263,7 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
 @generation_options
 @load_options
 def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
-    """Talk with MODEL; Ctrl-C stops an answer, Ctrl-D or an empty line ends."""
+    """Talk with MODEL. Ctrl-C stops an answer; Ctrl-D or an empty line ends the conversation."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
@@ -264,13 +279,25 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--generate-tokens", type=click.IntRange(min=2), default=64, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="The median is printed.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Tokens of the prompt to prefill.",
+)
+@click.option("--generate-tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens to decode.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often to measure; the median is printed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @load_options
 def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any) -> None:
-    """Measure prefill, decode, time to first token and peak memory of MODEL on this machine, and what drafts give."""
+    """Measure the speed and memory of MODEL on this machine, and what drafts gain."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime import bench as measure
 
@@ -285,9 +312,9 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--verify", is_flag=True, help="Compare the files of a quantized folder with its manifest's checksums.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
-    """Say what PATH is: a checkpoint, a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
+    """Say what a file or folder holds. PATH is a checkpoint, a .gguf file, an ONNX folder or a quantized folder."""
     from mimo_mobile import inspection, terminal
 
     if verify:
@@ -297,9 +324,9 @@ def inspect(path: Path, tensors: bool, verify: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(model: Path | None, as_json: bool) -> None:
-    """Say what this machine is, which execution providers it has, and what each would do with MODEL, an ONNX folder."""
+    """Describe this machine and its execution providers, and what each would do with the ONNX folder MODEL."""
     from mimo_mobile import doctor as doctors
     from mimo_mobile import terminal
 

@@ -110,16 +110,22 @@ def npu_options(command: Command) -> Command:
             type=click.Choice(["cpu", "qnn", "qdq"]),
             default="cpu",
             show_default=True,
-            help="qnn: compile ONNX for Snapdragon NPUs, too; qdq: with uint16 activations.",
+            help="qnn: also compile the ONNX folder for Snapdragon NPUs; qdq: the same with uint16 activations.",
         ),
-        click.option("--soc", "socs", help="Chips, e.g. SM8750,SM8650; `adb shell getprop ro.soc.model` says yours."),
         click.option(
-            "--context", type=click.IntRange(min=65), help="Of what is compiled [default: the model's, at most 4096]."
+            "--soc",
+            "socs",
+            help="Chips to compile for, e.g. SM8750,SM8650. `adb shell getprop ro.soc.model` tells a phone's chip.",
+        ),
+        click.option(
+            "--context",
+            type=click.IntRange(min=65),
+            help="The compiled model's context, in tokens [default: the model's, at most 4096].",
         ),
     )
     return _decorated(command, options)
 
 
 single_file = click.option(
-    "--single-file", is_flag=True, help="GGUF with trunk and MTP layer in one file, for llama.cpp's draft-mtp."
+    "--single-file", is_flag=True, help="GGUF: write trunk and MTP layer to one file, for llama.cpp's draft-mtp."
 )

@@ -42,16 +42,16 @@ _X86 = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What matters of it.
+    """What matters of a machine.
 
     Attributes:
-        architecture: As Python names it.
-        processor: As the system names it.
-        physical_cores: That this process may use.
-        features: Of the CPU, those that int4 kernels look for: there or not.
+        architecture: Its name in Python.
+        processor: Its name in the system.
+        physical_cores: How many of them this process may use.
+        features: Whether the CPU has each of the features that int4 kernels look for.
         int4: What int4 weights are computed with in ONNX Runtime on this CPU.
-        memory_bytes: Of the machine.
-        available_bytes: Without swapping.
+        memory_bytes: All memory of the machine.
+        available_bytes: What can be had of it without swapping.
         onnxruntime: Its version, or why it is not here.
         llama_cpp: What llama.cpp was built for and sees here, or why it is not here.
     """
@@ -69,10 +69,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """One execution provider.
+    """What an execution provider is on this machine.
 
     Attributes:
-        ep: As users type it.
+        ep: Its name as users type it.
         here: Its devices, or why it is not here.
         model: What it does with the model that was asked about.
     """
@@ -83,7 +83,7 @@ class ProviderState:
 
 
 def machine() -> Machine:
-    """This one."""
+    """This machine."""
     architecture, info = platform.machine(), _cpuinfo()
     features = _features(architecture, info)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -107,7 +107,7 @@ def machine() -> Machine:
 def int4_compute(architecture: str, features: Mapping[str, bool]) -> str:
     """What ONNX Runtime's int4 kernels compute with, given a CPU's features.
 
-    Source: runs of MatMulNBits with accuracy_level 4 on emulated ARM CPUs, in tests/arm.
+    Source: what MatMulNBits with accuracy_level 4 did on emulated ARM CPUs, in tests/arm.
     """
     if not features:
         return "unknown"
@@ -121,9 +121,7 @@ def int4_compute(architecture: str, features: Mapping[str, bool]) -> str:
 
 
 def states(model: Path | None) -> list[ProviderState]:
-    """Every provider, and what it does with an ONNX model.
-
-    Without onnxruntime there are none.
+    """Every provider, and what it does with an ONNX model; none without onnxruntime.
 
     Raises:
         ModelLoadError: ``model`` is no ONNX folder.
@@ -147,7 +145,7 @@ def _told(device: Device) -> str:
 
 
 def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
-    """What a provider does with a model: by its binaries, by loading it, or by the list of its kernels."""
+    """What a provider does with a model, known from its binaries, by loading it, or from the list of its kernels."""
     if name == "cpu":
         return "all of it"
     if name == "qnn":
@@ -176,7 +174,7 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
 
 
 def _onnx_folder(path: Path) -> Path:
-    """The ONNX folder that is meant: itself, or the first of a quantized folder."""
+    """The ONNX folder that is meant: the path itself, or the first one in a quantized folder."""
     if (path / MODEL).is_file():
         return path
     found = manifest.read(path) if path.is_dir() else None

@@ -92,7 +92,7 @@ class BadArgumentError(MimoMobileError, ValueError):
 
 
 class MissingDependencyError(MimoMobileError):
-    """A package of an extra is missing; the message says what to type."""
+    """A package that an extra installs is missing; the message says what to type."""
 
     def __init__(self, package: str, extra: str) -> None:
         """Name the missing package and the extra that brings it."""

@@ -14,15 +14,15 @@ from mimo_mobile.errors import DiskFullError, OutputExistsError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 PARTIAL = ".partial"
-"""Suffix of what is not finished; such files and folders may be deleted at any time."""
+"""The suffix of outputs that are not finished; such files and folders may be deleted at any time."""
 
 
 @contextmanager
 def whole(final: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary path beside ``final``; renamed to it when the block ends well, else removed.
+    """A temporary path beside ``final``, which is renamed to it when the block ends well and removed otherwise.
 
-    The block may make a file or a folder there. An interrupted process leaves the earlier ``final``, or
-    none, and something that ends in ``.partial``.
+    The block may make a file or a folder there. A process that is killed leaves the earlier ``final``, or none, and
+    something that ends in ``.partial``.
 
     Raises:
         OutputExistsError: ``final`` exists and ``force`` is false.
@@ -64,7 +64,7 @@ def check_room(path: Path, needed: int) -> None:
 
 
 def remove_if_other_kind(final: Path, temporary: Path) -> None:
-    """Remove ``final`` when a folder is to replace a file or a file a folder."""
+    """Remove ``final`` when a folder is about to replace a file, or a file a folder."""
     if final.exists() and final.is_dir() != temporary.is_dir():
         remove(final)
 

@@ -35,7 +35,7 @@ class Inspection:
         path: As given.
         kind: ``checkpoint``, ``gguf``, ``onnx`` or ``quantized folder``.
         parameters: Number of weights, where the file tells.
-        size_bytes: Of the file, or of all files of the folder.
+        size_bytes: The size of the file, or of all files in the folder.
         types: Tensors by storage type, with their bytes.
         facts: Configuration and metadata.
         tensors: Every tensor, when asked for.

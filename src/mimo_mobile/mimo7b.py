@@ -1,6 +1,6 @@
 """The facts of the MiMo-7B family: configuration, tensor names and shapes, token ids, sampling.
 
-Knows nothing of files or formats. Field names are those of config.json.
+This module knows nothing of files or formats. Field names are those of config.json.
 Source: https://huggingface.co/XiaomiMiMo/MiMo-7B-RL (config.json, modeling_mimo.py) and
 https://github.com/XiaomiMiMo/MiMo/tree/3a3fe65.
 """
@@ -17,7 +17,7 @@ ARCHITECTURE = "MiMoForCausalLM"
 MODEL_TYPE = "mimo"
 
 SYNTHETIC = "mimo_mobile_synthetic"
-"""Key in config.json, true when the weights are random (`mimo synth`)."""
+"""A key in config.json that is true when the weights are random (`mimo synth`)."""
 
 SAMPLING_TEMPERATURE = 0.6
 SAMPLING_TOP_P = 0.95
@@ -33,15 +33,15 @@ QWEN2_PATTERN = (
 """How text is cut before byte-level BPE, after NFC."""
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""The end of a turn and of a text; generation ends at either."""
+"""They end a turn and a text; generation stops at either."""
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
-"""Plain text in MiMo's vocabulary, of several tokens each, not special tokens."""
+"""Both are plain text in MiMo's vocabulary, of several tokens each, and no special tokens."""
 
 
 PRE_NORM, POST_NORM = "pre_norm", "post_norm"
-"""Values of ``mtp_hidden_state``."""
+"""The values that ``mtp_hidden_state`` can have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

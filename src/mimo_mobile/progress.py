@@ -1,4 +1,4 @@
-"""Progress of long work, as plain records; how it is shown is the caller's affair."""
+"""Progress of long work, as plain records; the caller decides how it is shown."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called often; must be cheap and must not raise."""
+"""What long work calls often; it must be cheap and must not raise."""
 
 
 def ignore(progress: Progress) -> None:
-    """Nothing: the callback of those who do not watch."""
+    """Do nothing: the callback of those who do not watch."""

@@ -22,7 +22,7 @@ from mimo_mobile.cache import cache_folder
 from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MissingDependencyError
 
 Ep = Literal["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]
-"""``auto``: the NPU when parts for it are there, it is one and it passes its test; else the CPU."""
+"""``auto`` takes the NPU when there is one, the model was compiled for it and it passes its test; else the CPU."""
 
 CPU = "CPUExecutionProvider"
 
@@ -37,13 +37,13 @@ class CpuOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QnnOptions:
-    """Of the Hexagon NPU. Source: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html.
+    """Options of the Hexagon NPU. Source: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html.
 
     Attributes:
-        soc: Which of a folder's compiled parts; default: the only ones.
+        soc: The chip whose binaries are taken from a folder; needed only when there are several.
         activations: ``uint16`` takes what ``--target qdq`` compiled, for NPUs that compute with nothing else.
         htp_performance_mode: How fast, and how hot.
-        vtcm_mb: Of the NPU's own memory; 0 is all.
+        vtcm_mb: How much of the NPU's own memory may be used; 0 is all.
         profiling_level: ``basic`` or ``detailed`` writes profiling_file_path.
         profiling_file_path: A .csv file.
     """
@@ -60,7 +60,7 @@ class QnnOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebGpuOptions:
-    """Of the GPU through Dawn.
+    """Options of the GPU, which Dawn drives.
 
     Attributes:
         validation_mode: How much Dawn checks.
@@ -73,10 +73,10 @@ class WebGpuOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XnnpackOptions:
-    """Of XNNPACK.
+    """Options of XNNPACK.
 
     Attributes:
-        intra_op_num_threads: Its own threads.
+        intra_op_num_threads: How many threads of its own it has.
     """
 
     intra_op_num_threads: int = 1
@@ -84,12 +84,12 @@ class XnnpackOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NnapiOptions:
-    """Of Android's NNAPI, which takes flags only."""
+    """Android's NNAPI has no options of ours: it takes flags only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreMlOptions:
-    """Of Apple's CoreML.
+    """Options of Apple's CoreML.
 
     Attributes:
         ml_compute_units: Where it may compute.
@@ -106,13 +106,13 @@ class Provider:
     """One execution provider.
 
     Attributes:
-        name: As users type it.
-        ort_name: As ONNX Runtime has it.
-        options: Its typed options.
+        name: What users type.
+        ort_name: Its name in ONNX Runtime.
+        options: The type of its options.
         module: The package that brings it as a plug-in; empty when only a build of ONNX Runtime does.
         extra: The extra of ours that installs the package.
         lacks: Operators of an int4 decoder that it has no kernels for: it does not help a language model.
-        source: Where that is from.
+        source: Where that is documented.
     """
 
     name: str
@@ -151,7 +151,7 @@ PROVIDERS = {
         ),
     )
 }  # fmt: skip
-"""By name."""
+"""Every provider by its name."""
 
 
 def parse_options(ep: str, pairs: Sequence[str]) -> Options:
@@ -181,8 +181,8 @@ class Device:
     Attributes:
         ep: The provider, as users type it.
         kind: ``CPU``, ``GPU`` or ``NPU``; QNN's simulator on a PC says CPU.
-        vendor: Of the hardware.
-        version: Of the provider.
+        vendor: Who made the hardware.
+        version: The provider's version.
     """
 
     ep: str
@@ -235,13 +235,13 @@ def discover(ort: Any) -> dict[str, list[Device] | str]:
 
 
 def version(device: Any) -> str:
-    """Of a device's provider and, where it tells, of its driver."""
+    """The version of a device's provider and, where it is told, of its driver."""
     parts = {**device.ep_metadata, **device.device.metadata}
     return " ".join(f"{key} {parts[key]}" for key in ("version", "driver_version") if key in parts)
 
 
 def versions(ort: Any, provider: Provider) -> str:
-    """Of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, the system that brings them."""
+    """The versions of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, system."""
     plugin = provider.module and f"{provider.module} {metadata.version(provider.module)}"
     devices = [version(device) for device in register(ort, provider)]
     return " ".join(filter(None, [f"onnxruntime {ort.__version__}", plugin, *devices, platform.version()]))
@@ -279,7 +279,7 @@ _NAMES = {
     "power_preference": "powerPreference",
     "ml_compute_units": "MLComputeUnits",
 }
-"""Of options, as providers spell them where it is not as we do."""
+"""How providers spell options whose names differ from ours."""
 
 
 def _settings(provider: Provider, options: Options) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Snapdragon chips whose NPU can be compiled for, as QNN numbers them.
 
-Source: QNN_SOC_MODEL_* of QAIRT 2.51; each was compiled for here with onnxruntime-qnn 2.7.0, none was run on.
+Source: QNN_SOC_MODEL_* of QAIRT 2.51. onnxruntime-qnn 2.7.0 compiled for each of them here; none was at hand to run on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Soc:
     Attributes:
         name: Qualcomm's part number, as ``ro.soc.model`` says it on the phone.
         model: QNN's number for it.
-        hexagon: Version of its NPU.
+        hexagon: The version of its NPU.
         sold_as: What phones' data sheets call it.
     """
 
@@ -37,14 +37,14 @@ SOCS = {
         Soc("SM8850", 87, 81, "Snapdragon 8 Elite Gen 5"),
     )
 }
-"""By name."""
+"""Every chip by its name."""
 
 
 def soc_named(name: str) -> Soc:
     """The chip of a name; case does not matter.
 
     Raises:
-        BackendUnavailableError: None is known by it. QNN itself would compile for a default chip, or fail late.
+        BackendUnavailableError: No chip has this name. QNN itself would compile for a default chip, or fail late.
     """
     found = SOCS.get(name.strip().upper())
     if found is None:
