@@ -21,6 +21,7 @@ from tests.tiny import (
     write_json,
     write_shard,
     write_tiny_checkpoint,
+    write_tokenizer,
     write_weights,
 )
 
@@ -158,4 +159,5 @@ def test_buffers_of_old_checkpoints_are_dropped_with_a_reason(tmp_path: Path) ->
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     tensors = {key: ("BF16", value) for key, value in (tiny_weights(tiny_config()) | {name: np.ones(32)}).items()}
     write_shard(tmp_path / "model.safetensors", tensors)
+    write_tokenizer(tmp_path)
     assert Checkpoint.open(tmp_path).dropped == {name: "a buffer of old checkpoints, computed from rope_theta"}
