@@ -135,7 +135,7 @@ def _check_pair(trunk: GgufHeader, mtp: GgufHeader) -> None:
     keys = "embedding_length", "context_length", "attention.head_count", "attention.head_count_kv"
     architecture = trunk.value("general.architecture")
     found = [(trunk.value(f"{architecture}.{key}"), mtp.value(f"{MTP_ARCHITECTURE}.{key}")) for key in keys]
-    ids = trunk.value(PAIR_ID), mtp.value(PAIR_ID)  # None in files of mimo-mobile before 0.4
+    ids = trunk.value(PAIR_ID), mtp.value(PAIR_ID)  # earlier versions wrote none
     found += [ids] if None not in ids else []
     tokens = "tokenizer.ggml.token_type"
     if any(first != second for first, second in found) or trunk.integers(tokens) != mtp.integers(tokens):

@@ -72,10 +72,14 @@ class TextTokenizer:
             ModelLoadError: The file is missing, damaged or not MiMo's.
         """
         try:
-            fields = json.loads(path.read_bytes().decode())
-            # The library counts added tokens on after the learnt ones, whatever their ids; the model keeps ids.
-            fields["model"]["vocab"] |= {each["content"]: each["id"] for each in fields["added_tokens"]}
-            return cls(Tokenizer.from_str(json.dumps(fields)))
+            text = path.read_bytes().decode()
+            tokenizer, fields = Tokenizer.from_str(text), json.loads(text)
+            added = {each["content"]: each["id"] for each in fields["added_tokens"]}
+            if any(tokenizer.token_to_id(token) != number for token, number in added.items()):
+                # The library counts added tokens on after the learnt ones, whatever their ids; the model keeps ids.
+                fields["model"]["vocab"] |= added
+                tokenizer = Tokenizer.from_str(json.dumps(fields))
+            return cls(tokenizer)
         except ModelLoadError:
             raise
         except Exception as error:  # the library raises nothing more exact

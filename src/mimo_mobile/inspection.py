@@ -49,7 +49,7 @@ class Inspection:
     types: tuple[dict[str, Any], ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     tensors: tuple[TensorRow, ...] = ()
-    problems: tuple[dict[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def inspect(path: Path, *, tensors: bool = False) -> Inspection:
@@ -160,8 +160,9 @@ def _checkpoint(folder: Path, listed: bool) -> Inspection:
     try:
         opened = Checkpoint.open(folder)
     except CheckpointError as error:
-        problems = tuple({"problem": str(problem)} for problem in error.problems)
-        return Inspection(str(folder), "checkpoint", None, size, problems=problems)
+        return Inspection(
+            str(folder), "checkpoint", None, size, problems=tuple(str(problem) for problem in error.problems)
+        )
     rows = [
         TensorRow(
             view.name,

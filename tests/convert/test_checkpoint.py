@@ -86,6 +86,7 @@ BAD: dict[str, tuple[Change, type[CheckpointError], str]] = {
     "size negative": (edit_config(hidden_size=-1), CheckpointError, "hidden_size -1 found"),
     "size a text": (edit_config(vocab_size="352"), CheckpointError, "vocab_size '352' found"),
     "endless layers": (edit_config(num_hidden_layers=10**9), MissingTensorError, "says 1000000000 layers"),
+    "endless vocabulary": (edit_config(vocab_size=10**12), ShapeMismatchError, "1000000000000, 256. follows"),
     "more layers": (edit_config(num_hidden_layers=3), MissingTensorError, "model.layers.2"),
     "fewer layers": (edit_config(num_hidden_layers=1), UnknownTensorError, "beyond the 1 layers"),
     "no MTP said": (edit_config(num_nextn_predict_layers=0), UnknownTensorError, "1 MTP layers in the weights"),
