@@ -6,10 +6,11 @@ shapes through MimoConfig; knows nothing of GGUF, ONNX or quantization. Runs no 
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import hashlib
+import logging
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mimo_mobile.convert.tensors import Dropped, map_tensor
+from mimo_mobile.convert.json_files import parse_json, read_json
+from mimo_mobile.convert.tensors import MTP_TENSOR, Dropped, map_tensor
+from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
 from mimo_mobile.errors import CheckpointError, MissingTensorError, ShapeMismatchError, UnknownTensorError
-from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.mimo7b import STOP_TOKENS, MimoConfig
+from mimo_mobile.problems import Problems
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -36,6 +42,18 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
 }
 """What weights may be stored as, by safetensors' names."""
+
+_ADAPTER = "adapter_config.json"
+_ADAPTED = re.compile(r"^base_model\.model\.|\.lora_|\.base_layer\.|\.modules_to_save\.")
+"""PEFT's file beside an adapter, and its names: an adapter's own, and those of a model that still wears one."""
+
+_NO_ADAPTER = (
+    "a PEFT adapter found, the whole model expected; merge the adapter first (PEFT's merge_and_unload(), then"
+    " save_pretrained())"
+)
+
+SAMPLE_BYTES = 4096
+"""Of every tensor's beginning, middle and end, that tell one checkpoint from another."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -92,11 +110,12 @@ class Checkpoint:
 
     Attributes:
         path: The folder.
-        config: The fields of config.json that decide the computation.
+        config: The fields of config.json that decide the computation, with as many MTP layers as the weights have.
         raw_config: All of config.json.
         generation_config: All of generation_config.json; empty when there is none.
         tensors: By name, exactly those of ``config.tensor_shapes()`` and in its order.
         dropped: Tensors that are there and not used: name → reason.
+        vocabulary: Of its tokenizer.
     """
 
     path: Path
@@ -105,6 +124,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     tensors: Mapping[str, TensorView]
     dropped: Mapping[str, str]
+    vocabulary: Vocabulary
 
     @property
     def num_parameters(self) -> int:
@@ -115,65 +135,82 @@ class Checkpoint:
     def open(cls, path: Path) -> Checkpoint:
         """The checkpoint in a folder, fully checked except for the weights' values.
 
+        All problems are found before one is raised: several come as one CheckpointError with ``.problems``.
+
         Raises:
             CheckpointError: No checkpoint, not MiMo-7B, a damaged or lying file, pickled or quantized weights.
             MissingTensorError: A shard or a tensor is not there.
             UnknownTensorError: A tensor that MiMo-7B does not have, or more MTP layers than config.json says.
             ShapeMismatchError: A tensor's shape is not the one that follows from config.json.
         """
-        if not (path / CONFIG).is_file():
-            raise CheckpointError(f"{path}: no {CONFIG}; a folder with {CONFIG} and *.safetensors expected")
-        raw_config = read_json(path / CONFIG)
-        config = MimoConfig.from_json(raw_config)
-        generation = path / GENERATION_CONFIG
-        found = _read_shards(path)
-        tensors, dropped = _check_tensors(path, config, found)
+        problems = Problems()
+        raw_config: dict[str, Any] = {}
+        config, found, vocabulary = None, None, None
+        with problems.gather():
+            if not (path / CONFIG).is_file():
+                raise CheckpointError(f"{path}: no {CONFIG}; a folder with {CONFIG} and *.safetensors expected")
+            raw_config = read_json(path / CONFIG)
+            config = MimoConfig.from_json(raw_config)
+        generation_config: dict[str, Any] = {}
+        with problems.gather():
+            if (path / GENERATION_CONFIG).is_file():
+                generation_config = read_json(path / GENERATION_CONFIG)
+        with problems.gather():
+            found = _read_shards(path)
+        with problems.gather():
+            # As many rows as there are, not as config.json says: a vocabulary of 10**12 tokens would be made.
+            embedding = (found or {}).get("model.embed_tokens.weight")
+            vocabulary = read_vocabulary(path, embedding.shape[0] if embedding and embedding.shape else None)
+            _check_stop_tokens(path, vocabulary, [raw_config, generation_config])
+        tensors: dict[str, TensorView] = {}
+        dropped: dict[str, str] = {}
+        if config is not None and found is not None:
+            with problems.gather():
+                config, found, dropped = _settle_mtp_layers(path, config, found, raw_config)
+                tensors, more = _check_tensors(path, config, found)
+                dropped |= more
+        problems.raise_any(path)
+        assert config is not None and vocabulary is not None
         return cls(
             path=path,
             config=config,
             raw_config=MappingProxyType(raw_config),
-            generation_config=MappingProxyType(read_json(generation) if generation.is_file() else {}),
+            generation_config=MappingProxyType(generation_config),
             tensors=MappingProxyType(tensors),
             dropped=MappingProxyType(dropped),
+            vocabulary=vocabulary,
         )
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: It cannot be read, is no JSON object, or has a key twice.
-    """
-    try:
-        return parse_json(path.read_bytes(), path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    def fingerprint(self) -> str:
+        """What tells this checkpoint from another, as SHA-256: its files' settings and a sample of every tensor."""
+        digest = hashlib.sha256(repr((self.config, self.vocabulary)).encode())
+        for view in self.tensors.values():
+            digest.update(repr((view.name, view.dtype, view.shape)).encode())
+            content = view.array().reshape(-1).view(np.uint8)
+            for start in (0, len(content) // 2, max(0, len(content) - SAMPLE_BYTES)):
+                digest.update(content[start : start + SAMPLE_BYTES].tobytes())
+        return digest.hexdigest()
 
 
-def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object in bytes that came from ``path``.
-
-    Raises:
-        CheckpointError: No JSON object, or one with a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise CheckpointError(f"{path}: the key {twice!r} is there twice; a damaged or hostile file")
-        return made
-
-    def no_constant(text: str) -> Any:
-        raise CheckpointError(f"{path}: {text} found, which is no JSON")
-
-    try:
-        value = json.loads(data, object_pairs_hook=unique, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: a JSON {type(value).__name__} found, an object expected")
-    return value
+def _check_stop_tokens(path: Path, vocabulary: Vocabulary, configs: Iterable[Mapping[str, Any]]) -> None:
+    """Say which tokens the checkpoint ends with that the runtime would not end at."""
+    named: dict[int, None] = {vocabulary.eos_id: None}
+    for config in configs:
+        ids = config.get("eos_token_id")
+        for each in ids if isinstance(ids, list) else [ids]:
+            if each is None:
+                continue
+            if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < len(vocabulary.tokens):
+                raise CheckpointError(f"{path}: eos_token_id {ids!r} found, ids of tokens expected")
+            named[each] = None
+    others = [vocabulary.tokens[each] for each in named if vocabulary.tokens[each] not in STOP_TOKENS]
+    if others:
+        logger.warning(
+            "%s: eos_token_id names %s; MiMo's answers end at %s only",
+            path,
+            ", ".join(others),
+            " and ".join(STOP_TOKENS),
+        )
 
 
 def _read_shards(path: Path) -> dict[str, TensorView]:
@@ -207,6 +244,8 @@ def _single_file(path: Path) -> Path:
     if (path / SINGLE).is_file():
         return path / SINGLE
     pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
+    if (path / _ADAPTER).is_file():
+        raise CheckpointError(f"{path / _ADAPTER}: {_NO_ADAPTER}")
     if pickled:
         raise CheckpointError(
             f"{path / pickled[0]}: pickled weights are refused, since reading them runs code from the file;"
@@ -238,39 +277,97 @@ def _read_shard(path: Path) -> dict[str, TensorView]:
     }
 
 
+def _settle_mtp_layers(
+    path: Path, config: MimoConfig, found: dict[str, TensorView], raw_config: Mapping[str, Any]
+) -> tuple[MimoConfig, dict[str, TensorView], dict[str, str]]:
+    """The configuration with the MTP layers that are there, the tensors to use, and those that are dropped."""
+    key, said = "num_nextn_predict_layers", config.num_nextn_predict_layers
+    mtp = [name for name in found if MTP_TENSOR.match(name)]
+    if raw_config.get(key, 0) is None and mtp:
+        logger.warning("%s: %s in %s is null; the MTP layer in the weights is left out", path, key, CONFIG)
+        kept = {name: view for name, view in found.items() if name not in mtp}
+        return config, kept, dict.fromkeys(mtp, f"{key} in {CONFIG} is null")
+    if said and not mtp:
+        logger.warning("%s: no MTP layer in the weights, %s says %d; the trunk alone is used", path, CONFIG, said)
+        return dataclasses.replace(config, num_nextn_predict_layers=0), found, {}
+    return config, found, {}
+
+
 def _check_tensors(
     path: Path, config: MimoConfig, found: Mapping[str, TensorView]
 ) -> tuple[dict[str, TensorView], dict[str, str]]:
     """The tensors that config.json asks for, and what is dropped."""
+    if any(_ADAPTED.search(name) for name in found):
+        raise UnknownTensorError(f"{path}: {_NO_ADAPTER}")
     _check_mtp_layers(path, config, found)
     layers = config.num_hidden_layers
     if layers > len(found):  # before a table of so many layers is made
         raise MissingTensorError(f"{path}: {CONFIG} says {layers} layers, the weights hold {len(found)} tensors only")
-    expected = config.tensor_shapes()
-    dropped: dict[str, str] = {}
-    for name, view in found.items():
-        target = map_tensor(name, layers)
+    expected, problems = config.tensor_shapes(), Problems()
+    dropped, beyond, unknown = dict[str, str](), list[str](), list[UnknownTensorError]()
+    for name in found:
+        try:
+            target = map_tensor(name, layers)
+        except UnknownTensorError as error:
+            unknown.append(error)
+            continue
         if isinstance(target, Dropped):
             dropped[name] = target.reason
         elif name not in expected:
-            raise UnknownTensorError(f"{view.path}: tensor {name} is beyond the {layers} layers that {CONFIG} says")
+            beyond.append(name)
+    if unknown:
+        more = f" ({len(unknown) - 1} more such tensors)" if len(unknown) > 1 else ""
+        problems.add(UnknownTensorError(f"{path}: {unknown[0]}{more}"))
+    if beyond:
+        problems.add(
+            UnknownTensorError(
+                f"{found[beyond[0]].path}: tensor {beyond[0]}{_more(beyond)} is beyond the {layers} layers that"
+                f" {CONFIG} says"
+            )
+        )
     missing = [name for name in expected if name not in found]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise MissingTensorError(f"{path}: tensor {missing[0]}{more} missing; {CONFIG} asks for {len(expected)}")
-    for name, shape in expected.items():
-        view = found[name]
-        if view.dtype not in DTYPES:
-            raise CheckpointError(
-                f"{view.path}: tensor {name} is {view.dtype}, {', '.join(DTYPES)} expected; use the original checkpoint"
+        problems.add(
+            MissingTensorError(
+                f"{path}: tensor {missing[0]}{_more(missing)} missing; {CONFIG} asks for {len(expected)}"
             )
-        if view.shape != shape:
-            raise ShapeMismatchError(f"{view.path}: tensor {name} is {view.shape}, {shape} follows from {CONFIG}")
+        )
+    problems.found.extend(_lying(found, expected))
+    problems.raise_any(path)
     return {name: found[name] for name in expected}, dropped
 
 
+def _lying(found: Mapping[str, TensorView], expected: Mapping[str, tuple[int, ...]]) -> list[CheckpointError]:
+    """The problems of tensors of another dtype or shape, one for each kind."""
+    there = {name: found[name] for name in expected if name in found}
+    dtypes = [name for name, view in there.items() if view.dtype not in DTYPES]
+    shapes = [name for name, view in there.items() if name not in dtypes and view.shape != expected[name]]
+    made: list[CheckpointError] = []
+    if dtypes:
+        view = there[dtypes[0]]
+        made.append(
+            CheckpointError(
+                f"{view.path}: tensor {view.name}{_more(dtypes)} is {view.dtype}, {', '.join(DTYPES)} expected; use the"
+                " original checkpoint"
+            )
+        )
+    if shapes:
+        view = there[shapes[0]]
+        made.append(
+            ShapeMismatchError(
+                f"{view.path}: tensor {view.name}{_more(shapes)} is {view.shape}, {expected[view.name]} follows from"
+                f" {CONFIG}"
+            )
+        )
+    return made
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
 def _check_mtp_layers(path: Path, config: MimoConfig, names: Iterable[str]) -> None:
-    layers = {match[1] for name in names if (match := re.match(r"model\.mtp_layers\.(\d+)\.", name, re.ASCII))}
+    layers = {match[1] for name in names if (match := MTP_TENSOR.match(name))}
     said = config.num_nextn_predict_layers
     if len(layers) == said:
         return

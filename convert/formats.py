@@ -52,6 +52,16 @@ class MatMulFormat(Protocol):
         """
 
 
+def check_finite(values: NDArray[np.float32]) -> None:
+    """See that every weight is a number.
+
+    Raises:
+        QuantizationError: One is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise QuantizationError("a weight is NaN or infinite; the checkpoint is damaged, download it again")
+
+
 @dataclass(frozen=True, slots=True)
 class PlainFormat:
     """Numbers that are stored one by one, without blocks."""
@@ -75,8 +85,9 @@ class PlainFormat:
         """The values in this format.
 
         Raises:
-            QuantizationError: A value is too large for float16.
+            QuantizationError: A value is not finite, or too large for float16.
         """
+        check_finite(values)
         if self.dtype == np.float16 and values.size and np.abs(values).max() > np.finfo(np.float16).max:
             raise QuantizationError("a weight is above 65504, the largest float16; use --dtype bf16 or f32")
         return values.astype(self.dtype, copy=False)

@@ -6,6 +6,7 @@ are in memory. This module knows GGUF's names through the gguf package, and know
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,13 +21,16 @@ from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
 from mimo_mobile.convert.formats import RowFormat
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
-from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
-from mimo_mobile.errors import CheckpointError, require
+from mimo_mobile.convert.vocabulary import Vocabulary
+from mimo_mobile.errors import CheckpointError, QuantizationError, require
+from mimo_mobile.layout import PAIR_ID
 from mimo_mobile.mimo7b import PRE_NORM, SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+
+logger = logging.getLogger(__name__)
 
 TRUNK_ARCHITECTURE = "qwen2"
 """MiMo's trunk equals Qwen2's, tensor by tensor, so that every llama.cpp app runs it."""
@@ -62,7 +66,8 @@ def write_gguf(
         layout: ``trunk`` for every llama.cpp app, ``mtp`` to draft for a trunk file, ``whole`` with both.
         format_of: Checkpoint's tensor name → format.
         file_type: The name in gguf.LlamaFileType, without ``MOSTLY_``.
-        metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``.
+        metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``, and ``pair``,
+            which a trunk has in common with its MTP file.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -94,7 +99,7 @@ def write_gguf(
             _add_layers(writer, checkpoint.config, layout)
             writer.add_file_type(_file_type(gguf, file_type))
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            _add_vocabulary(gguf, writer, read_vocabulary(checkpoint.path, checkpoint.config.vocab_size))
+            _add_vocabulary(gguf, writer, checkpoint.vocabulary)
             for name, target in mapped.items():
                 _add_tensor_info(gguf, writer, checkpoint.tensors[name], target, formats[name])
             writer.write_header_to_file()
@@ -143,7 +148,7 @@ class Encoding:
         self, view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
     ) -> None:
         """Begin; the thread that encodes a row reads it, too."""
-        columns = view.shape[-1]
+        self._name, columns = view.name, view.shape[-1]
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
         step = max(1, TASK_WEIGHTS // columns)
@@ -168,6 +173,8 @@ class Encoding:
         try:
             for task in self._tasks:
                 task.result()
+        except QuantizationError as error:
+            raise QuantizationError(f"tensor {self._name}: {error}") from error
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -196,6 +203,8 @@ def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], layout: Layout)
         writer.add_description("Random weights in MiMo-7B's shapes, for measurements only")
     elif layout == "mtp":
         writer.add_description(f"MTP layer of {name}, which drafts for its trunk; not a model that can be used alone")
+    if "pair" in metadata:
+        writer.add_string(PAIR_ID, metadata["pair"])
     if "license" in metadata:
         writer.add_license(metadata["license"])
     if "repository" in metadata:
@@ -244,7 +253,7 @@ def _add_vocabulary(gguf: Any, writer: GGUFWriter, vocabulary: Vocabulary) -> No
     writer.add_token_types([kinds[kind] for kind in vocabulary.kinds])
     writer.add_token_merges(vocabulary.merges)
     writer.add_eos_token_id(vocabulary.eos_id)
-    writer.add_bos_token_id(vocabulary.pad_id)
+    writer.add_bos_token_id(vocabulary.text_end_id)
     writer.add_pad_token_id(vocabulary.pad_id)
     writer.add_add_bos_token(False)
     if vocabulary.chat_template is not None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint, read_json
+from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
+from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.optimum_export import export_with_optimum
 from mimo_mobile.convert.tensors import Layout
 from mimo_mobile.errors import BadArgumentError, OutputExistsError, require
@@ -108,6 +110,13 @@ def write_gguf_model(
     for path in out, mtp_out:
         if path.exists() and not force:
             raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
+    if checkpoint.vocabulary.flagged:
+        logger.warning(
+            "%s: GGUF cannot say that white space and words around added tokens are treated in another way: %s",
+            out, ", ".join(checkpoint.vocabulary.flagged),
+        )  # fmt: skip
+    if len(layouts) > 1:
+        metadata = {**metadata, "pair": _pair_id(checkpoint, format_of)}
     for path, layout in layouts:
         write_gguf(
             path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
@@ -115,6 +124,12 @@ def write_gguf_model(
     if len(layouts) == 1:
         mtp_out.unlink(missing_ok=True)  # of the checkpoint before; it would be taken for this one's
     return [path for path, _ in reversed(layouts)]
+
+
+def _pair_id(checkpoint: Checkpoint, format_of: Callable[[str], RowFormat]) -> str:
+    """What a trunk and its MTP file have in common and no others: the checkpoint and the formats, as a hash."""
+    formats = ",".join(format_of(name).name for name in checkpoint.tensors)
+    return hashlib.sha256(f"{checkpoint.fingerprint()} {formats}".encode()).hexdigest()
 
 
 def write_onnx_model(

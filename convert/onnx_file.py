@@ -19,12 +19,13 @@ import onnx_ir as ir
 
 from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
-from mimo_mobile.convert.checkpoint import Checkpoint, read_json
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
+from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
-from mimo_mobile.convert.vocabulary import read_vocabulary
+from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,
     CONFIG,
@@ -81,8 +82,7 @@ def write_onnx(
         OutputExistsError: ``out`` is there and ``force`` is false.
         DiskFullError: The folder would not fit.
     """
-    config = checkpoint.config
-    vocabulary = read_vocabulary(checkpoint.path, config.vocab_size)
+    config, vocabulary = checkpoint.config, checkpoint.vocabulary
     with files.whole(out, force=force) as folder, ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
         folder.mkdir()
         weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, vocabulary), pool)
@@ -105,7 +105,7 @@ def write_onnx(
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
             ir.save(model, folder / name)
         _write_companions(folder, checkpoint, vocabulary.chat_template)
-        genai = genai_config(config, vocabulary.eos_id, vocabulary.pad_id)
+        genai = genai_config(config, vocabulary)
         (folder / GENAI_CONFIG).write_text(json.dumps(genai, indent=2) + "\n", encoding="utf-8")
     return out
 
@@ -152,7 +152,7 @@ def _lazy_initializers(model: ir.Model) -> Iterator[ir.Value]:
             yield value
 
 
-def genai_config(config: MimoConfig, eos_id: int, pad_id: int) -> dict[str, Any]:
+def genai_config(config: MimoConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     """What onnxruntime-genai reads; it takes the trunk for a qwen2.
 
     Source: https://onnxruntime.ai/docs/genai/reference/config.html
@@ -160,9 +160,9 @@ def genai_config(config: MimoConfig, eos_id: int, pad_id: int) -> dict[str, Any]
     return {
         "model": {
             "type": "qwen2",
-            "bos_token_id": pad_id,
-            "eos_token_id": [eos_id, pad_id],
-            "pad_token_id": pad_id,
+            "bos_token_id": vocabulary.text_end_id,
+            "eos_token_id": [vocabulary.eos_id, vocabulary.text_end_id],
+            "pad_token_id": vocabulary.pad_id,
             "context_length": config.max_position_embeddings,
             "vocab_size": config.vocab_size,
             "decoder": {
@@ -200,6 +200,10 @@ def _write_companions(folder: Path, checkpoint: Checkpoint, chat_template: str |
     for name in COPIED:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, folder / name)
+    mtp_layers = {"num_nextn_predict_layers": checkpoint.config.num_nextn_predict_layers}
+    if {key: checkpoint.raw_config.get(key, 0) for key in mtp_layers} != mtp_layers:  # some were left out
+        text = json.dumps(dict(checkpoint.raw_config) | mtp_layers, indent=2, ensure_ascii=False)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     config = read_json(checkpoint.path / TOKENIZER_CONFIG)
     config["tokenizer_class"] = "Qwen2Tokenizer"  # a list in config.json of MiMo-7B, which loaders do not take
     if chat_template is not None:

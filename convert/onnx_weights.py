@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.layout import Reference
 from mimo_mobile.mimo7b import MimoConfig
 
@@ -99,10 +100,10 @@ class LazyWeights:
 
     def vector(self, *names: str) -> ir.TensorProtocol:
         """Norm weights or biases one after the other, in the dtype of activations."""
+        activations = PlainFormat(self._compute.activations.name, self._compute.activations.numpy())
 
         def read() -> NDArray[Any]:
-            joined = np.concatenate([self._tensors[name].float32() for name in names])
-            return joined.astype(self._compute.activations.numpy())
+            return activations.cast(np.concatenate([self._tensors[name].float32() for name in names]))
 
         size = sum(self._tensors[name].size for name in names)
         return _lazy(joint(names), self._compute.activations, (size,), read)
@@ -201,7 +202,13 @@ class LazyWeights:
 
 
 def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]) -> ir.LazyTensor:
-    return ir.LazyTensor(lambda: ir.tensor(read(), dtype=dtype, name=name), dtype, ir.Shape(shape), name=name)
+    def tensor() -> ir.TensorProtocol:
+        try:
+            return ir.tensor(read(), dtype=dtype, name=name)
+        except QuantizationError as error:
+            raise QuantizationError(f"tensor {name}: {error}") from error
+
+    return ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name)
 
 
 def _dtype(row_format: PlainFormat) -> ir.DataType:

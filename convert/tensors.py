@@ -86,6 +86,9 @@ DROPPED_NAMES: dict[str, str] = {
 }
 """What is left out, and why."""
 
+MTP_TENSOR = re.compile(r"model\.mtp_layers\.(\d+)\.", re.ASCII)
+"""How the names of MTP layers' tensors begin; the group is the layer's number."""
+
 _LAYER = re.compile(r"^(model\.(?:mtp_)?layers\.)(\d+)(\..+)$", re.ASCII)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from mimo_mobile.convert.checkpoint import read_json
+from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
 from mimo_mobile.errors import ModelLoadError

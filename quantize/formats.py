@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile.convert.formats import check_finite
 from mimo_mobile.errors import QuantizationError, require
 from mimo_mobile.quantize import ggml
 
@@ -39,7 +40,7 @@ class GgmlFormat:
         Raises:
             QuantizationError: A value is not finite.
         """
-        _check_finite(values)
+        check_finite(values)
         ggml.quantize_rows(require("gguf", "gguf").GGMLQuantizationType[self.name], np.ascontiguousarray(values), out)
 
 
@@ -70,7 +71,7 @@ class NBitsFormat:
             raise QuantizationError(
                 f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found"
             )
-        _check_finite(values)
+        check_finite(values)
         middle = 1 << (self.bits - 1)
         blocks = values.reshape(rows, -1, self.block_size)
         high, low = blocks.max(axis=-1), blocks.min(axis=-1)
@@ -82,8 +83,3 @@ class NBitsFormat:
         if self.bits == 4:
             levels = levels[..., 0::2] | levels[..., 1::2] << 4
         return levels, scales
-
-
-def _check_finite(values: NDArray[np.float32]) -> None:
-    if not np.isfinite(values).all():
-        raise QuantizationError("a weight is NaN or infinite; the checkpoint is damaged, download it again")

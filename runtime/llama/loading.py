@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, require
-from mimo_mobile.layout import mtp_file
+from mimo_mobile.layout import PAIR_ID, mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime.backend import KvDtype
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
@@ -135,6 +135,8 @@ def _check_pair(trunk: GgufHeader, mtp: GgufHeader) -> None:
     keys = "embedding_length", "context_length", "attention.head_count", "attention.head_count_kv"
     architecture = trunk.value("general.architecture")
     found = [(trunk.value(f"{architecture}.{key}"), mtp.value(f"{MTP_ARCHITECTURE}.{key}")) for key in keys]
+    ids = trunk.value(PAIR_ID), mtp.value(PAIR_ID)  # earlier versions wrote none
+    found += [ids] if None not in ids else []
     tokens = "tokenizer.ggml.token_type"
     if any(first != second for first, second in found) or trunk.integers(tokens) != mtp.integers(tokens):
         raise ModelLoadError(f"{mtp.path}: belongs to another model than {trunk.path.name}; quantize both together")

@@ -42,6 +42,11 @@ def load_onnx(folder: Path, config: LoadConfig) -> Model:
         raise ModelLoadError(f"{folder / CONFIG}: max_position_embeddings expected ({error}); convert again") from error
     if config.speculate == "mtp" and not (folder / MTP).is_file():
         raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
+    file = folder / CHAT_TEMPLATE
+    try:
+        template = file.read_text(encoding="utf-8") if file.is_file() else None
+    except ValueError as error:
+        raise ModelLoadError(f"{file}: not UTF-8 ({error}); convert the checkpoint again") from error
     opening = OnnxOpening(
         ort,
         folder,
@@ -53,8 +58,6 @@ def load_onnx(folder: Path, config: LoadConfig) -> Model:
     )
     backend, placement = open_on(opening)
     try:
-        file = folder / CHAT_TEMPLATE
-        template = file.read_text(encoding="utf-8") if file.is_file() else None
         on_cpu = isinstance(backend, OrtBackend) and placement.asked == "cpu"
         where = () if on_cpu else (str(placement), type(backend).__name__)
         key = (model, opening.threads, config.spin, backend.mtp is not None, *where)

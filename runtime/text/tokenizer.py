@@ -6,8 +6,8 @@ Knows MiMo's tokenizer type (Qwen2's); knows nothing of chats. A special token i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mimo_mobile.errors import BadArgumentError, ModelLoadError
-from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS
+from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -51,6 +51,11 @@ class TextTokenizer:
         self._finder = Tokenizer(models.BPE())
         self._finder.add_tokens(list(self._added.values()))
         self._finder_tokens = self._finder.get_added_tokens_decoder()
+        learnt = tokenizer.get_vocab(with_added_tokens=True).keys() - {each.content for each in self._added.values()}
+        if foreign := set("".join(learnt)) - byte_alphabet().keys():
+            raise ModelLoadError(
+                f"tokenizer: {min(foreign)!r} found in a token, GPT-2's byte alphabet expected; not MiMo's tokenizer"
+            )
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
         if None in stops:
@@ -67,7 +72,14 @@ class TextTokenizer:
             ModelLoadError: The file is missing, damaged or not MiMo's.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            text = path.read_bytes().decode()
+            tokenizer, fields = Tokenizer.from_str(text), json.loads(text)
+            added = {each["content"]: each["id"] for each in fields["added_tokens"]}
+            if any(tokenizer.token_to_id(token) != number for token, number in added.items()):
+                # The library counts added tokens on after the learnt ones, whatever their ids; the model keeps ids.
+                fields["model"]["vocab"] |= added
+                tokenizer = Tokenizer.from_str(json.dumps(fields))
+            return cls(tokenizer)
         except ModelLoadError:
             raise
         except Exception as error:  # the library raises nothing more exact
@@ -88,9 +100,11 @@ class TextTokenizer:
             raise ModelLoadError(f"{header.path}: {len(tokens)} tokens with {len(kinds)} types; convert it again")
         pairs = [merge.partition(" ") for merge in header.strings("tokenizer.ggml.merges")]
         merges = [(left, right) for left, _, right in pairs]
-        vocab = {
-            token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _NORMAL
-        }
+        # Added tokens too: only so may they have any ids, the lowest ones or ones after a gap.
+        used = {_NORMAL, _CONTROL, _USER_DEFINED}
+        vocab = {token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in used}
+        if len(vocab) != sum(kind in used for kind in kinds):
+            raise ModelLoadError(f"{header.path}: a token has two ids; a damaged vocabulary, convert it again")
         try:
             tokenizer = Tokenizer(models.BPE(vocab, merges))
         except Exception as error:  # a merge that makes no token
@@ -99,22 +113,13 @@ class TextTokenizer:
         split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
         tokenizer.decoder = decoders.ByteLevel()
-        for token, kind in zip(tokens, kinds, strict=True):
-            if kind in (_CONTROL, _USER_DEFINED):
-                # Ids are given in order: added tokens follow the learnt ones without a gap.
-                tokenizer.add_tokens([AddedToken(token, special=kind == _CONTROL, normalized=False)])
-        wrong = next(
-            (
-                token
-                for token, kind, number in zip(tokens, kinds, range(len(tokens)), strict=True)
-                if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != number
-            ),
-            None,
+        tokenizer.add_tokens(
+            [
+                AddedToken(token, special=kind == _CONTROL, normalized=False)
+                for token, kind in zip(tokens, kinds, strict=True)
+                if kind in (_CONTROL, _USER_DEFINED)
+            ]
         )
-        if wrong is not None:
-            raise ModelLoadError(
-                f"{header.path}: token {wrong!r} is not where MiMo's added tokens are; convert it again"
-            )
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -168,7 +173,7 @@ class TextTokenizer:
             added = self._added[token_id]
             return b"" if added.special else str(added.content).encode()
         token = self._tokenizer.id_to_token(token_id)
-        return b"" if token is None else bytes(map(_byte_of().__getitem__, token))
+        return b"" if token is None else bytes(map(byte_alphabet().__getitem__, token))
 
 
 def check_text(text: str, place: str = "text") -> None:
@@ -182,14 +187,3 @@ def check_text(text: str, place: str = "text") -> None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         raise BadArgumentError(f"{place}: U+{code:04X} found at {error.start}, which is no character") from error
-
-
-@cache
-def _byte_of() -> dict[str, int]:
-    """GPT-2's byte alphabet, backwards: printable Latin-1 stands for itself, the rest follows from U+0100 on.
-
-    Source: bytes_to_unicode, https://github.com/openai/gpt-2/blob/9b63575/src/encoder.py
-    """
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}

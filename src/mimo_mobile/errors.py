@@ -24,6 +24,7 @@ A message says what was found, what was expected and what to do, in one line.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -32,7 +33,16 @@ class MimoMobileError(Exception):
 
 
 class CheckpointError(MimoMobileError):
-    """A checkpoint cannot be used."""
+    """A checkpoint cannot be used.
+
+    Attributes:
+        problems: All that was found, each as the error that it would be alone; itself when it is the only one.
+    """
+
+    def __init__(self, message: str, problems: Sequence[CheckpointError] = ()) -> None:
+        """Say what was found, or list several ``problems``."""
+        super().__init__(message)
+        self.problems: tuple[CheckpointError, ...] = tuple(problems) or (self,)
 
 
 class UnknownTensorError(CheckpointError):

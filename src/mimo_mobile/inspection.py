@@ -39,6 +39,7 @@ class Inspection:
         types: Tensors by storage type, with their bytes.
         facts: Configuration and metadata.
         tensors: Every tensor, when asked for.
+        problems: Why a checkpoint cannot be converted; none when it can.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Inspection:
     types: tuple[dict[str, Any], ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     tensors: tuple[TensorRow, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def inspect(path: Path, *, tensors: bool = False) -> Inspection:
@@ -154,7 +156,13 @@ def _tensor_bytes(onnx: Any, tensor: Any) -> int:
 def _checkpoint(folder: Path, listed: bool) -> Inspection:
     from mimo_mobile.convert.checkpoint import Checkpoint
 
-    opened = Checkpoint.open(folder)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    try:
+        opened = Checkpoint.open(folder)
+    except CheckpointError as error:
+        return Inspection(
+            str(folder), "checkpoint", None, size, problems=tuple(str(problem) for problem in error.problems)
+        )
     rows = [
         TensorRow(
             view.name,
@@ -166,7 +174,6 @@ def _checkpoint(folder: Path, listed: bool) -> Inspection:
     ]
     facts = {name: _short(value) for name, value in opened.raw_config.items()}
     weights = sum(int(np.prod(view.shape)) for view in opened.tensors.values())
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return Inspection(str(folder), "checkpoint", weights, size, _rows(rows), facts, tuple(rows) if listed else ())
 
 

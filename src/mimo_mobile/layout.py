@@ -31,6 +31,9 @@ CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenize
 CHAT_TEMPLATE = "chat_template.jinja"
 DRAFT_VOCABULARY = "draft_vocabulary.json"
 
+PAIR_ID = "mimo_mobile.pair"
+"""Key in the metadata of GGUF files: a trunk and the MTP layer that drafts for it have the same value."""
+
 NPU_SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.npy"
 """In a folder of binaries for an NPU: what they are, and the tokens that the MTP layer scores; beside the folder: the
 embedding."""

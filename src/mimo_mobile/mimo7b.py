@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Any
 
 from mimo_mobile.errors import CheckpointError
+from mimo_mobile.problems import Problems
 
 ARCHITECTURE = "MiMoForCausalLM"
 MODEL_TYPE = "mimo"
@@ -31,6 +33,18 @@ QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How text is cut before byte-level BPE, after NFC."""
+
+
+@cache
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's byte alphabet, backwards: printable Latin-1 stands for itself, the rest follows from U+0100 on.
+
+    Source: bytes_to_unicode, https://github.com/openai/gpt-2/blob/9b63575/src/encoder.py
+    """
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
+
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """They end a turn and a text; generation stops at either."""
@@ -65,7 +79,7 @@ class MimoConfig:
     rms_norm_eps: float
     num_nextn_predict_layers: int = 0
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     mtp_hidden_state: str = PRE_NORM
 
     @classmethod
@@ -73,7 +87,8 @@ class MimoConfig:
         """The configuration in a parsed config.json.
 
         Raises:
-            CheckpointError: Not a MiMo-7B configuration, or one that asks for what MiMo-7B does not do.
+            CheckpointError: Not a MiMo-7B configuration, or one that asks for what MiMo-7B does not do; its
+                ``.problems`` are all of them.
         """
         architectures = config.get("architectures") or []
         if config.get("model_type") != MODEL_TYPE or ARCHITECTURE not in architectures:
@@ -81,28 +96,39 @@ class MimoConfig:
                 f"config.json: model_type {config.get('model_type')!r} with architectures {architectures!r} found,"
                 f" {MODEL_TYPE!r} with [{ARCHITECTURE!r}] expected: this is no MiMo-7B checkpoint"
             )
-        expected = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": True}
-        expected |= {"use_sliding_window": False, "rope_scaling": None, "use_mrope": False}
-        for key, value in expected.items():
+        problems = Problems()
+        for key, value in _EXPECTED.items():
             if config.get(key, value) != value:
-                raise CheckpointError(f"config.json: {key} {config[key]!r} found, {value!r} expected")
+                problems.add(CheckpointError(f"config.json: {key} {config[key]!r} found, {value!r} expected"))
         values: dict[str, Any] = {}
         for field in fields(cls):
-            if field.name in config:
-                values[field.name] = _checked(field.name, config[field.name], field.type)
+            if field.name in config and field.name != "rope_theta":
+                with problems.gather():
+                    values[field.name] = _checked(field.name, config[field.name], field.type)
+        with problems.gather():
+            _check_layer_types(config.get("layer_types"))
+        refused = {"rope_theta"}  # when it is there in a form that was refused, it is not called missing too
+        with problems.gather():
+            values |= _rope_theta(config)
+            refused.clear()
         heads = values.get("num_attention_heads")
-        if "head_dim" not in values and heads and "hidden_size" in values:
+        if "head_dim" not in values and config.get("head_dim") is None and heads and "hidden_size" in values:
             values["head_dim"] = values["hidden_size"] // heads
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+        missing = [name for name in missing if config.get(name) is None and name not in refused]
         if missing:
-            raise CheckpointError(f"config.json: {', '.join(missing)} missing; every MiMo-7B config.json has them")
-        made = cls(**values)
-        if made.num_attention_heads % made.num_key_value_heads:
-            raise CheckpointError(
-                f"config.json: num_attention_heads {made.num_attention_heads} is no multiple of"
-                f" num_key_value_heads {made.num_key_value_heads}"
+            problems.add(
+                CheckpointError(f"config.json: {', '.join(missing)} missing; every MiMo-7B config.json has them")
             )
-        return made
+        kv_heads = values.get("num_key_value_heads")
+        if heads and kv_heads and heads % kv_heads:
+            problems.add(
+                CheckpointError(
+                    f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+                )
+            )
+        problems.raise_any("config.json")
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """A whole config.json, as MiMo-7B's checkpoints have it."""
@@ -160,19 +186,85 @@ class MimoConfig:
         return {prefix + name: shape for name, shape in shapes.items()}
 
 
-def _checked(name: str, value: Any, annotation: Any) -> float | int | str | None:
+_EXPECTED: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "attention_bias": True,
+    "use_sliding_window": False,
+    "use_mrope": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+"""What config.json may say of these, if it says anything."""
+
+_ZERO_ALLOWED = ("num_nextn_predict_layers", "bos_token_id", "eos_token_id")
+
+
+def _check_layer_types(layer_types: Any) -> None:
+    """See that every layer attends to the whole context; transformers writes a list from 4.53 on."""
+    if isinstance(layer_types, list):
+        other = sorted({str(each) for each in layer_types} - {"full_attention"})
+        if other:
+            raise CheckpointError(f"config.json: layer_types {', '.join(other)} found, full_attention expected")
+
+
+def _rope_theta(config: Mapping[str, Any]) -> dict[str, float]:
+    """The base of plain rotary positions, wherever config.json has it; empty when it has none.
+
+    transformers up to 4 writes ``rope_theta`` and ``rope_scaling``, from 5 on both in ``rope_parameters``.
+    Source: https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/modeling_rope_utils.py
+    """
+    problems = Problems()
+    found: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = config.get(key)
+        if rope is None:
+            continue
+        if not isinstance(rope, Mapping):
+            problems.add(CheckpointError(f"config.json: {key} {rope!r} found, an object or null expected"))
+            continue
+        kinds = {str(rope[name]) for name in ("rope_type", "type") if rope.get(name) is not None} or {"default"}
+        beyond = sorted(set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+        if kinds != {"default"} or beyond or rope.get("partial_rotary_factor") not in (None, 1):
+            problems.add(
+                CheckpointError(
+                    f"config.json: {key} {dict(rope)!r} found, plain rotary positions (rope_type default) expected;"
+                    " scaled ones are not converted"
+                )
+            )
+        found[f"{key}.rope_theta"] = rope.get("rope_theta")
+    thetas: dict[str, float] = {}
+    for name, value in found.items():
+        if value is not None:
+            with problems.gather():
+                thetas[name] = float(_number(name, value, (int, float)))
+    if len(set(thetas.values())) > 1:
+        said = " and ".join(f"{name} {value:g}" for name, value in thetas.items())
+        problems.add(CheckpointError(f"config.json: {said} found, which contradict each other; keep the right one"))
+    problems.raise_any("config.json")
+    theta = next(iter(thetas.values()), None)
+    return {} if theta is None else {"rope_theta": theta}
+
+
+def _checked(name: str, value: Any, annotation: Any) -> float | int | str | tuple[int, ...] | None:
     if annotation == "str":
         if value not in (PRE_NORM, POST_NORM):
             raise CheckpointError(f"config.json: {name} {value!r} found, {PRE_NORM} or {POST_NORM} expected")
         return str(value)
-    if value is None and "None" in str(annotation):
-        return None
-    kinds = (int, float) if annotation == "float" else (int,)
+    if value is None and ("None" in str(annotation) or name == "num_nextn_predict_layers"):
+        return None if "None" in str(annotation) else 0
+    if isinstance(value, list) and "tuple" in str(annotation):
+        return tuple(_number(name, each, (int,)) for each in value)
+    number = _number(name, value, (int, float) if annotation == "float" else (int,))
+    return float(number) if annotation == "float" else int(number)
+
+
+def _number(name: str, value: Any, kinds: tuple[type[int] | type[float], ...]) -> Any:
     if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
         raise CheckpointError(f"config.json: {name} {value!r} found, a number ≥ 0 expected")
-    if value == 0 and name not in ("num_nextn_predict_layers", "bos_token_id", "eos_token_id"):
+    if value == 0 and name not in _ZERO_ALLOWED:
         raise CheckpointError(f"config.json: {name} is 0, a number above 0 expected")
-    return float(value) if annotation == "float" else int(value)
+    return value
 
 
 MIMO_7B = MimoConfig(

@@ -191,6 +191,9 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
     for key, item in data.items():
         if isinstance(item, (list, tuple)) and item and isinstance(item[0], dict):
             table(key, list(item[0]), [[str(cell) for cell in row.values()] for row in item])
+        elif isinstance(item, (list, tuple)) and item and isinstance(item[0], str):
+            for text in item:  # whole, however long
+                print(f"{key:<{width}}  {text}")
         elif isinstance(item, dict):
             table(key, ("name", "value"), [(name, _number(cell)) for name, cell in item.items()], left=2)
         elif item not in (None, (), []):

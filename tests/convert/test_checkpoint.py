@@ -21,6 +21,7 @@ from tests.tiny import (
     write_json,
     write_shard,
     write_tiny_checkpoint,
+    write_tokenizer,
     write_weights,
 )
 
@@ -85,6 +86,7 @@ BAD: dict[str, tuple[Change, type[CheckpointError], str]] = {
     "size negative": (edit_config(hidden_size=-1), CheckpointError, "hidden_size -1 found"),
     "size a text": (edit_config(vocab_size="352"), CheckpointError, "vocab_size '352' found"),
     "endless layers": (edit_config(num_hidden_layers=10**9), MissingTensorError, "says 1000000000 layers"),
+    "endless vocabulary": (edit_config(vocab_size=10**12), ShapeMismatchError, "1000000000000, 256. follows"),
     "more layers": (edit_config(num_hidden_layers=3), MissingTensorError, "model.layers.2"),
     "fewer layers": (edit_config(num_hidden_layers=1), UnknownTensorError, "beyond the 1 layers"),
     "no MTP said": (edit_config(num_nextn_predict_layers=0), UnknownTensorError, "1 MTP layers in the weights"),
@@ -158,4 +160,5 @@ def test_buffers_of_old_checkpoints_are_dropped_with_a_reason(tmp_path: Path) ->
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     tensors = {key: ("BF16", value) for key, value in (tiny_weights(tiny_config()) | {name: np.ones(32)}).items()}
     write_shard(tmp_path / "model.safetensors", tensors)
+    write_tokenizer(tmp_path)
     assert Checkpoint.open(tmp_path).dropped == {name: "a buffer of old checkpoints, computed from rope_theta"}

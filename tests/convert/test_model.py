@@ -115,7 +115,7 @@ def test_llama_cpp_gets_no_mtp_layer_that_it_would_run_wrongly(tiny: Source, tmp
 
 def test_of_a_large_vocabulary_the_most_frequent_tokens_and_all_added_ones_are_drafted(tmp_path: Path) -> None:
     kinds = ("normal",) * 151643 + ("control",) * 14 + ("user_defined",) * 8 + ("unused",) * 15
-    vocabulary = Vocabulary(("",) * 151680, kinds, (), 151645, 151643, None)
+    vocabulary = Vocabulary(("",) * 151680, kinds, (), 151645, 151643, 151643, None)
     drafts = draft_ids(tmp_path, vocabulary)
     assert len(drafts) == 32768 + 22
     assert drafts[:3].tolist() == [0, 1, 2] and drafts[32767] == 32767 and drafts[-1] == 151664

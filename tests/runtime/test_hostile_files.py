@@ -105,6 +105,7 @@ ONNX: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no graph": (lambda f: (f / "model.onnx").write_bytes(b"\xff" * 100), "ONNX Runtime cannot load it"),
     "data missing": (lambda f: (f / "model.onnx.data").unlink(), "ONNX Runtime cannot load it"),
     "data cut": (lambda f: (f / "model.onnx.data").write_bytes(b"\0" * 4096), "ONNX Runtime cannot load it"),
+    "template no UTF-8": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff"), "chat_template.jinja: not UTF-8"),
     "no tokenizer": (drop_chat_files, "tokenizer.json: cannot be read"),
     "no config": (lambda f: (f / "config.json").unlink(), "max_position_embeddings expected"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "max_position_embeddings expected"),
