@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimo_mobile import __version__
-from mimo_mobile.cli_options import Recipes, generation_options, load_options, npu_options, single_file
+from mimo_mobile.cli_options import RecipeCommand, Recipes, generation_options, load_options, npu_options, single_file
 from mimo_mobile.errors import MimoMobileError
 
 if TYPE_CHECKING:
@@ -67,6 +68,15 @@ def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...
     if not socs:
         raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
     return tuple(soc_named(name) for name in socs.split(","))
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Takes a ValueError for a mistake in the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _report_compiled(folder: Path) -> None:
@@ -148,7 +158,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     click.echo(written)
 
 
-@main.command()
+@main.command(cls=RecipeCommand)
 @click.argument("model", default="nano")
 @click.option("--recipe", "recipes", type=Recipes(), default="q8_0,q4_k_m,q4_0,int4_b32", show_default=True)
 @click.option(
@@ -165,9 +175,9 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 )
 @single_file
 @npu_options
-@click.option("--force", is_flag=True, help="Do finished files anew and replace those of another checkpoint.")
+@click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
 @click.option("--answer/--no-answer", default=True, show_default=True, help="Let each format answer a first question.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table and the answers.")
 def quantize(
     model: str,
     recipes: Sequence[str],
@@ -182,15 +192,18 @@ def quantize(
     """Quantize MODEL (nano, a folder or a hub id) to GGUF and ONNX, score it and ask a first question."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize import report
-    from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
+    from mimo_mobile.quantize import pipeline, report
 
     chips = _chips(device, socs, context)
-    npu = NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    with _usage_errors():
+        pipeline.check_options(recipes, options["single_file"], npu)
     source = resolve(model)
+    with _usage_errors():
+        pipeline.questions_of(source, options["problems"])
     folder = out / source.name
     with terminal.progress_shown() as progress:
-        made = quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
+        made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(made.to_json(), ensure_ascii=False))
         return
@@ -209,11 +222,16 @@ def quantize(
 
 
 def _first_answer(path: Path) -> None:
+    """Prints an answer; when there is none, the files are whole all the same, and stderr says why."""
     from mimo_mobile.runtime import GenerationConfig, Message, load
 
     config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
-    with load(path) as session:
-        tokens = list(session.generate([Message("user", FIRST_QUESTION)], config))
+    try:
+        with load(path) as session:
+            tokens = list(session.generate([Message("user", FIRST_QUESTION)], config))
+    except MimoMobileError as error:
+        click.echo(f"{path.name}: the file is written, but cannot answer a first question here: {error}", err=True)
+        return
     answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
     speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
     click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")
