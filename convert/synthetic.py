@@ -55,12 +55,12 @@ def write_synthetic(
         progress: Called for every tensor.
 
     Raises:
-        ValueError: Fewer than one layer or more than MiMo-7B has.
+        BadArgumentError: Fewer than one layer or more than MiMo-7B has.
         CheckpointError: The tokenizer is missing or of another type.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
     if not 1 <= layers <= MIMO_7B.num_hidden_layers:
-        raise ValueError(f"layers {layers} is out of range, 1…{MIMO_7B.num_hidden_layers} expected")
+        raise BadArgumentError(f"layers {layers} is out of range, 1…{MIMO_7B.num_hidden_layers} expected")
     out, config = Path(out), dataclasses.replace(MIMO_7B, num_hidden_layers=layers)
     words = Path(tokenizer) if tokenizer is not None else resolve(NANO).path
     read_vocabulary(words, config.vocab_size)

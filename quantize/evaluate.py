@@ -5,10 +5,12 @@ This module runs whatever ``runtime.load`` loads, in one single-threaded process
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,12 +19,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mimo_mobile import files
+from mimo_mobile.documents import DocumentError, FileFormat, Value
 from mimo_mobile.errors import CheckpointError, QuantizationError
+from mimo_mobile.layout import MOST_TOKENS
 from mimo_mobile.manifest import Score
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime import Model
+
+logger = logging.getLogger(__name__)
+
+REPLIES = "bf16-replies.json"
+REPLIES_FORMAT = FileFormat("replies", 1)
 
 HELDOUT = "heldout.jsonl"
 """The file beside config.json that holds one ``{"kind": …, "question": …, "answer": …}`` a line."""
@@ -85,10 +95,60 @@ def read_problems(checkpoint: Path) -> list[Problem]:
     return problems
 
 
+def problem_set(problems: Sequence[Problem]) -> str:
+    """What tells these problems from others, in hexadecimal."""
+    texts = [(problem.kind, problem.question, problem.answer) for problem in problems]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+def keep_replies(folder: Path, key: Mapping[str, str], replies: Sequence[Reply]) -> None:
+    """Keep the bf16 model's replies in a folder of quantized files: models that come later are scored on them.
+
+    ``key`` says which checkpoint's replies to which problems they are.
+    """
+    values = {**key, "tokens": [reply.tokens for reply in replies]}
+    files.write_text(folder / REPLIES, REPLIES_FORMAT.to_text(values))
+
+
+def kept_replies(folder: Path, key: Mapping[str, str], count: int) -> list[tuple[int, ...]] | None:
+    """The tokens of ``count`` replies of the bf16 model that a folder keeps; None when it keeps none with this key.
+
+    A damaged file counts as none: a warning says so, and the caller writes it anew.
+    """
+    place = folder / REPLIES
+    if not place.exists():
+        return None
+    try:
+        return read_replies(place, key, count)
+    except QuantizationError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def read_replies(path: Path, key: Mapping[str, str], count: int) -> list[tuple[int, ...]] | None:
+    """The same from one file.
+
+    Raises:
+        QuantizationError: The file is damaged, or a newer MiMo Mobile wrote it.
+    """
+
+    def build(found: Value) -> list[tuple[int, ...]] | None:
+        replies = found["tokens"].items()
+        tokens = [tuple(each.integer(0, MOST_TOKENS) for each in reply.items()) for reply in replies]
+        names = {name: found[name].text() for name in ("fingerprint", "problem_set")}
+        if names != key:
+            return None
+        if len(tokens) != count:
+            raise DocumentError(f"tokens: {count} replies expected, {len(tokens)} found")
+        return tokens
+
+    return REPLIES_FORMAT.read(path, build, QuantizationError, "the bf16 model answers anew")
+
+
 def answer_all(
     model: Path,
     problems: Sequence[Problem],
-    reference: Sequence[Reply] | None = None,
+    reference: Sequence[Sequence[int]] | None = None,
     *,
     processes: int | None = None,
     stage: str = "evaluate",
@@ -99,7 +159,8 @@ def answer_all(
     Args:
         model: What ``runtime.load`` takes.
         problems: The questions.
-        reference: The bf16 model's replies to the same problems, over which perplexity and same top token are taken.
+        reference: The tokens of the bf16 model's replies to the same problems, over which perplexity and same top token
+            are taken.
         processes: How many to run; one for each core by default.
         stage: The stage's name in the progress records.
         progress: Called after every few problems.
@@ -164,13 +225,13 @@ def _open(path: Path) -> None:
     _model = load(path, threads=1, speculate="off")
 
 
-def _answer(problems: Sequence[Problem], reference: Sequence[Reply] | None) -> list[Reply]:
+def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None) -> list[Reply]:
     assert _model is not None
     expected = reference or (None,) * len(problems)
     return [_reply(_model, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
 
 
-def _reply(model: Model, problem: Problem, expected: Reply | None) -> Reply:
+def _reply(model: Model, problem: Problem, expected: Sequence[int] | None) -> Reply:
     from mimo_mobile.runtime import GenerationConfig, Message
 
     config = GenerationConfig(temperature=0.0, max_tokens=MAX_TOKENS)
@@ -179,7 +240,7 @@ def _reply(model: Model, problem: Problem, expected: Reply | None) -> Reply:
     for token in model.generate(prompt, config):
         tokens += [] if token.token_id is None else [token.token_id]
         answer += token.text if token.channel == "answer" else ""
-    read = expected.tokens if expected else tuple(tokens)
+    read = tuple(tokens) if expected is None else expected
     likelihood, same = _read(model, prompt, read) if read else (0.0, 0)
     right = answer.strip() == problem.answer
     return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import MissingDependencyError, QuantizationError
+from mimo_mobile.errors import BadArgumentError, MissingDependencyError
 from mimo_mobile.hub import Source, resolve
-from mimo_mobile.manifest import Entry, Manifest, Part
+from mimo_mobile.manifest import Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.calibrate import TEXT, Calibration
@@ -62,13 +62,14 @@ def quantize_checkpoint(
         source: The checkpoint: ``nano``, a folder or a hub id.
         out: The folder for this checkpoint's files; made if it is not there.
         recipes: Names, e.g. ``["q4_0", "int4_b32"]``.
-        force: Replace another checkpoint's files in ``out`` and do finished recipes anew.
+        force: Do these recipes anew where they are finished, and remove another checkpoint's files from ``out``.
         problems: How many of the held-out problems to answer, 0 for none, None for all.
         single_file: GGUF: trunk and MTP layer in one file, which stock llama.cpp drafts with.
         npu: Chips to compile what ONNX recipes give for.
         progress: Called often.
 
     Raises:
+        BadArgumentError: Options come to nothing, see ``check_options`` and ``questions_of``.
         BackendUnavailableError: QNN does not take the model.
         CheckpointError: The checkpoint cannot be used.
         QuantizationError: A recipe is unknown or cannot be applied.
@@ -76,14 +77,13 @@ def quantize_checkpoint(
     """
     out, source = Path(out), resolve(source)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
+    check_options(recipes, single_file, npu)
+    questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
-    context = _checked(npu, chosen, checkpoint) if npu is not None else 0
-    questions = evaluate.read_problems(source.path)
-    if problems is not None:
-        questions = list(evaluate.problems_of_kinds(questions, problems)) if problems else []
+    context = _checked(npu, checkpoint) if npu is not None else 0
     with files.locked(out):
         files.remove_partials(out)
-        state = manifest.start(out, source, force=force)
+        state = manifest.start(out, source, force=force, progress=progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not _finished(state, recipe, path):
@@ -103,13 +103,52 @@ def quantize_checkpoint(
     return state
 
 
-def _checked(npu: NpuTarget, recipes: Sequence[Recipe], checkpoint: Checkpoint) -> int:
+def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | None) -> None:
+    """See that no option comes to nothing.
+
+    Raises:
+        BadArgumentError: One does.
+        QuantizationError: A recipe is unknown.
+    """
+    chosen = [recipe_named(name) for name in recipes]
+    onnx = [recipe for recipe in chosen if recipe.target == "onnx"]
+    if single_file and len(onnx) == len(chosen):
+        raise BadArgumentError(
+            "--single-file is for GGUF recipes, none of which was asked for; add e.g. q4_0 to --recipe"
+        )
+    if npu is None:
+        return
+    target = "qdq" if npu.quantized else "qnn"
+    if not onnx:
+        raise BadArgumentError(
+            f"--target {target} compiles ONNX recipes, none of which was asked for; add e.g. int4_b32 to --recipe"
+        )
+    wrong = [recipe.name for recipe in onnx if not recipe.int4 or recipe.activations is not F32]
+    if npu.quantized and wrong:
+        raise BadArgumentError(
+            f"--target qdq compiles int4 weights with float32 activations, which {', '.join(wrong)} does not have;"
+            " take e.g. int4_b32"
+        )
+
+
+def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
+    """The checkpoint's held-out problems, at most ``limit`` of them; None is all.
+
+    Raises:
+        BadArgumentError: Some are asked for, and the checkpoint brings none.
+        CheckpointError: The file with the problems is damaged.
+    """
+    questions = evaluate.read_problems(source.path)
+    if limit and not questions:
+        raise BadArgumentError(f"--problems {limit}: {source.path} brings no held-out problems ({evaluate.HELDOUT})")
+    return questions if limit is None else list(evaluate.problems_of_kinds(questions, limit)) if limit else []
+
+
+def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
     """The context to compile for; what would fail in the end fails here."""
     from mimo_mobile import providers
     from mimo_mobile.convert.npu.file import checked_context
 
-    if not any(recipe.target == "onnx" for recipe in recipes):
-        raise QuantizationError("--target qnn compiles ONNX recipes, none of which was asked for; add e.g. int4_b32")
     providers.register(onnxruntime_library.load(), providers.PROVIDERS["qnn"])
     return checked_context(npu.context_length, npu.chunk, checkpoint.config.max_position_embeddings)
 
@@ -145,6 +184,7 @@ def _quantize(
         bits_per_weight=8 * weights / checkpoint.num_parameters,
         size_bytes=size,
         parts=parts,
+        tools=manifest.tool_versions(),
     )
 
 
@@ -190,22 +230,32 @@ def _score(
     problems: Sequence[evaluate.Problem],
     progress: ProgressCallback,
 ) -> Manifest:
-    """The manifest with the missing scores, bf16's included."""
-    entries = [entry for name in recipes if (entry := state.entry(name)) is not None]
-    fresh = state.baseline is not None and state.baseline.problems == len(problems)
-    if fresh and all(entry.score and entry.score.problems == len(problems) for entry in entries):
+    """The manifest with the missing scores, bf16's included; those on the same problems are kept."""
+    asked = evaluate.problem_set(problems)
+    key = {"fingerprint": state.source[manifest.FINGERPRINT], "problem_set": asked}
+
+    def scored(score: Score | None) -> bool:
+        return score is not None and score.problem_set == asked
+
+    todo = [name for name in recipes if (entry := state.entry(name)) and not scored(entry.score)]
+    if scored(state.baseline) and not todo:
         return state
-    reference = _reference(source, problems, progress)
-    kept = tuple(  # figures of other problems are not for the same table
-        entry if entry.score and entry.score.problems == len(problems) else dataclasses.replace(entry, score=None)
-        for entry in state.entries
-    )
-    state = dataclasses.replace(state, baseline=evaluate.score(reference), entries=kept)
-    for entry in entries:
+    reference = evaluate.kept_replies(out, key, len(problems)) if scored(state.baseline) else None
+    if reference is None:  # what was scored on other replies is not for the same table
+        replies = _reference(source, problems, progress)
+        reference = [reply.tokens for reply in replies]
+        todo = [entry.recipe for entry in state.entries if entry.recipe in recipes or scored(entry.score)]
+        unscored = tuple(dataclasses.replace(entry, score=None) for entry in state.entries)
+        baseline = dataclasses.replace(evaluate.score(replies), problem_set=asked)
+        state = dataclasses.replace(state, baseline=baseline, entries=unscored)
+        state.write(out)
+        evaluate.keep_replies(out, key, replies)
+    for entry in [entry for entry in state.entries if entry.recipe in todo]:
         replies = evaluate.answer_all(
             out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress
         )
-        state = state.with_entry(dataclasses.replace(entry, score=evaluate.score(replies)))
+        score = dataclasses.replace(evaluate.score(replies), problem_set=asked)
+        state = state.with_entry(dataclasses.replace(entry, score=score))
         state.write(out)
     return state
 

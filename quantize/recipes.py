@@ -37,6 +37,11 @@ class Recipe:
     rules: tuple[tuple[str, str | Choice], ...]
     activations: PlainFormat = F32
 
+    @property
+    def int4(self) -> bool:
+        """Whether its matrices have 4 bits in blocks of MatMulNBits."""
+        return any(isinstance(chosen, str) and chosen.startswith("int4") for _, chosen in self.rules)
+
     def format_of(self, name: str, num_hidden_layers: int) -> str:
         """The name of the format for a tensor.
 

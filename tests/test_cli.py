@@ -15,10 +15,12 @@ from click.testing import Result
 
 from mimo_mobile.cli import main
 from mimo_mobile.hub import Source
+from mimo_mobile.quantize.recipes import RECIPES
 from tests.commands import runner
 from tools.cli_reference import reference
 
 ROOT = Path(__file__).resolve().parents[1]
+QNN, QDQ = (["quantize", "{tiny}", "--soc", "SM8750", "--target", target] for target in ("qnn", "qdq"))
 
 
 def mimo(*arguments: object, text: str | None = None) -> Result:
@@ -76,6 +78,27 @@ def test_quantize_prints_a_table_or_the_manifest(tiny: Source, tmp_path: Path) -
     assert [entry["recipe"] for entry in made["entries"]] == ["q8_0", "int4_b64"]
 
 
+def test_quantize_succeeds_where_the_first_answer_cannot_be_given(tiny: Source, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.path, tmp_path / "tiny"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{{ raise_exception('no questions, please') }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    result = mimo("quantize", folder, "--out", tmp_path / "out", "--recipe", "q8_0,int4_b32")
+    assert result.exit_code == 0, result.output
+    assert "tiny-q8_0.gguf" in result.stdout and "no questions" not in result.stdout
+    for name in ("tiny-q8_0.gguf", "tiny-int4_b32-onnx"):
+        assert f"{name}: the file is written, but cannot answer a first question here: " in result.stderr
+    assert "no questions, please" in result.stderr
+
+
+def test_the_help_of_quantize_lists_every_recipe_in_its_own_words() -> None:
+    text = " ".join(mimo("quantize", "--help").stdout.split())
+    for recipe in RECIPES.values():
+        assert f"{recipe.name} {recipe.target.upper()}: {recipe.summary}" in text
+
+
 def test_run_answers_and_json_is_json(nano_onnx: Path, nano_gguf: Path) -> None:
     for model in (nano_onnx, nano_gguf):
         result = mimo("run", model, "What is 12 + 30?", "--temperature", "0")
@@ -128,6 +151,16 @@ def test_inspect_verifies_a_quantized_folder(tiny: Source, tmp_path: Path) -> No
         (["convert", "{tiny}", "x", "--to", "tflite"], 2, "'tflite' is not one of"),
         (["quantize", "{tiny}", "--recipe", "q3"], 2, "no recipe 'q3'"),
         (["quantize", "{broken}"], 1, "damaged or truncated"),
+        (["quantize", "{tiny}", "--recipe", ","], 2, "no recipe named"),
+        (["quantize", "{tiny}", "--recipe", "int4_b32,int8", "--single-file"], 2, "--single-file is for GGUF recipes"),
+        (["quantize", "{tiny}", "--problems", "5"], 2, "--problems 5: {tiny} brings no held-out problems"),
+        (["quantize", "{tiny}", "--soc", "SM8750"], 2, "--soc and --context are for --target qnn or qdq"),
+        (["quantize", "{tiny}", "--context", "100"], 2, "--soc and --context are for --target qnn or qdq"),
+        (["quantize", "{tiny}", "--target", "qdq"], 2, "--target qdq compiles for a chip"),
+        ([*QNN, "--recipe", "q4_0"], 2, "--target qnn compiles ONNX recipes, none of which was asked for"),
+        ([*QDQ, "--recipe", "q4_0"], 2, "--target qdq compiles ONNX recipes, none of which was asked for"),
+        ([*QDQ, "--recipe", "int8"], 2, "--target qdq compiles int4 weights with float32 activations, which int8"),
+        ([*QDQ, "--recipe", "int4_b32,int4_b32_f16"], 2, "which int4_b32_f16 does not have"),
         (["run", "{tiny}", "hello"], 1, "a folder without model.onnx"),
         (["run", "{gguf}", "hello", "--top-p", "7"], 2, "top_p 7.0 is out of range"),
         (["run", "{gguf}", "hello", "--context-length", "4"], 1, "the context holds 4"),
@@ -154,7 +187,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     result = mimo(*(each.format_map(places) for each in arguments))
     assert result.exit_code == status, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and message in result.stderr and "Traceback" not in result.stderr
+    assert len(errors) == 1 and message.format_map(places) in result.stderr and "Traceback" not in result.output
     left = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert left == []
 

@@ -17,9 +17,10 @@ from mimo_mobile import manifest
 from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.documents import FileFormat
-from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError
+from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import NPU_FORMAT, REFERENCE_FORMAT, read_npu_settings, read_reference
+from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.decode import pace
@@ -29,7 +30,14 @@ from tools import format_cases, golden, npu_fixture
 
 FORMATS = {
     each.name: each
-    for each in (manifest.MANIFEST_FORMAT, NPU_FORMAT, REFERENCE_FORMAT, pace.COSTS_FORMAT, selftest.SELFTEST_FORMAT)
+    for each in (
+        manifest.MANIFEST_FORMAT,
+        NPU_FORMAT,
+        REFERENCE_FORMAT,
+        pace.COSTS_FORMAT,
+        selftest.SELFTEST_FORMAT,
+        evaluate.REPLIES_FORMAT,
+    )
 }
 CASES = format_cases.cases()
 
@@ -64,6 +72,7 @@ def test_what_quantize_writes_is_valid(out: Path) -> None:
     check("manifest", out / "manifest.json")
     assert manifest.read(out) is not None
     check("reference", out / "mimo-nano-int4_b32-onnx/reference.json")
+    check("replies", out / "bf16-replies.json")
 
 
 def test_what_the_npu_fixture_writes_is_valid(out: Path, tmp_path: Path) -> None:
@@ -143,6 +152,10 @@ def read_npu(path: Path) -> object:
     return read_npu_settings(path.parent)
 
 
+def read_replies(path: Path) -> object:
+    return evaluate.read_replies(path, {"fingerprint": "f", "problem_set": "p"}, 2)
+
+
 def read_drafts(path: Path) -> object:
     nano = Path(manifest.__file__).parent / "nano"
     return draft_ids(path.parent, read_vocabulary(nano, 1088))
@@ -154,6 +167,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] 
     "reference": (read_reference, "reference.json", ModelLoadError),
     "costs": (pace.read_costs, "costs.json", ModelLoadError),
     "selftest": (selftest.read_verdict, "selftest.json", ModelLoadError),
+    "replies": (read_replies, "bf16-replies.json", QuantizationError),
     "draft_vocabulary": (read_drafts, "draft_vocabulary.json", CheckpointError),
 }
 

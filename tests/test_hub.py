@@ -128,6 +128,36 @@ def test_a_damaged_file_is_found_removed_and_fetched_anew(standin: Hub, tmp_path
     assert convert(standin, tmp_path / "cache").returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts the bytes that a process reads")
+def test_a_complete_download_is_verified_once_and_again_when_it_changed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from mimo_mobile.hub import resolve\n"
+        "def read(): return int(open('/proc/self/io').readline().split()[1])\n"
+        "for _ in range(2):\n    before = read(); source = resolve(sys.argv[1]); print(source.path, read() - before)\n"
+    )
+    with serving(write_tiny_checkpoint(tmp_path / "served", ffn=6144, dtype="F32")) as server:
+        _, environment = command(server, tmp_path / "hub")
+        environment["MIMO_CACHE"] = str(tmp_path / "cache")
+
+        def twice() -> subprocess.CompletedProcess[str]:
+            run = [sys.executable, "-c", code, REPOSITORY]
+            return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+        first = twice()
+        assert first.returncode == 0, first.stderr
+        folder, read_bytes = first.stdout.splitlines()[1].split()
+        shard = Path(folder, "model-00001-of-00002.safetensors").resolve()
+        size = shard.stat().st_size
+        assert int(read_bytes) < size / 2
+        later = [int(line.split()[1]) for line in twice().stdout.splitlines()]
+        assert len(later) == 2 and max(later) < size, "another process, which reads modules too, remembers it as well"
+        state, content = shard.stat(), bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert "differ from the hub's checksums; removed, run again" in twice().stderr and not shard.exists()
+
+
 def test_offline_is_a_clear_error(tmp_path: Path) -> None:
     message = error_of(convert("http://127.0.0.1:9", tmp_path / "cache"))
     assert "http://127.0.0.1:9 cannot be reached" in message and "give a local folder" in message

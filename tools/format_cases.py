@@ -21,12 +21,12 @@ SCORE: Document = {
     "perplexity": 1.02,
     "same_top": None,
     "answer_tokens": 88.5,
+    "problem_set": "5d2c8a4e9f01b367",
 }
 MANIFEST: Document = {
-    "manifest_version": 1,
+    "manifest_version": 2,
     "model": "mimo-nano",
     "source": {"fingerprint": "33661467f4f1b905"},
-    "tools": {"numpy": "2.4.6"},
     "entries": [
         {
             "recipe": "int4_b32",
@@ -35,10 +35,18 @@ MANIFEST: Document = {
             "bits_per_weight": 7.15,
             "size_bytes": 3,
             "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
+            "tools": {"numpy": "2.4.6"},
             "score": SCORE,
         }
     ],
     "baseline": None,
+    "order": ["q4_0", "int4_b32"],
+}
+MANIFEST_1: Document = {
+    **{name: value for name, value in MANIFEST.items() if name not in ("order", "entries")},
+    "manifest_version": 1,
+    "tools": {"numpy": "2.4.6"},
+    "entries": [{name: value for name, value in MANIFEST["entries"][0].items() if name != "tools"}],
 }
 NPU: Document = {
     "npu_version": 1,
@@ -64,6 +72,7 @@ SELFTEST: Document = {
     "cpu": None,
 }
 DRAFTS = [3, 9, 200]
+REPLIES: Document = {"replies_version": 1, "fingerprint": "f", "problem_set": "p", "tokens": [[5, 6], []]}
 DOCUMENTS: dict[str, Any] = {
     "manifest": MANIFEST,
     "npu": NPU,
@@ -71,6 +80,7 @@ DOCUMENTS: dict[str, Any] = {
     "costs": COSTS,
     "selftest": SELFTEST,
     "draft_vocabulary": DRAFTS,
+    "replies": REPLIES,
 }
 
 KOTLIN = ("manifest", "npu", "reference")
@@ -86,8 +96,9 @@ GOOD: dict[str, list[Change]] = {
     "manifest": [
         ("manifest_version", GONE), ("added_later", 1), ("entries.0.added_later", {}), ("baseline", SCORE),
         ("baseline", GONE), ("entries.0.score", None), ("entries.0.score", GONE), ("entries.0.parts", []),
-        ("entries.0.path", "a/..b/.c"), ("entries.0.path", "计算 1"), ("source", {}), ("tools", {}),
-        ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None),
+        ("entries.0.path", "a/..b/.c"), ("entries.0.path", "计算 1"), ("source", {}), ("entries.0.tools", {}),
+        ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None), ("entries.0.score.problem_set", GONE),
+        ("order", GONE), ("order", []),
     ],
     "npu": [
         ("npu_version", GONE), ("npu_version", 1.0), ("added_later", {"x": 1}), ("graphs.0.added_later", None),
@@ -101,6 +112,7 @@ GOOD: dict[str, list[Change]] = {
         ("cpu", {"prompt_s": 1, "token_s": 2}), ("cpu", GONE), ("difference", GONE),
     ],
     "draft_vocabulary": [("", [7]), ("", [7, 7, 2])],
+    "replies": [("replies_version", GONE), ("added_later", 1)],
 }  # fmt: skip
 """Readers take these, which do not ask for what they do not need."""
 
@@ -143,18 +155,23 @@ BAD: dict[str, list[Change]] = {
         ("speed.prompt_s", -1), ("cpu", {"prompt_s": "1", "token_s": 2}),
     ],
     "draft_vocabulary": [("", []), ("", {}), ("", ["7"]), ("", [7, -1]), ("", [7.5]), ("", [True]), ("", 7)],
+    "replies": [
+        ("replies_version", 2), ("", []), ("fingerprint", GONE), ("problem_set", 1), ("tokens", GONE), ("tokens", {}),
+        ("tokens", [5, 6]), ("tokens", [[5, -1], []]), ("tokens", [["5"], []]), ("tokens", [[2**31], []]),
+    ],
 }  # fmt: skip
 """Schemas and readers refuse these."""
 
 NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
     "manifest": [
-        ("source", GONE), ("source", []), ("source", {"fingerprint": 1}), ("tools", GONE), ("tools", {"numpy": None}),
+        ("source", GONE), ("source", []), ("source", {"fingerprint": 1}), ("entries.0.tools", GONE),
+        ("entries.0.tools", {"numpy": None}), ("order", "q4_0"), ("order", [4]),
         ("baseline", 1), ("baseline", {}), ("entries.0.bits_per_weight", GONE), ("entries.0.bits_per_weight", -1),
         ("entries.0.size_bytes", GONE), ("entries.0.size_bytes", "3"), ("entries.0.score", []),
         ("entries.0.score.problems", GONE), ("entries.0.score.problems", 1.5), ("entries.0.score.exact_match", 98),
         ("entries.0.score.by_kind", [1]), ("entries.0.score.by_kind", {"sum": "1"}),
         ("entries.0.score.perplexity", "1.02"), ("entries.0.score.same_top", 1.5),
-        ("entries.0.score.answer_tokens", None),
+        ("entries.0.score.answer_tokens", None), ("entries.0.score.problem_set", 5),
     ],
     "npu": [
         ("soc", "../SM8750"), ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"),
@@ -166,6 +183,9 @@ NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
     ],
 }  # fmt: skip
 """Schemas and the Python reader refuse these; the Kotlin reader does not ask for what is wrong in them."""
+
+OLDER: dict[str, list[Change]] = {"manifest": [("", MANIFEST_1)]}
+"""Readers take these, which earlier versions wrote; schemas describe the newest version only."""
 
 BEYOND_SCHEMAS: dict[str, list[Change]] = {
     "npu": [("windows", [2, 64, 1]), ("windows", [1, 2]), ("context_length", 32)],
@@ -214,6 +234,7 @@ def cases() -> list[Document]:
             (GOOD, True, True, True),
             (BAD, False, False, False),
             (NOT_SEEN_BY_KOTLIN, False, False, True),
+            (OLDER, False, True, True),
             (BEYOND_SCHEMAS, True, False, False),
             (ONLY_PYTHON, True, False, True),
         ):

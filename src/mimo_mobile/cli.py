@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimo_mobile import __version__
-from mimo_mobile.cli_options import Recipes, built, generation_options, load_options, npu_options, single_file
+from mimo_mobile.cli_options import (
+    RecipeCommand,
+    Recipes,
+    built,
+    generation_options,
+    load_options,
+    npu_options,
+    single_file,
+)
 from mimo_mobile.errors import BadArgumentError, MimoMobileError
 
 if TYPE_CHECKING:
@@ -144,7 +152,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     click.echo(written)
 
 
-@main.command()
+@main.command(cls=RecipeCommand)
 @click.argument("model", default="nano")
 @click.option(
     "--recipe",
@@ -168,11 +176,11 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 )
 @single_file
 @npu_options
-@click.option("--force", is_flag=True, help="Write finished files again, and replace those of another checkpoint.")
+@click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
 @click.option(
     "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table and the answers.")
 def quantize(
     model: str,
     recipes: Sequence[str],
@@ -187,15 +195,15 @@ def quantize(
     """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize import report
-    from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
+    from mimo_mobile.quantize import pipeline, report
 
     chips = _chips(device, socs, context)
-    npu = NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
     source = resolve(model)
     folder = out / source.name
     with terminal.progress_shown() as progress:
-        made = quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
+        made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(made.to_json(), ensure_ascii=False))
         return
@@ -214,11 +222,16 @@ def quantize(
 
 
 def _first_answer(path: Path) -> None:
+    """Prints an answer; when there is none, the files are whole all the same, and stderr says why."""
     from mimo_mobile.runtime import GenerationConfig, Message, load
 
     config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
-    with load(path) as loaded:
-        tokens = list(loaded.generate([Message("user", FIRST_QUESTION)], config))
+    try:
+        with load(path) as loaded:
+            tokens = list(loaded.generate([Message("user", FIRST_QUESTION)], config))
+    except MimoMobileError as error:
+        click.echo(f"{path.name}: the file is written, but cannot answer a first question here: {error}", err=True)
+        return
     answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
     speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
     click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")

@@ -40,9 +40,23 @@ class Recipes(ParamType[Sequence[str]]):
         if not isinstance(value, str):
             return tuple(value)
         try:
-            return [recipe_named(name.strip()).name for name in value.split(",") if name.strip()]
+            names = [recipe_named(name.strip()).name for name in value.split(",") if name.strip()]
         except MimoMobileError as error:
             self.fail(str(error), param, ctx)
+        if not names:
+            self.fail("no recipe named", param, ctx)
+        return names
+
+
+class RecipeCommand(click.Command):
+    """A command whose help lists the recipes, out of their own table."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list."""
+        from mimo_mobile.quantize.recipes import RECIPES
+
+        with formatter.section("Recipes"):
+            formatter.write_dl([(name, f"{each.target.upper()}: {each.summary}") for name, each in RECIPES.items()])
 
 
 def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from mimo_mobile import checksums
 from mimo_mobile.errors import CheckpointError, require
-from mimo_mobile.files import sha256
 
 NANO = "nano"
 """The name that stands for the embedded checkpoint."""
@@ -114,7 +114,8 @@ def download(repository: str, revision: str | None = None) -> Source:
 def _verify(repository: str, folder: Path) -> None:
     """Compare checksums; damaged files are removed so that the next run fetches them again.
 
-    The cache names a file's content by the checksum that the hub gave: SHA-256 for large files, git's SHA-1 else.
+    The cache names a file's content by the checksum that the hub gave: SHA-256 for large files, git's SHA-1 else. Large
+    files are read once, and again when they have changed.
     """
     damaged = []
     for path in sorted(folder.iterdir()):
@@ -131,7 +132,7 @@ def _verify(repository: str, folder: Path) -> None:
 
 def _checksum(path: Path, digits: int) -> str:
     if digits == 64:
-        return sha256(path)
+        return checksums.sha256(path)
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 

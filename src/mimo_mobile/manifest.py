@@ -10,12 +10,12 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from mimo_mobile import __version__, files
+from mimo_mobile import __version__, checksums, files
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
@@ -23,7 +23,9 @@ from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
 NAME = "manifest.json"
-MANIFEST_FORMAT = FileFormat("manifest", 1)
+FINGERPRINT = "fingerprint"
+REPLACE = "--force removes them and starts anew, another --out keeps them"
+MANIFEST_FORMAT = FileFormat("manifest", 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Score:
         perplexity: Of the bf16 model's own answers, read token by token; NaN when there were no tokens.
         same_top: Share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
         answer_tokens: Mean length of an answer, thinking included.
+        problem_set: Tells which problems were asked; empty in what earlier versions wrote.
     """
 
     problems: int
@@ -45,6 +48,7 @@ class Score:
     perplexity: float
     same_top: float
     answer_tokens: float
+    problem_set: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Entry:
         bits_per_weight: Of all files over the checkpoint's weights, scales included, and what an MTP file holds again.
         size_bytes: All parts together.
         parts: Every file.
+        tools: Versions of the packages that wrote the files.
         score: None when the checkpoint brings no held-out problems.
     """
 
@@ -76,6 +81,7 @@ class Entry:
     bits_per_weight: float
     size_bytes: int
     parts: tuple[Part, ...]
+    tools: Mapping[str, str]
     score: Score | None = None
 
 
@@ -86,27 +92,30 @@ class Manifest:
     Attributes:
         model: The checkpoint's short name.
         source: Fingerprint, hub id and revision of the checkpoint.
-        tools: Versions of what wrote the files.
-        entries: By recipe, in the order asked for.
+        entries: One for each recipe. Without a recipe the first is loaded.
         baseline: The score of the same checkpoint in bf16.
+        order: The recipes in the order in which they were first asked for, those included whose entries are struck out
+            while their files are replaced. The entries follow it.
     """
 
     model: str
     source: Mapping[str, str]
-    tools: Mapping[str, str] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
     baseline: Score | None = None
+    order: tuple[str, ...] = ()
 
     def entry(self, recipe: str) -> Entry | None:
         """The entry of a recipe, if there is one."""
         return next((entry for entry in self.entries if entry.recipe == recipe), None)
 
     def with_entry(self, entry: Entry) -> Manifest:
-        """The same manifest with this entry, in place of an earlier one of its recipe."""
-        return dataclasses.replace(self, entries=(*self.without(entry.recipe).entries, entry))
+        """The same manifest with this entry, where an earlier one of its recipe was, or else at the end."""
+        order = tuple(dict.fromkeys([*self.order, *(each.recipe for each in self.entries), entry.recipe]))
+        entries = sorted([*self.without(entry.recipe).entries, entry], key=lambda each: order.index(each.recipe))
+        return dataclasses.replace(self, entries=tuple(entries), order=order)
 
     def without(self, recipe: str) -> Manifest:
-        """The same manifest without a recipe's entry."""
+        """The same manifest without a recipe's entry, whose position is kept for a new one."""
         return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.recipe != recipe))
 
     def to_json(self) -> dict[str, Any]:
@@ -133,41 +142,61 @@ def read(folder: Path) -> Manifest | None:
     return MANIFEST_FORMAT.read(path, _manifest, MimoMobileError, "move it away or use another folder")
 
 
-def start(folder: Path, source: Source, *, force: bool) -> Manifest:
+def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
     """The folder's manifest for this source; a new one is written at once, so that the folder is known as ours.
+
+    With ``force`` the files of another checkpoint are removed.
 
     Raises:
         OutputExistsError: The folder holds another checkpoint's files, or files that are not ours.
+        MimoMobileError: Its manifest cannot be read.
     """
-    identity = identify(source)
-    found = None if force else read(folder)
-    if found and found.source != identity:
-        raise OutputExistsError(
-            f"{folder} holds the files of {found.source.get('repository') or 'another checkpoint'}, or of an earlier"
-            " state of this one; give --force to replace them, or another --out"
-        )
-    if found:
-        return dataclasses.replace(found, tools=tool_versions())
+    identity = identify(source, progress)
+    try:
+        found = read(folder)
+    except MimoMobileError:
+        if not force:
+            raise
+        found = None
+    if found and found.source.get(FINGERPRINT) == identity[FINGERPRINT]:
+        return dataclasses.replace(found, model=source.name)
+    if found and not force:
+        raise OutputExistsError(f"{folder}: {_difference(found, source, identity)}; {REPLACE}")
     foreign = [] if force else [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if foreign:
         raise OutputExistsError(
             f"{folder} is not empty ({foreign[0]} …) and has no {NAME}; give --force or another --out"
         )
-    made = Manifest(source.name, identity, tool_versions())
+    made = Manifest(source.name, identity)
     made.write(folder)
+    for entry in found.entries if found else ():
+        for path in (entry.path, *(part.path for part in entry.parts)):
+            files.remove(folder / path)
     return made
 
 
-def identify(source: Source) -> dict[str, str]:
-    """What tells one checkpoint from another without reading its weights: names, sizes and times, and config.json."""
+def _difference(found: Manifest, source: Source, identity: Mapping[str, str]) -> str:
+    if FINGERPRINT not in found.source:
+        return "an earlier MiMo Mobile wrote these files, and did not note what tells their checkpoint from others"
+    origin = found.source.get("repository", found.model)
+    return (
+        f"these files were made from another checkpoint, or from an earlier state of this one. {origin} had the"
+        f" fingerprint {found.source[FINGERPRINT]}; the configuration, tokenizer and weights in {source.path} have"
+        f" {identity[FINGERPRINT]}"
+    )
+
+
+def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, str]:
+    """What the checkpoint is, by what its files hold; hub id and revision as far as known, and whether it is synthetic.
+
+    Weights are read once, and again when their files have changed (``checksums``). When a file was touched, and which
+    versions of our tools there are, makes no difference.
+    """
     digest = hashlib.sha256()
     for path in sorted(source.path.iterdir()):
         if path.suffix in (".json", ".safetensors", ".txt", ".jinja"):
-            state = path.stat()
-            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-            if path.name == "config.json":
-                digest.update(path.read_bytes())
-    identity = {"fingerprint": digest.hexdigest()[:16], "mimo_mobile": __version__}
+            digest.update(f"{path.name} {checksums.sha256(path, progress)}\n".encode())
+    identity = {FINGERPRINT: digest.hexdigest()[:16]}
     if SYNTHETIC in (source.path / "config.json").read_text(encoding="utf-8"):
         identity["synthetic"] = "true"
     if source.repository and source.revision:
@@ -192,16 +221,31 @@ def tool_versions() -> dict[str, str]:
 
 
 def _manifest(found: Value) -> Manifest:
-    return Manifest(
+    version = found.get(MANIFEST_FORMAT.field)
+    first = version is None or version.integer() == 1
+    source = _texts(found["source"])
+    tools = found.get("tools") if first else None
+    if first:  # its fingerprint held versions and times
+        source = {name: each for name, each in source.items() if name not in (FINGERPRINT, "mimo_mobile")}
+    entries = [_entry(each, _texts(tools) if tools else {} if first else None) for each in found["entries"].items()]
+    order = found.get("order")
+    made = Manifest(
         found["model"].text(),
-        {name: each.text() for name, each in found["source"].fields().items()},
-        {name: each.text() for name, each in found["tools"].fields().items()},
-        tuple(_entry(each) for each in found["entries"].items()),
-        _score(found.get("baseline")),
+        source,
+        baseline=_score(found.get("baseline")),
+        order=tuple(each.text() for each in order.items()) if order else (),
     )
+    for entry in entries:
+        made = made.with_entry(entry)
+    return made
 
 
-def _entry(found: Value) -> Entry:
+def _texts(found: Value) -> dict[str, str]:
+    return {name: each.text() for name, each in found.fields().items()}
+
+
+def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
+    """An entry; ``tools`` are those of the whole manifest in version 1, None where each entry has its own."""
     return Entry(
         recipe=found["recipe"].text(),
         format="gguf" if found["format"].choice("gguf", "onnx") == "gguf" else "onnx",
@@ -212,6 +256,7 @@ def _entry(found: Value) -> Entry:
             Part(each["path"].path(), each["size_bytes"].integer(), each["sha256"].hexadecimal(64))
             for each in found["parts"].items()
         ),
+        tools=_texts(found["tools"]) if tools is None else tools,
         score=_score(found.get("score")),
     )
 
@@ -231,4 +276,5 @@ def _score(found: Value | None) -> Score | None:
         perplexity=number("perplexity"),
         same_top=number("same_top", most=1),
         answer_tokens=found["answer_tokens"].number(least=0),
+        problem_set=problems.text() if (problems := found.get("problem_set")) else "",
     )

@@ -25,7 +25,7 @@ from mimo_mobile.quantize import evaluate, report
 from mimo_mobile.quantize.evaluate import Reply
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
-from tests.tiny import tiny_weights, write_weights
+from tests.tiny import tiny_weights, write_tiny_checkpoint, write_weights
 
 RECIPES = ["q8_0", "int4_b32"]
 
@@ -40,13 +40,15 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
     seen: list[Progress] = []
     made = quantize_checkpoint(nano, tmp_path / "out", RECIPES, problems=22, progress=seen.append)
     data = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert data["model"] == "mimo-nano" and data["tools"].keys() >= {"mimo-mobile", "gguf", "onnx-ir", "numpy"}
+    assert data["model"] == "mimo-nano" and "tools" not in data
+    for entry in data["entries"]:
+        assert entry["tools"].keys() >= {"mimo-mobile", "gguf", "onnx-ir", "numpy"}
     listed = [part for entry in data["entries"] for part in entry["parts"]]
     for part in listed:
         content = (tmp_path / "out" / part["path"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (part["size_bytes"], part["sha256"])
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {part["path"] for part in listed} | {"manifest.json", ".lock"}
+    assert files == {part["path"] for part in listed} | {"manifest.json", "bf16-replies.json", ".lock"}
     assert made == manifest.read(tmp_path / "out")
     assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
     for entry in made.entries:
@@ -90,9 +92,9 @@ def test_a_file_that_went_away_is_made_again(tiny: Source, tmp_path: Path) -> No
 def test_another_checkpoints_folder_and_a_foreign_one_are_refused(tiny: Source, tmp_path: Path) -> None:
     quantize_checkpoint(tiny, tmp_path / "out", ["q8_0"])
     before = times(tmp_path)
-    copy = Source(Path(shutil.copytree(tiny.path, tmp_path / "other", copy_function=shutil.copyfile)), "other")
-    with pytest.raises(OutputExistsError, match="holds the files of another checkpoint"):
-        quantize_checkpoint(copy, tmp_path / "out", ["q8_0"])
+    other = Source(write_tiny_checkpoint(tmp_path / "other", seed=1), "tiny")
+    with pytest.raises(OutputExistsError, match="files were made from another checkpoint, or from an earlier state"):
+        quantize_checkpoint(other, tmp_path / "out", ["q8_0"])
     assert times(tmp_path) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

@@ -131,7 +131,7 @@ def test_paths_that_are_no_model_are_errors(tmp_path: Path) -> None:
         load(tmp_path / "model.bin")
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": 9}))
     with pytest.raises(
-        Exception, match="a newer MiMo Mobile wrote it: manifest_version is 9, 1 is the newest known here"
+        Exception, match="a newer MiMo Mobile wrote it: manifest_version is 9, 2 is the newest known here"
     ):
         load(tmp_path)
     with pytest.raises(ValueError, match="threads 0 is out of range"):

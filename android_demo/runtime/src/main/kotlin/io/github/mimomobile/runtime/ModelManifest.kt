@@ -33,7 +33,7 @@ public class ModelManifest private constructor(
     public companion object {
         /** Of the file. */
         public const val NAME: String = "manifest.json"
-        private val FORMAT = FileFormat("manifest", 1)
+        private val FORMAT = FileFormat("manifest", 2)
         private val SHA256 = Regex("[0-9a-f]{64}")
 
         /**
