@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert.vocabulary import read_vocabulary
+from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import NANO, resolve
 from mimo_mobile.mimo7b import MIMO_7B, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
