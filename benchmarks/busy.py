@@ -1,7 +1,7 @@
 """How generation slows down beside other work: numbers of threads and OpenMP's ways of waiting, one process a trial.
 
-Run ``python -m benchmarks.busy MODEL…`` on .gguf files; ``--help`` has the rest. Every round runs all ways one after
-the other, alone and beside busy processes, so that the machine's other work touches all alike; ratios are within rounds.
+Run ``python -m benchmarks.busy MODEL…`` on .gguf files; ``--help`` has the rest. Every round runs all ways, one after
+another, alone and beside busy processes, so that other work on the machine touches all alike; ratios are within rounds.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve
 from tests.tiny import write_tiny_checkpoint
+
+# OpenMP reads this when an engine loads it, here or in a process that a test starts. Threads that wait actively take
+# the processor from those that they wait for as soon as other work runs beside the tests: docs/performance.md.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session", autouse=True)
