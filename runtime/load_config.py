@@ -25,7 +25,8 @@ class LoadConfig:
         recipe: Which entry of a folder that `mimo quantize` wrote is loaded; by default its first.
         context_length: How many tokens prompt and answer may have together; by default as many as the model was
             trained for, but at most 4096.
-        threads: How many CPU threads compute; by default as many as there are physical cores.
+        threads: How many CPU threads compute; by default as many as there are physical cores, and one for a model
+            with less than 64 MB of weights.
         kv_dtype: What the KV cache is made of. By default it is f16, or what the ONNX graph has built in; int8 needs
             half of the memory, and f32 is for comparisons.
         repack: Whether llama.cpp copies the weights into the order that this CPU reads fastest; by default it does

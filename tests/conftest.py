@@ -30,6 +30,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("only x86-64 computers have a simulator of the NPU")
 
 
+# OpenMP reads this when an engine loads it, here or in a process that a test starts. Threads that wait actively take
+# the processor from those that they wait for as soon as other work runs beside the tests: docs/performance.md.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The user's own stays as it is."""

@@ -18,7 +18,7 @@ from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
-from mimo_mobile.runtime.devices.threads import physical_cores
+from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.llama.backend import BATCH_TOKENS, MTP_BATCH_TOKENS, OUTPUT_ROWS, LlamaBackend, LlamaMtp
 from mimo_mobile.runtime.llama.context import Flag, LlamaContext, LlamaLog, llama_log
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
@@ -81,7 +81,7 @@ def load_gguf(path: Path, config: LoadConfig) -> Model:
         ]
     chosen = memory.choose(path, [need for need, _, _ in ways])
     repack, drafter = next((way, each) for need, way, each in ways if need is chosen)
-    threads = config.threads or physical_cores()
+    threads = config.threads or default_threads(path)
     backend = _open(log, path, context_length, threads, kv_dtype, repack, mtp=drafter == path)
     try:
         backend.kv_bytes_per_token = per_token

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mimo_mobile import onnxruntime_library
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
-from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, KV_INT8, MODEL, MTP, TOKENIZER
+from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, KV_INT8, MODEL, MTP, TOKENIZER
 from mimo_mobile.mimo7b import POST_NORM, SYNTHETIC
 from mimo_mobile.runtime.decode.speculator import speculator_for
-from mimo_mobile.runtime.devices.threads import physical_cores
+from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.onnx.backend import OrtBackend
@@ -53,7 +53,7 @@ def load_onnx(folder: Path, config: LoadConfig) -> Model:
         model,
         config,
         config.choose_context_length(folder, trained),
-        config.threads or physical_cores(),
+        config.threads or default_threads(model, folder / DATA),
         described.get("mtp_hidden_state") == POST_NORM,
     )
     backend, placement = open_on(opening)
