@@ -15,6 +15,7 @@ from benchmarks.phone.device import FOLDER, Device, Reading, parse_peaks, parse_
 from mimo_mobile.progress import Progress, ProgressCallback
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import Message, render
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 PROMPT_TOKENS, GENERATE_TOKENS, REPEATS = 128, 32, 3
 QUESTION, ANSWER_TOKENS = "What is 17 + 25?", 64
@@ -121,7 +122,10 @@ def prepare(model: Path, tools: Path, depths: tuple[int, ...], threads: tuple[in
             raise PhoneError(f"{tools / name} is no program for 64-bit ARM; `make phone-tools` builds one")
     with GgufHeader(model) as header:
         template = header.value("tokenizer.chat_template")
-        prompt = render(template, [Message("user", QUESTION)]) if template else QUESTION
+        prompt = QUESTION
+        if template:
+            segments = render(template, [Message("user", QUESTION)], TextTokenizer.from_gguf(header))
+            prompt = "".join(each.text for each in segments)
         cached = max(depths) + PROMPT_TOKENS + GENERATE_TOKENS
         # llama-bench keeps a second copy of a depth's KV cache, to begin every repeat with it.
         need = model.stat().st_size + kv_bytes_per_token(header) * cached * (2 if max(depths) else 1)

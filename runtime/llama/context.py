@@ -166,15 +166,22 @@ class LlamaLog:
 
 
 _only_log: LlamaLog | None = None
+_process = 0
+"""The process that loaded llama.cpp; OpenMP's threads are in no fork of it, and a run there would wait for them."""
 
 
 def llama_log() -> LlamaLog:
     """The process's one log; llama.cpp has no log of its own for each model.
 
     Raises:
-        BackendUnavailableError: llama.cpp cannot be loaded.
+        BackendUnavailableError: llama.cpp cannot be loaded, or was loaded before this process was forked.
     """
-    global _only_log
+    global _only_log, _process
+    if _only_log is not None and _process != os.getpid():
+        raise BackendUnavailableError(
+            f"llama.cpp was loaded in process {_process}, of which this one is a fork without its threads;"
+            " start processes with multiprocessing's 'spawn'"
+        )
     if _only_log is None:
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         try:
@@ -183,6 +190,6 @@ def llama_log() -> LlamaLog:
             raise BackendUnavailableError(
                 f"llama.cpp cannot be loaded: {error}; install llama-cpp-python again"
             ) from error
-        _only_log = LlamaLog(llama_cpp)
+        _only_log, _process = LlamaLog(llama_cpp), os.getpid()
         llama_cpp.llama_backend_init()
     return _only_log

@@ -21,6 +21,7 @@ from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import render
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.benchmarks.setting import Setting, make_setting
 
 pytestmark = pytest.mark.slow
@@ -101,13 +102,14 @@ def test_a_phone_is_measured_and_answers_as_we_do(
 def test_the_answers_of_both_are_the_same(tools: Path, nano: Source, nano_q4_0: Path, tmp_path: Path) -> None:
     questions = [each.question for each in read_problems(nano.path)[::165]]
     with GgufHeader(nano_q4_0) as header:
-        template = header.value("tokenizer.chat_template")
+        template, tokenizer = header.value("tokenizer.chat_template"), TextTokenizer.from_gguf(header)
     (tmp_path / "model.gguf").symlink_to(nano_q4_0)
     (tmp_path / "llama-completion").symlink_to(tools / "llama-completion")
     base = job.prepare(nano_q4_0, tools, (0,), (2,))
     with load(nano_q4_0, speculate="off") as session:
         for question in questions:
-            asked = replace(base, prompt=render(template, [Message("user", question)]))
+            segments = render(template, [Message("user", question)], tokenizer)
+            asked = replace(base, prompt="".join(each.text for each in segments))
             words = [*qemu("max,sme=off"), *asked.answer_words()]
             said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
             assert said.strip().removesuffix("[end of text]").strip() == ours(session, question).strip(), question

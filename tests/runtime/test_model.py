@@ -307,6 +307,28 @@ def test_a_fork_gets_an_error_instead_of_waiting_for_threads_that_are_not_there(
         assert ids_of(model.session().generate(IDS, GREEDY)) == expected
 
 
+def _loading_child(path: Path, pipe: Any) -> None:
+    try:
+        with load(path, threads=2, speculate="off") as model:
+            pipe.send(ids_of(model.generate(IDS, GREEDY)))
+    except SessionError as error:
+        pipe.send(str(error))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_that_loads_a_gguf_file_anew_is_told_to_be_spawned(tiny_gguf: Path) -> None:
+    with load(tiny_gguf, threads=2, speculate="off") as model:
+        assert ids_of(model.generate(IDS, GREEDY))
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_loading_child, args=(tiny_gguf, theirs))
+    child.start()
+    assert ours.poll(20), "the child hangs"
+    assert "start processes with multiprocessing's 'spawn'" in ours.recv()
+    child.join(10)
+    assert child.exitcode == 0
+
+
 def test_costs_are_measured_when_a_model_is_loaded(path: Path) -> None:
     with load(path, threads=1, cache=False) as model:
         assert model.speculator is not None and len(model.speculator.costs.rows_s) > 1

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.runtime.text.chat_template import Message, render
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tools.nano import conversations
 from tools.nano.problems import KINDS, Problem, held_out, stream
 
@@ -80,6 +81,7 @@ def test_training_prompts_are_what_the_chat_template_renders(nano: Source) -> No
     import json
 
     template = json.loads((nano.path / "tokenizer_config.json").read_text())["chat_template"]
-    assert conversations.prompt("2 + 2?") == render(template, [Message("user", "2 + 2?")])
-    system = [Message("system", "S"), Message("user", "2 + 2?")]
-    assert conversations.prompt("2 + 2?", "S") == render(template, system)
+    tokenizer = TextTokenizer.from_file(nano.path / "tokenizer.json")
+    for system in ("", "S"):
+        segments = render(template, [Message("system", system), Message("user", "2 + 2?")], tokenizer)
+        assert conversations.prompt("2 + 2?", system) == "".join(each.text for each in segments)
