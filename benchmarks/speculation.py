@@ -87,9 +87,9 @@ class ScriptedHead(MtpHead):
         return logits
 
 
-def scripted(session: Model, tokens: int) -> ScriptedHead:
-    """Put a script in the place of what a session's model says."""
-    with session.exclusive() as backend:
+def scripted(model: Model, tokens: int) -> tuple[Model, ScriptedHead]:
+    """A model that computes as ``model`` does and says a script."""
+    with model.exclusive() as backend:
         if backend.mtp is None:
             raise click.UsageError("the model has no MTP layer")
         script = Script(tokens, 1000)
@@ -97,27 +97,25 @@ def scripted(session: Model, tokens: int) -> ScriptedHead:
         backend.mtp = head  # type: ignore[misc]  # read-only to sessions; the backend shows it all hidden states
         proxy = ScriptedBackend(backend, script)
         proxy.mtp = head
-        session._backend = cast(Backend, proxy)
-    return head
+        return Model(cast(Backend, proxy), model.tokenizer, speculator=model.speculator), head
 
 
 def sweep(
-    session: Model, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
+    model: Model, head: ScriptedHead, mode: Speculate, acceptances: Sequence[float], tokens: int, rounds: int
 ) -> list[Point]:
     """Speed with drafts over speed without, at each acceptance: over all rounds, which are short and in turns."""
     plain = GenerationConfig(temperature=0, max_tokens=tokens, speculate=False)
     drafting = GenerationConfig(temperature=0, max_tokens=tokens)
-    list(session.generate(PROMPT, GenerationConfig(temperature=0, max_tokens=2)))  # costs are measured here
-    assert session.speculator is not None
-    costs: Costs = session.speculator.costs
+    assert model.speculator is not None
+    costs: Costs = model.speculator.costs
     points = []
     for acceptance in acceptances:
         head.acceptance = acceptance
-        session._speculator = Speculator(mode, costs, head)  # what was learnt at another acceptance is forgotten
+        model.speculator = Speculator(mode, costs, head)  # what was learnt at another acceptance is forgotten
         seconds, drafted, accepted = {True: 0.0, False: 0.0}, 0, 0
         for number in range(rounds):
             for config in (plain, drafting) if number % 2 else (drafting, plain):
-                stats = list(session.generate(PROMPT, config))[-1].stats
+                stats = list(model.generate(PROMPT, config))[-1].stats
                 assert stats is not None
                 seconds[config.speculate] += (stats.generated_tokens - 1) / stats.decode_tps
                 drafted, accepted = drafted + stats.drafted_tokens, accepted + stats.accepted_tokens
@@ -155,11 +153,11 @@ def main(model: Path, modes: str, acceptances: str, tokens: int, rounds: int, ou
     out.mkdir(parents=True, exist_ok=True)
     steps = [float(each) for each in acceptances.split(",")]
     drafting: list[Speculate] = [mode for mode in get_args(Speculate) if mode in modes.split(",")]
-    with load(model, speculate="mtp", context_length=1024) as session:
-        head = scripted(session, tokens)
-        points = {mode: sweep(session, head, mode, steps, tokens, rounds) for mode in drafting}
-        assert session.speculator is not None
-        costs = session.speculator.costs
+    with load(model, speculate="mtp", context_length=1024) as loaded:
+        saying, head = scripted(loaded, tokens)
+        points = {mode: sweep(saying, head, mode, steps, tokens, rounds) for mode in drafting}
+        assert loaded.speculator is not None
+        costs = loaded.speculator.costs
     step = costs.rows_s[0]
     click.echo(
         f"{model.name}: a step takes {1e3 * step:.1f} ms, of 2…8 rows "

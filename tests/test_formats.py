@@ -85,7 +85,7 @@ def test_what_the_cache_keeps_is_valid(out: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
     monkeypatch.setattr(pace, "WORTH_KEEPING_S", 0.0)
     model = out / "mimo-nano-int4_b32-onnx"
-    with load(model, ep="cpu", threads=1) as session, session.exclusive() as backend:
+    with load(model, ep="cpu", threads=1, speculate="off") as loaded, loaded.exclusive() as backend:
         measured = pace.remembered(backend, pace.costs_file(model / "model.onnx"))
         verdict = selftest.judge(backend, backend, model)
     selftest.keep(selftest.place(model, "cpu"), verdict)
