@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mimo_mobile import manifest
+from mimo_mobile import cache, manifest
 from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.documents import FileFormat
@@ -25,6 +25,7 @@ from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.decode import pace
 from mimo_mobile.runtime.devices import selftest
+from mimo_mobile.runtime.onnx import prepacked
 from tests.schemas import SCHEMAS, check, schema
 from tools import format_cases, golden, npu_fixture
 
@@ -37,6 +38,7 @@ FORMATS = {
         pace.COSTS_FORMAT,
         selftest.SELFTEST_FORMAT,
         evaluate.REPLIES_FORMAT,
+        cache.PREPACKED_FORMAT,
     )
 }
 CASES = format_cases.cases()
@@ -84,6 +86,7 @@ def test_what_the_npu_fixture_writes_is_valid(out: Path, tmp_path: Path) -> None
 def test_what_the_cache_keeps_is_valid(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
     monkeypatch.setattr(pace, "WORTH_KEEPING_S", 0.0)
+    monkeypatch.setattr(prepacked, "LEAST_BYTES", 0)
     model = out / "mimo-nano-int4_b32-onnx"
     with load(model, ep="cpu", threads=1, speculate="off") as loaded, loaded.exclusive() as backend:
         measured = pace.remembered(backend, pace.costs_file(model / "model.onnx"))
@@ -91,6 +94,9 @@ def test_what_the_cache_keeps_is_valid(out: Path, tmp_path: Path, monkeypatch: p
     selftest.keep(selftest.place(model, "cpu"), verdict)
     (costs,), (kept,) = tmp_path.glob("costs/*.json"), tmp_path.glob("selftest/*.json")
     check("costs", costs)
+    (record,) = tmp_path.glob("prepacked/*/*/entry.json")
+    check("prepacked", record)
+    assert cache.read_record(record) == (str(model / "model.onnx"), cache.state_of(model / "model.onnx"))
     check("selftest", kept)
     assert pace.read_costs(costs) == measured
     assert selftest.recall(kept) == verdict and verdict.tested and not verdict.wrong
@@ -167,6 +173,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] 
     "reference": (read_reference, "reference.json", ModelLoadError),
     "costs": (pace.read_costs, "costs.json", ModelLoadError),
     "selftest": (selftest.read_verdict, "selftest.json", ModelLoadError),
+    "prepacked": (cache.read_record, "entry.json", ModelLoadError),
     "replies": (read_replies, "bf16-replies.json", QuantizationError),
     "draft_vocabulary": (read_drafts, "draft_vocabulary.json", CheckpointError),
 }

@@ -145,6 +145,7 @@ COMMANDS: dict[str, list[str]] = {
     "bench ONNX": ["bench", "{onnx}", "--prompt-tokens", "8", "--generate-tokens", "4", "--repeats", "1"],
     "inspect": ["inspect", "{onnx}", "--tensors"],
     "doctor": ["doctor", "{onnx}"],
+    "cache": ["cache", "list"],
     "synth": ["synth", "{out}/random", "--layers", "2", "--tokenizer", "{tiny}"],
 }  # fmt: skip
 

@@ -182,3 +182,35 @@ def test_known_gaps_of_a_provider_are_the_reason_given() -> None:
     assert placed.shares[0].provider == "cpu" and placed.shares[0].weight_share == 0.99
     assert "nnapi has no kernel for it (https://" in placed.reasons["MatMulNBits"]
     assert placed.reasons["Concat"] == "refused by nnapi, or between operators that are"
+
+
+class BuiltIn:
+    """An onnxruntime that was built with QNN and WebGPU: no package of a plug-in is installed."""
+
+    __version__ = "1.99"
+
+    class SessionOptions:
+        def __init__(self) -> None:
+            self.added: list[tuple[str, dict[str, str]]] = []
+
+        def add_provider(self, name: str, settings: dict[str, str]) -> None:
+            self.added.append((name, settings))
+
+    def get_ep_devices(self) -> list[object]:
+        return []
+
+    def get_available_providers(self) -> list[str]:
+        return ["QNNExecutionProvider", "WebGpuExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_a_provider_that_is_built_into_onnxruntime_needs_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "find_spec", lambda _: None)
+    built = BuiltIn()
+    for name in ("qnn", "webgpu"):
+        assert providers.register(built, PROVIDERS[name]) == []
+        assert "onnxruntime 1.99" in providers.versions(built, PROVIDERS[name])
+        options = built.SessionOptions()
+        providers.attach(built, options, name, PROVIDERS[name].options())
+        ((added, settings),) = options.added
+        assert added == PROVIDERS[name].ort_name and "backend_path" not in settings
+        assert not isinstance(providers.discover(built)[name], str)

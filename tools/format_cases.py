@@ -63,6 +63,7 @@ NPU: Document = {
 }
 REFERENCE: Document = {"reference_version": 1, "ids": [5, 6, 7, 8], "top_ids": [9, 3], "logits": [2.5, -1]}
 COSTS: Document = {"costs_version": 1, "rows_s": [0.1, 0.11], "draft_s": 0.0}
+PREPACKED: Document = {"prepacked_version": 1, "model": "/models/a/model.onnx", "state": "10 20 30 40"}
 SELFTEST: Document = {
     "selftest_version": 1,
     "difference": 0.01,
@@ -81,6 +82,7 @@ DOCUMENTS: dict[str, Any] = {
     "selftest": SELFTEST,
     "draft_vocabulary": DRAFTS,
     "replies": REPLIES,
+    "prepacked": PREPACKED,
 }
 
 KOTLIN = ("manifest", "npu", "reference")
@@ -113,6 +115,7 @@ GOOD: dict[str, list[Change]] = {
     ],
     "draft_vocabulary": [("", [7]), ("", [7, 7, 2])],
     "replies": [("replies_version", GONE), ("added_later", 1)],
+    "prepacked": [("prepacked_version", GONE), ("added_later", 1)],
 }  # fmt: skip
 """Readers take these, which do not ask for what they do not need."""
 
@@ -155,6 +158,9 @@ BAD: dict[str, list[Change]] = {
         ("speed.prompt_s", -1), ("cpu", {"prompt_s": "1", "token_s": 2}),
     ],
     "draft_vocabulary": [("", []), ("", {}), ("", ["7"]), ("", [7, -1]), ("", [7.5]), ("", [True]), ("", 7)],
+    "prepacked": [
+        ("prepacked_version", 2), ("", []), ("model", GONE), ("model", 1), ("state", GONE), ("state", []),
+    ],
     "replies": [
         ("replies_version", 2), ("", []), ("fingerprint", GONE), ("problem_set", 1), ("tokens", GONE), ("tokens", {}),
         ("tokens", [5, 6]), ("tokens", [[5, -1], []]), ("tokens", [["5"], []]), ("tokens", [[2**31], []]),

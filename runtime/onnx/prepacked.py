@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mimo_mobile import files
-from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile.cache import PREPACKED, cache_folder, cpu, limit_bytes, make_room, touch, write_record
 from mimo_mobile.errors import OutputExistsError
 from mimo_mobile.layout import DATA, MODEL
+from mimo_mobile.onnxruntime_library import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +74,22 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
     if size < LEAST_BYTES:
         return None
     if found := entry(ort, model):
+        touch(found)
         return found
-    folder = _folder(ort, model)
+    folder, needed = _folder(ort, model), int(GROWTH * size)
     try:
         with files.locked(folder.parent):
             files.remove_partials(folder.parent)
-            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime or of the model
-                if old.is_dir():
-                    files.remove(old)
-            needed, free = int(GROWTH * size), shutil.disk_usage(folder.parent).free
-            if free < needed:
+            if fits := needed <= limit_bytes():
+                make_room(needed)
+            if (free := shutil.disk_usage(folder.parent).free) < needed:
                 logger.warning(
                     "%s: %.1f GB free, %.1f GB needed to keep prepacked weights; loading will take memory instead"
                     " (MIMO_CACHE chooses another folder)", folder.parent, free / 1e9, needed / 1e9,
                 )  # fmt: skip
+                return None
+            if not fits:
+                logger.warning("%s: larger than MIMO_CACHE_LIMIT; loading will take memory instead", folder.parent)
                 return None
             logger.info("%s: prepacking for this CPU, once (%.1f GB in %s)", model.parent.name, needed / 1e9, folder)
             with files.whole(folder, force=True) as temporary:
@@ -95,18 +98,25 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
                 for key, value in _SAVE.items():
                     options.add_session_config_entry(key, value)
                 ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+                write_record(temporary, model)
+            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime
+                if old.is_dir() and old != folder:
+                    files.remove(old)
     except OutputExistsError:
         logger.info("%s: another process is prepacking; loading without", model.parent.name)
         return None
-    except OSError as error:
-        logger.warning("%s: cannot keep prepacked weights: %s", folder.parent, error)
+    except Exception as error:  # a full disk, or what ONNX Runtime calls it: its exceptions share no public base
+        logger.warning("%s: cannot keep prepacked weights: %s; loading without", folder.parent, first_line(error))
         return None
     return entry(ort, model)
 
 
 def discard(ort: Any, model: Path) -> None:
-    """Remove a model's entry, because it cannot be loaded."""
-    files.remove(_folder(ort, model))
+    """Remove a model's entry, because it cannot be loaded; one that cannot be removed stays."""
+    try:
+        files.remove(_folder(ort, model))
+    except OSError as error:
+        logger.warning("%s: cannot be removed: %s", _folder(ort, model), error)
 
 
 def _folder(ort: Any, model: Path) -> Path:
@@ -119,4 +129,4 @@ def _folder(ort: Any, model: Path) -> Path:
     parts = ort.__version__, cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
     place = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return cache_folder() / "prepacked" / f"{model.parent.name}-{place}" / key
+    return cache_folder() / PREPACKED / f"{model.parent.name}-{place}" / key

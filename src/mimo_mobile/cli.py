@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimo_mobile import __version__
+from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_options import (
     RecipeCommand,
     Recipes,
@@ -345,6 +346,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
     terminal.doctor(doctors.machine(), doctors.states(model), as_json=as_json)
 
+
+main.add_command(cache)
 
 if __name__ == "__main__":
     sys.exit(main())

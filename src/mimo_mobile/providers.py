@@ -242,9 +242,14 @@ def version(device: Any) -> str:
 
 def versions(ort: Any, provider: Provider) -> str:
     """The versions of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, system."""
-    plugin = provider.module and f"{provider.module} {metadata.version(provider.module)}"
+    plugin = f"{provider.module} {metadata.version(provider.module)}" if _is_plugin(provider) else ""
     devices = [version(device) for device in register(ort, provider)]
     return " ".join(filter(None, [f"onnxruntime {ort.__version__}", plugin, *devices, platform.version()]))
+
+
+def _is_plugin(provider: Provider) -> bool:
+    """Whether a package brings the provider; builds of ONNX Runtime exist that have it built in, without one."""
+    return bool(provider.module) and find_spec(provider.module) is not None
 
 
 def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: str) -> None:
@@ -290,8 +295,11 @@ def _settings(provider: Provider, options: Options) -> dict[str, str]:
         if (value := getattr(options, each.name)) != each.default and each.name not in ("soc", "activations")
     }
     if provider.name == "qnn":
-        plugin = importlib.import_module(provider.module)
-        made |= {"backend_path": plugin.get_qnn_htp_path(), "op_affinity": str(_affinity())}
+        if _is_plugin(provider):
+            made["backend_path"] = importlib.import_module(provider.module).get_qnn_htp_path()
+        else:  # what is built in finds its own library by its kind
+            made["backend_type"] = "htp"
+        made["op_affinity"] = str(_affinity())
         made.setdefault("htp_performance_mode", "burst")
     return made
 

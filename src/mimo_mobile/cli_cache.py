@@ -1,0 +1,58 @@
+"""The command ``mimo cache``: what is kept of this machine, and how to get the room back."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mimo_mobile.cache import CacheEntry
+
+
+@click.group()
+def cache() -> None:
+    """Show or clear what is kept on disk of this machine: prepacked models, costs of runs, self-tests, checksums."""
+
+
+@cache.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_entries(as_json: bool) -> None:
+    """List what is kept, with sizes, and the model of each prepacked copy."""
+    from mimo_mobile import cache as kept
+    from mimo_mobile import terminal
+
+    found = kept.entries()
+    total, limit = sum(each.size_bytes for each in found), kept.limit_bytes()
+    if as_json:
+        rows = [
+            {"kind": each.kind, "path": str(each.path), "size_bytes": each.size_bytes, "last_used_s": each.last_used_s,
+             "model": each.model, "unused": each.unused}
+            for each in found
+        ]  # fmt: skip
+        folder = str(kept.cache_folder())
+        click.echo(json.dumps({"folder": folder, "size_bytes": total, "limit_bytes": limit, "entries": rows}))
+        return
+    title = f"{kept.cache_folder()}  ({terminal.size(total)}; prepacked models may take {terminal.size(limit)})"
+    told = [(each.kind, _model(each), terminal.size(each.size_bytes), _day(each.last_used_s)) for each in found]
+    terminal.table(title, ("kind", "of", "size", "last used"), told, left=2)
+
+
+@cache.command()
+@click.option("--unused", is_flag=True, help="Only remove copies of models that are gone or have changed.")
+def clear(unused: bool) -> None:
+    """Remove what is kept; it is made anew when a model is loaded."""
+    from mimo_mobile import cache as kept
+    from mimo_mobile import terminal
+
+    click.echo(f"{terminal.size(kept.clear(unused_only=unused))} freed in {kept.cache_folder()}")
+
+
+def _model(entry: CacheEntry) -> str:
+    return (entry.model or entry.path.name) + (" (gone or changed)" if entry.unused else "")
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
