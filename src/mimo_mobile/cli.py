@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,8 +266,8 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
         if as_json:
             click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
         else:
-            _, reason = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
-            if reason == "cancelled":
+            _, last = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
+            if last.finish_reason == "cancelled":
                 raise click.Abort
 
 
@@ -277,18 +278,18 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
 @generation_options
 @load_options
 def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
-    """Talk with MODEL. Ctrl-C stops an answer; Ctrl-D or an empty line ends the conversation."""
+    """Talk with MODEL; /help lists commands. Ctrl-C stops an answer, Ctrl-D ends the conversation.
+
+    When the input is no terminal, each line is a turn.
+    """
     from mimo_mobile import terminal
-    from mimo_mobile.runtime import GenerationConfig, Message
+    from mimo_mobile.chat_loop import Chat
+    from mimo_mobile.runtime import GenerationConfig
 
     config = built(GenerationConfig, options)
     with _load(model, options) as loaded:
-        messages = [Message("system", system)]
-        while question := terminal.ask():
-            messages.append(Message("user", question))
-            tokens = loaded.generate(messages, config)
-            answer, _ = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
-            messages.append(Message("assistant", answer))
+        show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
+        Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
 
 
 @main.command()

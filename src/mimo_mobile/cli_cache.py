@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -51,7 +52,9 @@ def clear(unused: bool) -> None:
 
 
 def _model(entry: CacheEntry) -> str:
-    return (entry.model or entry.path.name) + (" (gone or changed)" if entry.unused else "")
+    """The folder of the model in short; its whole path is in the JSON."""
+    name = Path(entry.model).parent.name or entry.path.name
+    return name + (" (gone or changed)" if entry.unused else "")
 
 
 def _day(seconds: float) -> str:

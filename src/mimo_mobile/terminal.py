@@ -18,6 +18,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -116,18 +117,46 @@ def _amount(step: Progress) -> str:
     return f"{step.done} of {step.total} {step.unit}"
 
 
-def ask() -> str:
-    """A line from the user; empty when there is no more."""
+def reader() -> Callable[[], str]:
+    """What reads the user's next text: an editor on a terminal, where a paste is one text, else a line of stdin.
+
+    It raises EOFError at the end.
+    """
+    if not sys.stdin.isatty():
+        return _piped_line
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.output import create_output
+
+    # The editor stays out of an stdout that goes to a file.
+    editor: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+
+    def edited() -> str:
+        try:
+            return editor.prompt("\n> ")
+        except KeyboardInterrupt:
+            return ""  # Ctrl-C drops the line, as in a shell
+
+    return edited
+
+
+def _piped_line() -> str:
     try:
-        return input("\n> " if sys.stdin.isatty() else "").strip()
-    except (EOFError, KeyboardInterrupt):
-        return ""
+        return input()
+    except UnicodeDecodeError as error:
+        raise BadArgumentError(f"standard input is not UTF-8 text: {error}") from error
 
 
-def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None]) -> tuple[str, str]:
-    """Print tokens as they come, thinking dimmed; returns (answer, finish reason). Ctrl-C calls ``cancel``."""
+def tell(note: str) -> None:
+    """Print a note to the user on stderr."""
+    print(note, file=sys.stderr, flush=True)
+
+
+def stream(
+    tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None]
+) -> tuple[str, GeneratedToken]:
+    """Print tokens as they come, thinking dimmed; returns (answer, last record). Ctrl-C calls ``cancel``."""
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
-    answer, last, channel = "", None, ""
+    answer, channel, last = "", "", None
     for token in _interruptible(tokens, cancel):
         last = token
         if token.channel == "answer":
@@ -140,9 +169,9 @@ def stream(tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Cal
         sys.stdout.write(token.text)
         sys.stdout.flush()
     sys.stdout.write(plain + "\n")
-    if last is not None and last.stats is not None:
-        print(_summary(last), file=sys.stderr, flush=True)
-    return answer, str(last.finish_reason) if last else ""
+    assert last is not None  # every generation ends with a record of how it ended
+    tell(_summary(last))
+    return answer, last
 
 
 def _interruptible(tokens: Iterator[GeneratedToken], cancel: Callable[[], None]) -> Iterator[GeneratedToken]:
