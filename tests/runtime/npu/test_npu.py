@@ -19,6 +19,7 @@ from mimo_mobile.convert.npu.file import compile_for_npu
 from mimo_mobile.convert.synthetic import write_synthetic
 from mimo_mobile.errors import (
     BackendUnavailableError,
+    BadArgumentError,
     ContextFullError,
     ModelLoadError,
     OutputExistsError,
@@ -27,6 +28,7 @@ from mimo_mobile.errors import (
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.quantize.evaluate import read_problems
+from mimo_mobile.quantize.npu_ranges import activation_ranges
 from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Model, load
 from mimo_mobile.runtime.devices.selftest import Speed, Verdict
@@ -284,7 +286,7 @@ def test_what_cannot_be_compiled_is_an_error(copied: Path, out: Path) -> None:
         compile_for_npu(copied, SOCS["SM8750"], context_length=8)
     with pytest.raises(OutputExistsError):
         compile_for_npu(copied, SOCS["SM8750"], context_length=CONTEXT)
-    with pytest.raises(QuantizationError, match="none of which was asked for"):
+    with pytest.raises(BadArgumentError, match="none of which was asked for"):
         quantize_checkpoint(resolve("nano"), out, ["q4_0"], npu=NpuTarget((SOCS["SM8750"],)))
 
 
@@ -298,8 +300,13 @@ def test_quantized_activations_say_nearly_what_the_cpu_says(tmp_path: Path) -> N
         assert ids_of(session, question) == expected(model, question)
     with pytest.raises(BackendUnavailableError, match="--target qnn"):
         load(model, ep="qnn")
+    halves = tmp_path / "f16"
+    with pytest.raises(BadArgumentError, match="which int4_b32_f16 does not have"):
+        quantize_checkpoint(resolve("nano"), halves, ["int4_b32_f16"], problems=0, npu=npu)
+    assert not halves.exists(), "it is refused before work"
+    quantize_checkpoint(resolve("nano"), halves, ["int4_b32_f16"], problems=0)
     with pytest.raises(QuantizationError, match="float32 activations expected"):
-        quantize_checkpoint(resolve("nano"), tmp_path / "f16", ["int4_b32_f16"], problems=0, npu=npu)
+        activation_ranges(halves / "mimo-nano-int4_b32_f16-onnx")
 
 
 @pytest.mark.slow
