@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Model, load
-from mimo_mobile.runtime.decode import speculator as speculation
+from mimo_mobile.runtime.decode import pace
 from mimo_mobile.runtime.decode.sampling import distribution
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -230,19 +229,16 @@ def test_logits_and_generations_take_turns(models: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnx", "gguf"])
-def test_cancelling_while_costs_are_measured_is_a_cancelled_generation(
-    models: dict[str, Path], backend: str, monkeypatch: pytest.MonkeyPatch
+def test_costs_are_measured_at_load_and_that_is_told_when_it_takes_long(
+    models: dict[str, Path], backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(speculation, "REPEATS", 1_000_000)
-    with session_of(models, backend, "auto") as session:
-        timer = Timer(0.3, session.cancel)
-        timer.start()
-        (last,) = session.generate([Message("user", QUESTIONS[0])], GREEDY)
-        assert last.finish_reason == "cancelled" and session.speculator is None
-        timer.join()
-        monkeypatch.setattr(speculation, "REPEATS", 1)
-        tokens = list(session.generate([Message("user", QUESTIONS[0])], GREEDY))
-        assert tokens[-1].finish_reason == "stop" and session.speculator is not None
+    caplog.set_level("INFO")
+    for least_s, told in ((60.0, False), (0.0, True)):
+        caplog.clear()
+        monkeypatch.setattr(pace, "WORTH_SAYING_S", least_s)
+        with session_of(models, backend, "auto") as model:
+            assert model.speculator is not None and all(each > 0 for each in model.speculator.costs.rows_s)
+        assert ("measuring what runs of 1 to 8 tokens cost" in caplog.text) is told
 
 
 def test_turns_that_share_a_beginning_draft_as_well_as_fresh_ones(models: dict[str, Path]) -> None:
@@ -270,8 +266,8 @@ def test_what_runs_cost_is_measured_once_and_remembered(
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
     with load(models["onnx"]) as session:
         list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
-    assert not list(tmp_path.rglob("*.json"))  # MiMo-nano's take no time
-    monkeypatch.setattr(speculation, "WORTH_KEEPING_S", 0)
+    assert not list(tmp_path.glob("costs/*"))  # MiMo-nano's take no time
+    monkeypatch.setattr(pace, "WORTH_KEEPING_S", 0)
     for _ in range(2):
         with load(models["onnx"]) as session:
             list(session.generate("12 + 30", replace(GREEDY, max_tokens=2)))
