@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mimo_mobile.runtime.backend import BackendState, Cancelled
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.npu.model import NpuModel
+from mimo_mobile.runtime.onnx.kv_cache import copied, put_back
 
 
 class NpuBackend:
@@ -47,8 +48,7 @@ class NpuBackend:
 
     def state(self, tokens: int) -> BackendState:
         """A copy of the first ``tokens`` positions, the MTP layer's included."""
-        arrays = self.model.cache.copy(tokens, "trunk.")
-        return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
+        return copied(self.model.cache, self.mtp, tokens)
 
     def restore(self, state: BackendState) -> None:
         """Put a state back.
@@ -56,9 +56,7 @@ class NpuBackend:
         Raises:
             SessionError: It is another model's.
         """
-        self.model.cache.fill(state.arrays, "trunk.")
-        if self.mtp is not None:
-            self.mtp.restore(state.arrays)
+        put_back(self.model.cache, self.mtp, state)
 
     def cancel(self) -> None:
         """Do nothing more: a run on the NPU ends after its window, and ``decode`` then looks at the event."""

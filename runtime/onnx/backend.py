@@ -13,6 +13,7 @@ from mimo_mobile.errors import SessionError
 from mimo_mobile.runtime.backend import BackendState, Cancelled
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
+from mimo_mobile.runtime.onnx.kv_cache import copied, put_back
 
 MOST_ROWS = 16
 """The most rows of logits in a decoding run: a token, its drafts and padding."""
@@ -61,8 +62,7 @@ class OrtBackend:
 
     def state(self, tokens: int) -> BackendState:
         """A copy of the first ``tokens`` positions, the MTP layer's included."""
-        arrays = self._graph.cache.copy(tokens, "trunk.")
-        return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
+        return copied(self._graph.cache, self.mtp, tokens)
 
     def restore(self, state: BackendState) -> None:
         """Put a state back.
@@ -70,9 +70,7 @@ class OrtBackend:
         Raises:
             SessionError: It is another model's.
         """
-        self._graph.cache.fill(state.arrays, "trunk.")
-        if self.mtp is not None:
-            self.mtp.restore(state.arrays)
+        put_back(self._graph.cache, self.mtp, state)
 
     def cancel(self) -> None:
         """End the run that is under way."""

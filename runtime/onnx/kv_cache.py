@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import SessionError
+from mimo_mobile.runtime.backend import BackendState
+from mimo_mobile.runtime.decode.mtp_head import MtpHead
+
+_TRUNK = "trunk."
 
 
 class KvCache:
@@ -52,3 +56,20 @@ class KvCache:
                     " load with a larger context_length"
                 )
             array[:, :, :tokens] = kept[name]
+
+
+def copied(cache: KvCache, mtp: MtpHead | None, tokens: int) -> BackendState:
+    """A copy of a trunk's cache over ``tokens`` positions, with what its MTP layer knows of them."""
+    arrays = cache.copy(tokens, _TRUNK)
+    return BackendState(tokens, arrays if mtp is None else arrays | mtp.state(tokens))
+
+
+def put_back(cache: KvCache, mtp: MtpHead | None, state: BackendState) -> None:
+    """Put such a copy back.
+
+    Raises:
+        SessionError: It is another model's.
+    """
+    cache.fill(state.arrays, _TRUNK)
+    if mtp is not None:
+        mtp.restore(state.arrays)
