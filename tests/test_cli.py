@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
 from mimo_mobile.cli import main
+from mimo_mobile.errors import SessionError
 from mimo_mobile.hub import Source
+from mimo_mobile.providers import QnnOptions
 from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.runtime import LoadConfig, loading
 from tests.commands import runner
 from tools.cli_reference import reference
 
@@ -219,3 +223,53 @@ def test_ctrl_c_ends_an_answer_at_once_and_without_a_traceback(target: str, nano
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "[cancelled: " in errors and errors.rstrip().endswith("Aborted!") and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", [["run", "{gguf}", "hi"], ["chat", "{gguf}"], ["bench", "{gguf}"]])
+def test_every_load_option_reaches_the_loader(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    class Seen(SessionError):
+        pass
+
+    seen: list[LoadConfig] = []
+
+    def load(_: Path, config: LoadConfig) -> None:
+        seen.append(config)
+        raise Seen("seen")
+
+    monkeypatch.setattr(loading, "load", load)
+    words = (
+        "--recipe q8_0 --context-length 77 --threads 3 --kv-dtype int8 --no-repack --no-cache --no-spin"
+        " --speculate mtp --mtp-drafts 2 --ep qnn --ep-option vtcm_mb=8 --strict"
+    ).split()
+    result = mimo(*(each.format(gguf=tiny_gguf) for each in command), *words)
+    assert result.exit_code == 1 and "seen" in result.stderr
+    assert seen == [
+        LoadConfig(
+            recipe="q8_0", context_length=77, threads=3, kv_dtype="int8", repack=False, cache=False, spin=False,
+            speculate="mtp", mtp_drafts=2, ep="qnn", ep_options=QnnOptions(vtcm_mb=8), strict=True,
+        )
+    ]  # fmt: skip
+    assert not {field.name for field in fields(LoadConfig) if getattr(seen[0], field.name) == field.default}
+
+
+def test_options_that_come_to_nothing_or_out_of_range_are_mistakes_in_usage(tiny_gguf: Path) -> None:
+    for words, said in (
+        (["--mtp-drafts", "3", "--speculate", "off"], "mtp_drafts comes to nothing"),
+        (["--temperature", "1e-320"], "temperature"),
+        (["--threads", "0"], "threads 0 is out of range"),
+        (["--raw", "--no-thinking"], "--raw leaves out"),
+        (["--ep", "qnn", "--ep-option", "nothing=1"], "no option 'nothing'"),
+    ):
+        result = mimo("run", tiny_gguf, "hi", *words)
+        assert result.exit_code == 2 and said in result.stderr, words
+
+
+def test_a_mistake_of_our_own_is_not_called_the_users(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(loading, "load", load)
+    result = mimo("run", tiny_gguf, "hi")
+    assert result.exit_code == 1 and isinstance(result.exception, ValueError)

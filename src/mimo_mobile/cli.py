@@ -27,7 +27,7 @@ from mimo_mobile.errors import BadArgumentError, MimoMobileError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
-    from mimo_mobile.runtime import Model
+    from mimo_mobile.runtime import LoadConfig, Model
     from mimo_mobile.socs import Soc
 
 FIRST_QUESTION = "What is 348 + 27 * 6?"
@@ -51,15 +51,22 @@ def main() -> None:
     """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
 
 
-def _load(path: Path, options: dict[str, Any]) -> Model:
+def _load_config(options: dict[str, Any]) -> LoadConfig:
+    """What the command line says of loading. It is taken out first, as GenerationConfig has a ``speculate``, too."""
     from mimo_mobile.providers import parse_options
-    from mimo_mobile.runtime import LoadConfig, load
+    from mimo_mobile.runtime import LoadConfig
+
+    if pairs := options.pop("ep_options"):
+        options["ep_options"] = parse_options(options["ep"], pairs)
+    return built(LoadConfig, options)
+
+
+def _load(path: Path, config: LoadConfig) -> Model:
+    from mimo_mobile.runtime import load
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mimo_mobile").setLevel(logging.INFO)
-    if pairs := options.pop("ep_options"):
-        options["ep_options"] = parse_options(options["ep"], pairs)
-    return load(path, built(LoadConfig, options))
+    return load(path, config)
 
 
 def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
@@ -257,10 +264,10 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    config = built(GenerationConfig, options)
+    load_config, config = _load_config(options), built(GenerationConfig, options)
     if raw and (system or not config.thinking):
         raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")
-    with _load(model, options) as loaded:
+    with _load(model, load_config) as loaded:
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
@@ -286,8 +293,8 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     from mimo_mobile.chat_loop import Chat
     from mimo_mobile.runtime import GenerationConfig
 
-    config = built(GenerationConfig, options)
-    with _load(model, options) as loaded:
+    load_config, config = _load_config(options), built(GenerationConfig, options)
+    with _load(model, load_config) as loaded:
         show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
         Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
 
@@ -316,8 +323,9 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import bench as measure
 
-    drafting = options["speculate"] != "off"
-    with _load(model, options) as loaded:
+    load_config = _load_config(options)
+    drafting = load_config.speculate != "off"
+    with _load(model, load_config) as loaded:
         result = measure.bench(loaded, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
         drafts = measure.bench_speculation(loaded, repeats=repeats) if drafting else None
     terminal.record(result, as_json=as_json, speculation=drafts)
