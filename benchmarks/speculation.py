@@ -22,7 +22,9 @@ from mimo_mobile import terminal
 from mimo_mobile.runtime import GenerationConfig, Model, load
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead, MtpLayer
-from mimo_mobile.runtime.decode.speculator import Costs, Speculate, Speculator
+from mimo_mobile.runtime.decode.pace import Costs
+from mimo_mobile.runtime.decode.speculator import Speculator
+from mimo_mobile.runtime.load_config import Speculate
 
 PROMPT = list(range(100, 132))
 

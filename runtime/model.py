@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -85,7 +85,7 @@ class Model:
         config: GenerationConfig | None = None,
         *,
         constraint: Constraint | None = None,
-    ) -> Iterator[GeneratedToken]:
+    ) -> Generator[GeneratedToken, None, None]:
         """Stream what follows a prompt, in one session of the model's own: see ``Session.generate``.
 
         Raises:

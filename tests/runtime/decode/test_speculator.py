@@ -10,7 +10,8 @@ import pytest
 from mimo_mobile.hub import resolve
 from mimo_mobile.runtime import GenerationConfig
 from mimo_mobile.runtime.decode.generation import Generation
-from mimo_mobile.runtime.decode.speculator import Costs, Draft, Lookup, Pace, Rate, Speculator, Success
+from mimo_mobile.runtime.decode.pace import Costs, Pace
+from mimo_mobile.runtime.decode.speculator import Draft, Lookup, Rate, Speculator, Success
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
