@@ -1,4 +1,7 @@
-"""What runs of 1, 2, … rows cost on this machine: measured once, then followed from run to run. Proposes nothing."""
+"""What runs of 1, 2, … rows cost on this machine: it is measured once, then followed from run to run.
+
+This module proposes no drafts.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,23 @@ logger = logging.getLogger(__name__)
 COSTS_FORMAT = FileFormat("costs", 1)
 
 MOST_ROWS = 8
-"""In one run: the last token and its drafts."""
+"""A run has at most so many rows: one for the last token and one for each of its drafts."""
 
 WORTH_KEEPING_S = 0.005
-"""Of smaller models, whose steps take less, costs are measured in no time."""
+"""Costs are kept on disk when a run of one row takes at least so long; smaller models are measured in no time."""
 
 PACE_LEARNT, PACE_FORGOTTEN, MOST_CHANGE = 0.1, 0.02, 4.0
-"""How much one run changes what is expected of its kind and of others, and a run that was held up."""
+"""The share that one run has in what is expected of runs with as many rows, and of runs with other numbers of rows;
+how many times the measured cost a run counts at most, since it may have been held up."""
 
 PACE_TOGETHER = 8
-"""Runs that are reckoned at once."""
+"""Costs are reckoned anew after so many runs."""
 
 WORTH_SAYING_S = 1.0
-"""Measuring that takes longer is announced, since somebody waits for it."""
+"""Measuring is announced when it takes longer than this, since somebody waits for it."""
 
 REPEATS, REPEATS_S = 3, 0.02
-"""So often a cost is measured at least, and so long."""
+"""Each cost is measured at least so often, and for at least so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,8 @@ class Costs:
     """What runs take on this machine.
 
     Attributes:
-        rows_s: Seconds of a run of 1, 2, … rows.
-        draft_s: Seconds of a draft by the MTP layer; 0 without one.
+        rows_s: How many seconds a run of 1, 2, … rows takes.
+        draft_s: How many seconds the MTP layer takes for a draft; 0 when there is no MTP layer.
     """
 
     rows_s: tuple[float, ...]
@@ -55,18 +59,19 @@ class Costs:
 
 
 class Pace:
-    """What runs take now, beside what was measured: heat, other programs and a longer context change it."""
+    """How long runs take now: heat, other programs and a longer context change what was measured."""
 
     def __init__(self, rows_s: Sequence[float]) -> None:
-        """Begin with seconds of a run of 1, 2, … rows."""
+        """Begin with the measured seconds of runs of 1, 2, … rows."""
         self._measured, self._factors = rows_s, [1.0] * len(rows_s)
         self._seen: list[tuple[int, float]] = []
         self._cheapest = self._chosen()
 
     def learn(self, rows: int, seconds: float) -> bool:
-        """A run of so many rows took so long; what is not run by and by counts as changed likewise.
+        """Learn that a run of ``rows`` rows took ``seconds``; what other numbers of rows take slowly follows it.
 
-        Returns whether costs were reckoned anew, which is done for some runs together: a small model's take no time.
+        Returns whether costs were reckoned anew. That is done once for several runs, as a small model's runs are too
+        short to do it for each.
         """
         self._seen.append((rows, min(seconds / self._measured[rows - 1], MOST_CHANGE)))
         if len(self._seen) < PACE_TOGETHER:
@@ -82,7 +87,10 @@ class Pace:
         return True
 
     def cheapest(self, rows: int) -> tuple[int, float]:
-        """(rows of padding, seconds): more rows can be cheaper, as kernels take some numbers better than others."""
+        """How many rows of padding make a run cheapest, and its seconds.
+
+        A run of more rows can be cheaper, as kernels compute some numbers of rows faster than others.
+        """
         return self._cheapest[rows - 1]
 
     def _chosen(self) -> list[tuple[int, float]]:
@@ -97,7 +105,7 @@ class Pace:
 
 
 def measure(backend: Backend) -> Costs:
-    """The costs of a backend, whose KV cache is lost by it; said in the log when it takes a second or more."""
+    """The costs of a backend, whose KV cache is lost; the log announces it when that will take over a second."""
     never = threading.Event()
 
     def seconds(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
@@ -128,7 +136,7 @@ def measure(backend: Backend) -> Costs:
 
 
 def costs_file(model: Path, *options: object) -> Path:
-    """Where the costs of a model file, loaded with ``options`` on this machine, are remembered."""
+    """The file that keeps the costs of a model file as it is loaded with ``options`` on this machine."""
     state = model.stat()
     parts = str(model.resolve()), state.st_size, state.st_mtime_ns, cpu(), options
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -139,7 +147,7 @@ def read_costs(file: Path) -> Costs:
     """The costs in a file.
 
     Raises:
-        ModelLoadError: It is damaged, or a newer MiMo Mobile's.
+        ModelLoadError: The file is damaged, or a newer MiMo Mobile wrote it.
     """
 
     def build(found: Value) -> Costs:
@@ -150,7 +158,10 @@ def read_costs(file: Path) -> Costs:
 
 
 def remembered(backend: Backend, file: Path | None) -> Costs:
-    """The costs in a file; when it has none they are measured, which takes the KV cache, and kept if that took long."""
+    """The costs in a file, or measured when it has none; measuring loses the KV cache.
+
+    Measured costs are written to the file when a run of one row takes at least ``WORTH_KEEPING_S``.
+    """
     if file is not None and file.is_file():
         try:
             return read_costs(file)

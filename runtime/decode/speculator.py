@@ -1,8 +1,8 @@
-"""What is drafted, and how much of it: by what runs of several rows cost here and by how many drafts were right lately.
+"""Decides who drafts, and how many tokens, by what runs cost on this machine and by how many drafts were right lately.
 
-Two drafters: the checkpoint's own MTP layer, and what followed when the same tokens stood here before (prompt lookup,
-https://github.com/apoorvumang/prompt-lookup-decoding). Whether a draft is right the trunk decides, elsewhere: nothing
-here can change a token. Knows token ids and seconds; no logits, no backend's ways.
+There are two drafters: the checkpoint's own MTP layer, and a look-up of what followed the same tokens before (prompt
+lookup, https://github.com/apoorvumang/prompt-lookup-decoding). The trunk decides elsewhere whether a draft is right, so
+that nothing here can change a token. This module knows token ids and seconds, but no logits and no backend's ways.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NGRAM = 3
-"""Tokens that must have stood before in the same order."""
+"""The look-up drafts when the last so many tokens stood in the text before, in the same order."""
 
 MARGIN = 1.05
-"""By so much drafting must look faster than going without to be begun; to be ended it must look slower."""
+"""Drafting begins when it looks faster by this factor than going without; it ends when it looks slower."""
 
 SHADOW_TOKENS = 20
 """While the MTP layer does not pay, it drafts once in so many tokens to see whether it would be right again."""
 
 SHADOW_SHARE = 0.01
-"""Of the time, at most so much goes into those: less often where a draft costs much of a step."""
+"""Such trial drafts take at most this share of the time: they are rarer where a draft costs much of a step."""
 
 SHADOW_WEIGHT = 2.0
-"""What is seen that rarely counts for more."""
+"""Each trial draft counts as so many drafts, because it is seen so rarely."""
 
 PRIOR_DRAFTS, WINDOW_DRAFTS = 2, 32
-"""Drafts that the first expectation weighs as, and about how many are remembered."""
+"""The first expectation weighs as much as so many drafts; about so many drafts are remembered."""
 
 
 class Rate:
@@ -52,48 +52,48 @@ class Rate:
 
     @property
     def value(self) -> float:
-        """From 0 to 1."""
+        """The rate, from 0 to 1."""
         return self._right / self._all
 
     def learn(self, right: bool, weight: float = 1.0) -> None:
-        """Take in one more draft, which counts as ``weight`` of them."""
+        """Take in whether one more draft was right; it counts as ``weight`` drafts."""
         kept = 1 - weight / WINDOW_DRAFTS
         self._right, self._all = kept * self._right + weight * right, kept * self._all + weight
 
 
 class Success:
-    """A drafter's: its first draft and those after a right one are right at different rates."""
+    """How often a drafter is right: its first draft and the drafts after a right one have different rates."""
 
     def __init__(self, prior: float) -> None:
-        """Expect ``prior`` of both."""
+        """Expect ``prior`` of both rates at first."""
         self.first, self.later = Rate(prior), Rate(prior)
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """Take in a run."""
+        """Take in a run in which the first ``accepted`` of ``drafted`` drafts were right."""
         for index in range(min(accepted + 1, drafted)):
             (self.later if index else self.first).learn(index < accepted)
 
     def expected(self, drafts: int) -> float:
-        """Tokens that come of a run with so many drafts."""
+        """How many tokens a run with so many drafts is expected to give."""
         return 1 + self.first.value * sum(self.later.value**count for count in range(drafts))
 
 
 class Lookup:
-    """Where runs of ``NGRAM`` tokens stood last."""
+    """Where each sequence of ``NGRAM`` tokens stood last in the text."""
 
     def __init__(self) -> None:
-        """Begin without a text."""
+        """Begin with an empty text."""
         self._tokens: list[int] = []
         self._places: dict[tuple[int, ...], int] = {}
 
     def reset(self, tokens: Sequence[int]) -> None:
-        """Begin a text."""
+        """Begin a new text with ``tokens``."""
         self._tokens, self._places = [], {}
         for token in tokens:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Go on by a token; the run that it ends can be found from the next one on."""
+        """Append a token to the text; the sequence that it ends can be found once another token follows it."""
         if len(self._tokens) >= NGRAM:
             self._places[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
         self._tokens.append(token)
@@ -106,7 +106,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Tokens to verify in one run, and what to add to it."""
+    """Tokens to verify in one run, and how many rows of padding make that run cheaper."""
 
     ids: tuple[int, ...] = ()
     padding: int = 0
@@ -117,9 +117,9 @@ class Speculator:
     """Drafts for one session; what it learns it keeps from generation to generation.
 
     Attributes:
-        success: By drafter, how often it was right lately.
-        costs: What runs take.
-        counts: By place in a draft, how often a token there was verified and how often it was right.
+        success: How often each drafter was right lately.
+        costs: How long runs take, as measured.
+        counts: How often a token was verified and how often it was right, for each place in a draft.
     """
 
     def __init__(self, mode: Speculate, costs: Costs, head: MtpHead | None, mtp_drafts: int = 1) -> None:
@@ -136,12 +136,12 @@ class Speculator:
         self._shadows: dict[str, int] = {}
 
     def begin(self, ids: Sequence[int]) -> None:
-        """A generation begins after ``ids``."""
+        """Begin a generation that continues ``ids``."""
         self._lookup.reset(ids)
         self._shadows = {}
 
     def follow(self, token: int) -> None:
-        """The text went on by ``token``."""
+        """Take in that ``token`` came next, and whether drafts that were not verified had guessed it."""
         for name, guess in self._shadows.items():
             self.success[name].first.learn(guess == token, SHADOW_WEIGHT if name == "mtp" else 1)
         self._shadows = {}
@@ -149,7 +149,7 @@ class Speculator:
         self._silent += 1
 
     def learn(self, draft: Draft, accepted: int, seconds: float) -> None:
-        """Of a draft so many tokens were right; the run took so long."""
+        """Learn that the first ``accepted`` tokens of ``draft`` were right, and that its run took ``seconds``."""
         if self._pace.learn(len(draft.ids) + draft.padding + 1, seconds):
             if self._drafting != "mtp":  # what held a draft up is over by and by
                 self._draft_s += PACE_LEARNT * (self.costs.draft_s - self._draft_s)
@@ -162,7 +162,7 @@ class Speculator:
             self.counts[place] = verified + 1, right + (place < accepted)
 
     def propose(self, generation: Generation, position: int, token: int, room: int) -> Draft:
-        """What to verify together with ``token``, the last one, at ``position``; at most ``room`` tokens."""
+        """A draft of at most ``room`` tokens to verify together with the last token, ``token`` at ``position``."""
         most = max(0, min(room, len(self.costs.rows_s) - 1))
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
         drafts = min(most, self._mtp_drafts) if self._pays else 0
@@ -185,7 +185,7 @@ class Speculator:
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
 
     def _best(self, found: int, drafts: int) -> tuple[Literal["mtp", "ngram", "none"], int]:
-        """The drafter and the number of its tokens that give most tokens a second."""
+        """The drafter, and the number of its tokens, that are expected to give most tokens a second."""
         if self._mode != "auto":
             return ("mtp", drafts) if drafts else ("ngram", found) if found else ("none", 0)
         best: tuple[float, Literal["mtp", "ngram", "none"], int] = (1 / self._pace.cheapest(1)[1], "none", 0)
@@ -200,17 +200,17 @@ class Speculator:
         return best[1], best[2]
 
     def _could_pay(self) -> bool:
-        """Whether the MTP layer's drafts were faster than going without if every one were right; asked in ``auto``."""
+        """Whether the MTP layer's drafts would be faster than none if all were right; outside ``auto`` it is true."""
         alone, counts = MARGIN / self._pace.cheapest(1)[1], range(1, self._mtp_drafts + 1)
         return self._mode != "auto" or any(self._speed(count, count, self._draft_s) > alone for count in counts)
 
     def _speed(self, right: float, drafts: int, draft_s: float) -> float:
-        """Tokens a second when of so many drafts so many are right."""
+        """Tokens a second when ``right`` of ``drafts`` drafts are right and each takes ``draft_s`` to make."""
         rows = min(drafts + 1, len(self.costs.rows_s))
         return (1 + right) / (self._pace.cheapest(rows)[1] + drafts * draft_s)
 
     def _drafted(self, generation: Generation, position: int, token: int, count: int) -> tuple[tuple[int, ...], float]:
-        """The MTP layer's drafts, and seconds."""
+        """``count`` drafts of the MTP layer, and how many seconds they took."""
         assert self._head is not None
         self._silent, started = 0, time.perf_counter()
         logits, ids = self._head.draft(position, token), list[int]()
@@ -225,13 +225,13 @@ class Speculator:
 
 
 def speculator_for(backend: Backend, config: LoadConfig, model: Path, *circumstances: object) -> Speculator | None:
-    """What drafts on a backend; None when nothing is to.
+    """The speculator for a backend; None when nothing is to be drafted.
 
     Args:
         backend: The loaded backend, whose KV cache is lost when costs are measured.
         config: What was asked for.
-        model: The model's file, by which costs are remembered.
-        circumstances: Whatever else changes what runs cost.
+        model: The model's file, for which costs are remembered.
+        circumstances: Whatever else changes what runs cost; it tells remembered costs apart.
     """
     if config.speculate == "off":
         return None

@@ -18,11 +18,11 @@ from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama
 BATCH_TOKENS = 512
 MTP_BATCH_TOKENS = 128
 OUTPUT_ROWS = 64
-"""Most rows of logits at once: room for 512 of them would take 311 MB."""
+"""A run gives at most so many rows of logits: room for 512 rows would take 311 MB."""
 
 
 class LlamaBackend:
-    """The trunk, and the MTP layer beside it when drafts are wanted."""
+    """A backend that computes the trunk, and the MTP layer beside it when drafts are wanted."""
 
     def __init__(
         self, api: Any, path: Path, model: Any, context: LlamaContext, flag: Flag, context_length: int
@@ -41,7 +41,10 @@ class LlamaBackend:
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
+        """Compute ``ids`` at ``position``.
+
+        Returns the logits [rows, V] of the last rows, a view that the next call overwrites.
+        """
         self._flag.set(False)
         if cancel.is_set():  # asked after it was lowered, so that none is lost
             self._flag.set(True)
@@ -88,7 +91,7 @@ class LlamaBackend:
         return min(OUTPUT_ROWS, self.context_length)
 
     def state(self, tokens: int) -> BackendState:
-        """A copy of the first ``tokens`` positions, the MTP layer's included."""
+        """A copy of the KV cache's first ``tokens`` positions, the MTP layer's included."""
         self._context.forget(tokens)
         arrays: dict[str, NDArray[Any]] = {"trunk": self._context.state()}
         return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
@@ -97,7 +100,7 @@ class LlamaBackend:
         """Put a state back.
 
         Raises:
-            SessionError: It is another model's, or of another KV cache.
+            SessionError: The state belongs to another model or to another type of KV cache.
         """
         if "trunk" not in state.arrays:
             raise SessionError("the state is not llama.cpp's; it belongs to an ONNX model")
@@ -110,7 +113,7 @@ class LlamaBackend:
         self._flag.set(True)
 
     def close(self) -> None:
-        """Free context and model."""
+        """Free the contexts and the model."""
         if self.mtp is not None:
             self.mtp.close()
         self._context.close()
@@ -118,20 +121,23 @@ class LlamaBackend:
 
 
 class LlamaMtp:
-    """The MTP layer's context, on the trunk's model or on one of its own."""
+    """The MTP layer in a context of its own, with weights from the trunk's model or from a model of its own."""
 
     def __init__(self, api: Any, model: Any, context: LlamaContext, tokens: int, *, own_model: bool) -> None:
-        """Drive ``context`` of ``model``; ``tokens`` ids are in use."""
+        """Drive ``context`` of ``model``, in which the first ``tokens`` ids of the vocabulary are in use."""
         self._api, self._model, self._context, self._own_model = api, model, context, own_model
         self.draft_ids: NDArray[np.int64] = np.arange(tokens)
         self._begin = False
 
     def begin(self) -> None:
-        """Let the next rows be the first, at whatever position."""
+        """Let the next rows be the first, whatever their position."""
         self._begin = True
 
     def read(self, hidden: NDArray[np.float32], ids: Sequence[int], position: int) -> tuple[NDArray[np.float32], None]:
-        """Put rows from hidden states [n, E] and their next tokens at ``position``; the last row's logits [R]."""
+        """Compute rows at ``position`` from hidden states [n, E] and the tokens that follow them.
+
+        Returns the last row's logits [R], and None in place of a state [E], which this backend does not give.
+        """
         self._context.forget(0 if self._begin else position)
         self._begin = False
         for start in range(0, len(ids), MTP_BATCH_TOKENS):
@@ -141,7 +147,7 @@ class LlamaMtp:
         return self._context.logits(1)[0, : len(self.draft_ids)], None
 
     def state(self, tokens: int) -> dict[str, NDArray[Any]]:
-        """A copy of the rows; those behind ``tokens`` are forgotten."""
+        """A copy of the KV cache; rows after the first ``tokens`` positions are forgotten."""
         self._context.forget(0 if self._begin else tokens)
         self._begin = False
         return {"mtp": self._context.state()}
@@ -152,7 +158,7 @@ class LlamaMtp:
         self._begin = False
 
     def close(self) -> None:
-        """Free it."""
+        """Free the context, and the model if it is its own."""
         self._context.close()
         if self._own_model:
             self._api.llama_model_free(self._model)

@@ -1,6 +1,6 @@
 """One context of llama.cpp with its batch, through the low-level binding: ids in, rows of logits and hidden states out.
 
-Trunk and MTP layer are both such contexts. Knows the C API, no files and no sessions of users.
+The trunk and the MTP layer are both such contexts. This module knows the C API, but no files and no sessions.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from mimo_mobile.errors import BackendUnavailableError, SessionError
 
 ABORTED = 2
-"""llama_decode's status after the abort callback said so."""
+"""The status that llama_decode returns after the abort callback stopped it."""
 
 
 class Flag:
-    """Ends computations that look at it, from any thread."""
+    """A flag that any thread can raise to end the computations that look at it."""
 
     def __init__(self) -> None:
-        """Begin lowered."""
+        """Begin with the flag lowered."""
         self._text = ctypes.create_string_buffer(2)
 
     def set(self, up: bool) -> None:
-        """Raise or lower it."""
+        """Raise the flag when ``up``, else lower it."""
         self._text.value = b"\x01" if up else b""
 
     def watch(self, api: Any, params: Any) -> None:
-        """Have contexts made with ``params`` look at it before every operation."""
+        """Let contexts that are made with ``params`` look at the flag before every operation."""
         # strlen of "" or "\x01" is false or true without taking Python's lock.
         params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, api.ggml_abort_callback)
         params.abort_callback_data = ctypes.cast(self._text, ctypes.c_void_p)
@@ -41,7 +41,7 @@ class LlamaContext:
     """A llama_context of a model, and one batch for all its runs.
 
     Attributes:
-        vocab_size: Tokens that get logits.
+        vocab_size: How many tokens get logits.
         hidden_size: The length of a hidden state.
     """
 
@@ -49,7 +49,7 @@ class LlamaContext:
         """Make a context with ``params``; ``reads_hidden`` is for MTP contexts, whose rows have a hidden state, too.
 
         Raises:
-            MemoryError: llama.cpp refuses; the reason is in its log.
+            MemoryError: llama.cpp refuses to make one; its log holds the reason.
         """
         self._api = api
         self._context = api.llama_init_from_model(model, params)
@@ -74,11 +74,11 @@ class LlamaContext:
             self._batch.seq_id[index][0] = 0
 
     def give_hidden(self, wanted: bool) -> None:
-        """Give hidden states of all rows of a run, or only the logits of those that are asked for."""
+        """Choose whether runs give the hidden states of all rows, or only the logits of the rows that are asked for."""
         self._api.llama_set_embeddings(self._context, wanted)
 
     def forget(self, position: int) -> None:
-        """Drop the KV cache from a position on."""
+        """Drop the KV cache from ``position`` on."""
         self._api.llama_memory_seq_rm(self._memory, 0, position, -1)
 
     def state(self) -> NDArray[np.uint8]:
@@ -91,7 +91,7 @@ class LlamaContext:
         """Put such a copy into the KV cache.
 
         Raises:
-            SessionError: It is of another model or KV cache.
+            SessionError: The copy is of another model or of another type of KV cache.
         """
         self.forget(0)
         kept = np.ascontiguousarray(state, np.uint8)
@@ -110,9 +110,9 @@ class LlamaContext:
         padding: int = 0,
         hidden: NDArray[np.float32] | None = None,
     ) -> int:
-        """Decode ids at a position, and padding after them; logits are computed for the last ``wanted`` ids.
+        """Compute ids at a position, and padding after them; the last ``wanted`` ids get logits.
 
-        Returns llama_decode's status: 0 is good, ``ABORTED`` after the flag was raised.
+        Returns llama_decode's status: 0 when all went well, ``ABORTED`` when the flag was raised.
         """
         count, view = len(ids), self._fields
         self._batch.n_tokens = count + padding
@@ -126,16 +126,16 @@ class LlamaContext:
         return int(self._api.llama_decode(self._context, self._batch))
 
     def logits(self, rows: int, start: int = 0) -> NDArray[np.float32]:
-        """Rows of the last run's logits [rows, V], a view."""
+        """A view of the last run's logits [rows, V], from row ``start`` on."""
         pointer = self._api.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(start + rows, self.vocab_size))[start:]
 
     def hidden(self, rows: int) -> NDArray[np.float32]:
-        """Hidden states [rows, E] of the last run after the trunk's last norm, a view."""
+        """A view of the last run's hidden states [rows, E] after the trunk's last norm."""
         return np.ctypeslib.as_array(self._api.llama_get_embeddings(self._context), shape=(rows, self.hidden_size))
 
     def close(self) -> None:
-        """Free it."""
+        """Free the context and its batch."""
         if self._reads_hidden:
             self._batch.token = None  # ours
         self._api.llama_batch_free(self._batch)
@@ -157,24 +157,24 @@ class LlamaLog:
             self._lines = [*self._lines[-4:], line]
 
     def clear(self) -> None:
-        """Forget what was said."""
+        """Forget the messages so far."""
         self._lines = []
 
     def text(self) -> str:
-        """The last thing that was said."""
+        """The last message."""
         return self._lines[-1][:300] if self._lines else "no reason given"
 
 
 _only_log: LlamaLog | None = None
 _process = 0
-"""The process that loaded llama.cpp; OpenMP's threads are in no fork of it, and a run there would wait for them."""
+"""The process that loaded llama.cpp. A fork of it has none of OpenMP's threads, and a run there would wait for them."""
 
 
 def llama_log() -> LlamaLog:
     """The process's one log; llama.cpp has no log of its own for each model.
 
     Raises:
-        BackendUnavailableError: llama.cpp cannot be loaded, or was loaded before this process was forked.
+        BackendUnavailableError: llama.cpp cannot be loaded, or it was loaded before this process was forked.
     """
     global _only_log, _process
     if _only_log is not None and _process != os.getpid():

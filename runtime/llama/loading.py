@@ -28,11 +28,11 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 MTP_ARCHITECTURE = "step35"
 ARCHITECTURES = ("qwen2", MTP_ARCHITECTURE)
-"""What the trunk passes as: alone, or with its MTP layer in the same file."""
+"""The architecture that a trunk's file names: the first when it is alone, the second with its MTP layer in the file."""
 
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 _KV_TYPES = {"f32": ("F32", 4.0), "f16": ("F16", 2.0), "int8": ("Q8_0", 34 / 32)}
-"""ggml's type and bytes a value."""
+"""ggml's name of the type, and how many bytes a value takes."""
 
 _LIMITS = {
     "block_count": (1, 512),
@@ -42,17 +42,17 @@ _LIMITS = {
     "attention.head_count": (1, 1 << 12),
     "attention.head_count_kv": (1, 1 << 12),
 }
-"""llama.cpp asserts on some values outside of these instead of refusing the file."""
+"""The least and the largest value of each key: llama.cpp aborts on some values outside instead of refusing the file."""
 
 
 def load_gguf(path: Path, config: LoadConfig) -> Model:
     """The model in a GGUF file.
 
-    f32 as ``kv_dtype`` switches flash attention off, too, for comparisons. The first load decides for the process
-    whether idle threads ``spin``.
+    With f32 as ``kv_dtype`` flash attention is off, too, which serves comparisons. The first load decides for the
+    whole process whether idle threads ``spin``.
 
     Raises:
-        ModelLoadError: No MiMo-7B, damaged, or too large for the memory.
+        ModelLoadError: The file is no MiMo-7B, is damaged, or is too large for the memory.
         BackendUnavailableError: More than one draft by the MTP layer is asked for, or no MTP layer is there; ``spin``
             is false, but llama.cpp was loaded with active waiting before; or llama.cpp ran before this process was
             forked.
@@ -121,7 +121,7 @@ def _check(header: GgufHeader) -> int:
 
 
 def _check_mtp(header: GgufHeader) -> None:
-    """See to what llama.cpp asserts of a file with MTP layers instead of refusing it."""
+    """Refuse a file with MTP layers on whose values llama.cpp would abort."""
     layers, mtp = (header.value(f"{MTP_ARCHITECTURE}.{key}") for key in ("block_count", "nextn_predict_layers"))
     if not isinstance(layers, int) or not isinstance(mtp, int) or not 1 <= mtp < layers <= _LIMITS["block_count"][1]:
         raise ModelLoadError(f"{header.path}: {mtp!r} MTP layers among {layers!r} found; convert the checkpoint again")
@@ -131,7 +131,7 @@ def _check_mtp(header: GgufHeader) -> None:
 
 
 def _check_pair(trunk: GgufHeader, mtp: GgufHeader) -> None:
-    """See that an MTP file is of the trunk's model."""
+    """Check that an MTP file belongs to the same model as the trunk."""
     keys = "embedding_length", "context_length", "attention.head_count", "attention.head_count_kv"
     architecture = trunk.value("general.architecture")
     found = [(trunk.value(f"{architecture}.{key}"), mtp.value(f"{MTP_ARCHITECTURE}.{key}")) for key in keys]
@@ -143,7 +143,7 @@ def _check_pair(trunk: GgufHeader, mtp: GgufHeader) -> None:
 
 
 def _drafter(header: GgufHeader, speculate: Speculate) -> Path | None:
-    """The file with the MTP layer: the model's own, or one beside it."""
+    """The file with the MTP layer, which is the model's own or one beside it; None when nothing is there or wanted."""
     if speculate not in ("auto", "mtp"):
         return None
     path = header.path
@@ -172,7 +172,7 @@ def _kv_bytes_per_token(header: GgufHeader, kv_dtype: KvDtype) -> int:
 def _need(
     header: GgufHeader, context_length: int, kv_bytes_per_token: int, repack: bool, drafter: Path | None
 ) -> MemoryNeed:
-    """Memory for one way of loading."""
+    """How much memory one way of loading needs."""
     architecture = header.value("general.architecture")
     keys = "feed_forward_length", "embedding_length", "block_count"
     ffn, hidden, layers = (int(header.value(f"{architecture}.{key}")) for key in keys)
@@ -191,7 +191,7 @@ def _need(
 def _open(
     log: LlamaLog, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, repack: bool, *, mtp: bool
 ) -> LlamaBackend:
-    """Load the trunk, with its MTP layers' weights if they are in the same file; weights are mapped into memory."""
+    """The loaded trunk, with its MTP layers' weights when ``mtp`` is true; weights are mapped into memory."""
     import llama_cpp
 
     model, flag = _model(log, path, repack, mtp=mtp), Flag()
@@ -256,10 +256,10 @@ def _context(log: LlamaLog, path: Path, model: Any, params: Any, *, reads_hidden
 
 
 def _wait_passively() -> None:
-    """Have OpenMP's threads sleep while they wait; it reads the setting when it is loaded.
+    """Let OpenMP's threads sleep while they wait; OpenMP reads this setting only when it is loaded.
 
     Raises:
-        BackendUnavailableError: It is loaded.
+        BackendUnavailableError: OpenMP is loaded already.
     """
     libraries = Path("/proc/self/maps")
     loaded = "libgomp" in libraries.read_text(encoding="utf-8") if libraries.exists() else "llama_cpp" in sys.modules
