@@ -17,7 +17,7 @@ from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.chat_template import Message
 
 QUESTIONS = ("What is 348 + 27 * 6?", "Solve 7x + 12 = 3x + 52.", "Calculate 819 + 751 + 77 * 8.", "What is 779 - 343?")
-"""What speculation is measured on: of random tokens none would be drafted right."""
+"""Drafting is measured on these questions, since after random tokens no draft would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ class BenchResult:
     """What a model does on this machine.
 
     Attributes:
-        machine: Architecture and system.
+        machine: The machine's architecture and operating system.
         prompt_tokens: How many tokens each prefill has.
         generate_tokens: How many tokens each decoding has.
-        repeats: Runs, of which the figures are medians.
-        prefill_tps: Prompt tokens per second.
-        decode_tps: Tokens per second after the prompt.
-        decode_tps_slowest: The slowest run, which shows how noisy the machine is.
-        decode_tps_fastest: The fastest run.
+        repeats: How many times both were measured; the figures are medians.
+        prefill_tps: How many prompt tokens are computed per second.
+        decode_tps: How many tokens are computed per second after the prompt.
+        decode_tps_slowest: The same in the slowest decoding, which shows how noisy the machine is.
+        decode_tps_fastest: The same in the fastest decoding.
         time_to_first_token_s: The time from an empty cache to the first token.
-        kv_bytes_per_token: Memory of one token in the KV cache.
-        peak_rss_bytes: The largest resident memory of this process.
+        kv_bytes_per_token: How much memory one token takes in the KV cache.
+        peak_rss_bytes: The most memory that this process had resident.
     """
 
     machine: str
@@ -93,16 +93,16 @@ def bench(model: Model, *, prompt_tokens: int = 128, generate_tokens: int = 64, 
 
 @dataclass(frozen=True, slots=True)
 class SpeculationResult:
-    """What drafting gives on this machine, beside going without in the same process.
+    """How fast decoding is on this machine with drafts, and without them in the same process.
 
     Attributes:
         step_ms: How long a run of 1, 2, … rows takes.
         draft_ms: How long one draft of the MTP layer takes.
-        acceptance: By place in a draft, the share of verified tokens that were right.
-        tokens_per_run: Tokens that one run of the trunk gives.
-        decode_tps: Tokens per second with drafts.
-        plain_decode_tps: Without.
-        speedup: Median of the ratios of neighbouring runs.
+        acceptance: The share of verified tokens that were right, for each place in a draft.
+        tokens_per_run: How many tokens one run of the trunk gives.
+        decode_tps: How many tokens are generated per second with drafts.
+        plain_decode_tps: How many tokens are generated per second without drafts.
+        speedup: The median of the ratios of two neighbouring answers, one with drafts and one without.
     """
 
     step_ms: tuple[float, ...]
@@ -121,7 +121,7 @@ def bench_speculation(model: Model, *, generate_tokens: int = 64, repeats: int =
 
     Raises:
         ContextFullError: A question does not fit the model's context.
-        SessionError: The model was loaded with ``speculate="off"``, is closed or busy.
+        SessionError: The model was loaded with ``speculate="off"``, or it is closed or busy.
     """
     drafting = GenerationConfig(temperature=0, max_tokens=generate_tokens)
     plain = GenerationConfig(temperature=0, max_tokens=generate_tokens, speculate=False)

@@ -1,7 +1,7 @@
-"""Which execution provider computes what of a model on this device: what was asked for, checked before it is trusted.
+"""Chooses the execution provider for a model on this device: the one that was asked for, tested before it is trusted.
 
-An NPU that computes wrong numbers is stepped around, and so is one that is slower than the CPU, for prompts and for
-tokens apart; ``strict`` takes no detour and says what is wrong.
+The CPU takes over from a provider that computes wrong numbers. It also takes over from an NPU that is slower, which is
+decided for prompts and for tokens separately. With ``strict`` nothing takes over: an error says what is wrong.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ NOT_COMPILED = "the folder was not compiled for one"
 
 
 def open_on(opening: OnnxOpening) -> tuple[Backend, Placement]:
-    """A folder's model on the provider that was asked for, and where its nodes went.
+    """A folder's model on the provider that was asked for, and the placement of its nodes.
 
     Raises:
-        BadArgumentError: ``ep_options`` are another provider's.
+        BadArgumentError: ``ep_options`` are those of another provider.
         ModelLoadError: The model cannot be loaded.
-        BackendUnavailableError: ``ep`` cannot run it, or with ``strict`` not all of it, or computes wrong numbers.
-        MissingDependencyError: What brings ``ep`` is not installed.
+        BackendUnavailableError: ``ep`` cannot run the model; or, with ``strict``, it cannot run all of it, or computes
+            wrong numbers.
+        MissingDependencyError: The package that brings ``ep`` is not installed.
     """
     ep, options = opening.config.ep, opening.config.ep_options
     kinds = (CpuOptions, QnnOptions) if ep == "auto" else (PROVIDERS[ep].options,)
@@ -61,7 +62,7 @@ def open_on(opening: OnnxOpening) -> tuple[Backend, Placement]:
 
 
 def _unfit(opening: OnnxOpening, options: QnnOptions) -> str:
-    """Why ``auto`` takes the CPU; a PC's simulator is no NPU."""
+    """Why ``auto`` takes the CPU; empty when it takes the NPU, which a PC's simulator does not count as."""
     try:
         if npu_folder.find(opening.folder, options) is None:
             return NOT_COMPILED
@@ -74,7 +75,7 @@ def _unfit(opening: OnnxOpening, options: QnnOptions) -> str:
 
 
 def _refused(opening: OnnxOpening, options: QnnOptions) -> str:
-    """What of the other wishes binaries for an NPU cannot fulfil."""
+    """Which other setting the binaries for an NPU cannot follow, as a message; empty when they follow all."""
     folder = npu_folder.find(opening.folder, options)
     if folder is None:
         target = "qnn" if options.activations == "float" else "qdq"
@@ -158,19 +159,19 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
 
 
 def _beside(opening: OnnxOpening, npu: NpuBackend) -> Any:
-    """The CPU on the NPU's caches."""
+    """A CPU backend that shares the NPU's KV cache."""
     return dataclasses.replace(opening, context_length=npu.context_length).backend(cache=npu.model.cache)[0]
 
 
 def _on_cpu(opening: OnnxOpening, ep: str, reason: str) -> tuple[Backend, Placement]:
-    """What was asked for elsewhere, and why it is not there."""
+    """The model on the CPU, and a placement that says why it is not on ``ep``."""
     logger.warning("%s: %s; going on with the CPU", ep, reason)
     backend, placed = opening.backend()
     return backend, dataclasses.replace(placed, asked=ep, reasons={"all of it": reason})
 
 
 def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:
-    """Whether a provider's numbers are; with ``strict`` an error when not."""
+    """Whether a provider's numbers can be trusted; with ``strict`` it is an error when they are wrong or untested."""
     if strict and (verdict.wrong or not verdict.tested):
         raise BackendUnavailableError(f"--ep {ep} --strict: wrong numbers on this device, or untested: {verdict}")
     if not verdict.wrong and not verdict.tested:
@@ -179,7 +180,7 @@ def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:
 
 
 def _faster(verdict: Verdict) -> str:
-    """``npu``, ``cpu``, or ``split``: prompts on the NPU and tokens on the CPU."""
+    """What is fastest: ``npu``, ``cpu``, or ``split``, which puts prompts on the NPU and tokens on the CPU."""
     if verdict.speed is None or verdict.cpu is None:
         return "npu"
     if verdict.speed.token_s < verdict.cpu.token_s:
@@ -198,6 +199,6 @@ def _told(verdict: Verdict) -> str:
 
 
 def _circumstances(opening: OnnxOpening, ep: str, options: Options) -> tuple[object, ...]:
-    """What a verdict holds for."""
+    """Everything that a verdict depends on: it holds as long as none of it changes."""
     versions = providers.versions(opening.ort, PROVIDERS[ep])
     return ep, options, versions, opening.model.name, opening.threads, opening.config.spin

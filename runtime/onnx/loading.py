@@ -22,13 +22,14 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 def load_onnx(folder: Path, config: LoadConfig) -> Model:
     """The model in a folder that ``mimo convert`` or ``mimo quantize`` wrote.
 
-    The folder holds model.onnx, its data, tokenizer.json, config.json and the chat template. int8 as ``kv_dtype``
-    takes the graph with an int8 cache; anything else must be what model.onnx has built in.
+    The folder holds model.onnx, its data, tokenizer.json, config.json and the chat template. With
+    int8 as ``kv_dtype`` the graph with an int8 cache is taken; any other must be the one that model.onnx has built in.
 
     Raises:
-        ModelLoadError: A file is missing, damaged, no decoder with MiMo's inputs, or too large for the memory.
+        ModelLoadError: A file is missing or damaged, the graph has not the inputs of MiMo's decoder, or it is too large
+            for the memory.
         BackendUnavailableError: The folder has no graph with a cache of ``kv_dtype``, or ``ep`` cannot run it.
-        MissingDependencyError: onnxruntime is not installed, or what brings ``ep``.
+        MissingDependencyError: onnxruntime or the package that brings ``ep`` is not installed.
     """
     ort = onnxruntime_library.load()
     model = folder / (KV_INT8 if config.kv_dtype == "int8" else MODEL)

@@ -1,4 +1,4 @@
-"""Opening an ONNX folder's graphs on one execution provider: session options, prepacked weights, memory."""
+"""Opens an ONNX folder's graphs on one execution provider: session options, prepacked weights, memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mimo_mobile.runtime.onnx.cached_graph import CachedGraph
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
 
 PREPACKED_SIZE = 1.2
-"""Prepacked weights over the data file: 544 MB of 451 were measured for blocks of 32."""
+"""The size of prepacked weights over that of the data file: for blocks of 32, 451 MB became 544 MB when measured."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +55,13 @@ class OnnxOpening:
     def backend(
         self, ep: str = "cpu", options: Options | None = None, cache: KvCache | None = None
     ) -> tuple[OrtBackend, Placement]:
-        """Trunk and MTP layer on a provider, the CPU for what it leaves; where the trunk's nodes went.
+        """The trunk and the MTP layer on a provider, and the placement of the trunk's nodes.
+
+        The CPU computes what the provider leaves.
 
         Raises:
-            ModelLoadError: It cannot be loaded.
-            BackendUnavailableError: The provider is not here, or the cache is of another type.
+            ModelLoadError: A graph cannot be loaded.
+            BackendUnavailableError: The provider is not here, or the KV cache is not of the type that was asked for.
         """
         trunk = self._open(self.model, ep, options)
         graph = CachedGraph(self.ort, trunk, self.model, self.context_length, cache=cache)
@@ -91,7 +93,7 @@ class OnnxOpening:
         return made
 
     def _open(self, model: Path, ep: str, options: Options | None) -> Any:
-        """The InferenceSession; on the CPU from prepacked weights when there is a cache."""
+        """The InferenceSession of a graph; on the CPU it reads prepacked weights when there is a prepack cache."""
         ort, cache = self.ort, self.config.cache and ep == "cpu"
 
         def start(model: Path) -> Any:

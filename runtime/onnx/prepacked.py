@@ -23,11 +23,11 @@ from mimo_mobile.onnxruntime_library import first_line
 logger = logging.getLogger(__name__)
 
 LEAST_BYTES = 64_000_000
-"""Smaller models load in no time, and their copies are not missed."""
+"""Models with fewer bytes of weights get no entry, as they load in no time without one."""
 
 GROWTH = 2.4
-"""Size of an entry over the model's. It holds the original weights too: each load rearranges them once more, one by
-one, and takes the file's copy when the hash is the same. 2.2 was measured."""
+"""How many times its model's size an entry is reckoned to take; 2.2 was measured. It holds the original weights,
+too: each load rearranges them once more, one by one, and takes the file's copy when the hash is the same."""
 
 _SAVE = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -37,7 +37,7 @@ _SAVE = {
 
 
 def entry(ort: Any, model: Path) -> Path | None:
-    """The folder of a model's entry when there is a whole one, else None.
+    """The folder of a model's entry; None when there is no whole one.
 
     Args:
         ort: The module onnxruntime.
@@ -48,7 +48,7 @@ def entry(ort: Any, model: Path) -> Path | None:
 
 
 def weight_bytes(model: Path) -> int:
-    """Bytes of the data file that a model's graph uses; the whole file's when the package onnx is not there."""
+    """How many bytes of the data file a model's graph uses; the size of the file when onnx is not installed."""
     data = model.with_name(DATA)
     if not data.is_file():
         return 0
@@ -63,12 +63,13 @@ def weight_bytes(model: Path) -> int:
 def prepare(ort: Any, model: Path, options: Any) -> Path | None:
     """The folder of a model's entry, made when it is not there; None when that is not worth it or not possible.
 
-    Safe against being killed, and against others who do the same at the same time: they load without it.
+    This is safe against being killed, and against other processes that do the same at the same time: they load without
+    an entry.
 
     Args:
         ort: The module onnxruntime.
         model: The .onnx file, with its data beside it.
-        options: ``SessionOptions`` to make it with; written to.
+        options: The ``SessionOptions`` that the entry is made with; they are changed.
     """
     size = weight_bytes(model)
     if size < LEAST_BYTES:
@@ -112,7 +113,7 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
 
 
 def discard(ort: Any, model: Path) -> None:
-    """Remove a model's entry, because it cannot be loaded; one that cannot be removed stays."""
+    """Remove a model's entry that cannot be loaded; an entry that cannot be removed stays."""
     try:
         files.remove(_folder(ort, model))
     except OSError as error:
@@ -122,8 +123,8 @@ def discard(ort: Any, model: Path) -> None:
 def _folder(ort: Any, model: Path) -> Path:
     """Where a model's entry belongs.
 
-    The graph is hashed; data of some gigabytes are known by size and time of change, as hashing them would take as
-    long as what is saved.
+    The graph is hashed. Its data of some gigabytes are told apart by size and time of change, as hashing them would
+    take as long as the entry saves.
     """
     state = model.with_name(DATA).stat()
     parts = ort.__version__, cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
