@@ -1,7 +1,7 @@
-"""Where a checkpoint is: the embedded MiMo-nano, a local folder, or a Hugging Face id.
+"""Finds a checkpoint: the embedded MiMo-nano, a local folder, or a Hugging Face id.
 
-Downloading, resuming and caching are huggingface_hub's; this module checks what arrived and says in one line
-what went wrong. Knows nothing of tensors.
+huggingface_hub downloads, resumes and caches; this module checks what arrived and says in one line what went wrong. It
+knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "heldout.jsonl", "README.md", "LICENSE*"]
-"""What is downloaded: never Python code, never pickled weights."""
+"""Only these files are downloaded: no Python code and no pickled weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Source:
 
     Attributes:
         path: The folder with config.json.
-        name: Short name for outputs, e.g. ``MiMo-7B-RL``.
-        repository: The hub id, ``None`` for a local folder.
-        revision: The hub's commit hash, ``None`` for a local folder.
+        name: The short name for outputs, e.g. ``MiMo-7B-RL``.
+        repository: The hub id; ``None`` for a local folder.
+        revision: The hub's commit hash; ``None`` for a local folder.
     """
 
     path: Path
@@ -48,12 +48,12 @@ def resolve(model: Source | str | Path, revision: str | None = None) -> Source:
     """The checkpoint that ``model`` names, downloaded if need be.
 
     Args:
-        model: ``nano``, a folder, what this returned before, or a hub id such as ``XiaomiMiMo/MiMo-7B-RL``.
-        revision: Branch, tag or commit of a hub id.
+        model: ``nano``, a folder, a result of this function, or a hub id such as ``XiaomiMiMo/MiMo-7B-RL``.
+        revision: The branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: No such folder, or the hub does not give it.
-        MissingDependencyError: A hub id without huggingface_hub.
+        CheckpointError: There is no such folder, or the hub does not give the checkpoint.
+        MissingDependencyError: ``model`` is a hub id, but huggingface_hub is not installed.
     """
     if isinstance(model, Source):
         return model
@@ -73,13 +73,13 @@ def resolve(model: Source | str | Path, revision: str | None = None) -> Source:
 
 
 def download(repository: str, revision: str | None = None) -> Source:
-    """A hub checkpoint in the local cache, its files' checksums compared with the hub's.
+    """A hub checkpoint in the local cache, after its files' checksums were compared with the hub's.
 
     A broken connection is resumed (older versions of huggingface_hub leave that to the next run), an interrupted
     download goes on with the files that are missing, and a complete one works without a network.
 
     Raises:
-        CheckpointError: Not there, not allowed, not reachable, or damaged on the way.
+        CheckpointError: The checkpoint is not there, not allowed or not reachable, or it was damaged on the way.
         MissingDependencyError: huggingface_hub is not installed.
     """
     hub = require("huggingface_hub", "hub")
@@ -112,10 +112,10 @@ def download(repository: str, revision: str | None = None) -> Source:
 
 
 def _verify(repository: str, folder: Path) -> None:
-    """Compare checksums; damaged files are removed so that the next run fetches them again.
+    """Compare files with the hub's checksums; damaged files are removed so that the next run fetches them again.
 
-    The cache names a file's content by the checksum that the hub gave: SHA-256 for large files, git's SHA-1 else. Large
-    files are read once, and again when they have changed.
+    The cache names a file's content by the checksum that the hub gave: SHA-256 for large files, git's SHA-1 for others.
+    Large files are read once, and again when they have changed.
     """
     damaged = []
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What a file or folder is: a checkpoint, a GGUF file, an ONNX folder, a folder of quantized files."""
+"""Finds out what a file or folder is: a checkpoint, a GGUF file, an ONNX folder, a folder of quantized files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError,
 from mimo_mobile.layout import MODEL
 
 LONG = 60
-"""Characters of a metadata value that are shown."""
+"""At most so many characters of a metadata value are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class TensorRow:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found.
+    """What was found out about a file or folder.
 
     Attributes:
-        path: As given.
+        path: The path as it was given.
         kind: ``checkpoint``, ``gguf``, ``onnx`` or ``quantized folder``.
-        parameters: Number of weights, where the file tells.
+        parameters: The number of weights; None where the file does not tell.
         size_bytes: The size of the file, or of all files in the folder.
-        types: Tensors by storage type, with their bytes.
-        facts: Configuration and metadata.
-        tensors: Every tensor, when asked for.
-        problems: Why a checkpoint cannot be converted; none when it can.
+        types: How many tensors, and how many bytes of them, each storage type has.
+        facts: The configuration and the metadata.
+        tensors: Every tensor, when that was asked for.
+        problems: Why a checkpoint cannot be converted; empty when it can.
     """
 
     path: str
@@ -56,7 +56,7 @@ def inspect(path: Path, *, tensors: bool = False) -> Inspection:
     """What ``path`` is.
 
     Raises:
-        MimoMobileError: Nothing we know, or damaged.
+        MimoMobileError: It is nothing that we know, or it is damaged.
     """
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path, tensors)
@@ -72,10 +72,10 @@ def inspect(path: Path, *, tensors: bool = False) -> Inspection:
 
 
 def verify(path: Path) -> int:
-    """Compare every file of a quantized folder with the manifest's checksum; how many there are.
+    """Compare every file of a quantized folder with the manifest's checksum, and return how many files there are.
 
     Raises:
-        MimoMobileError: No manifest, or a file that is missing or differs.
+        MimoMobileError: There is no manifest, or a file is missing or differs.
     """
     found = manifest.read(path)
     if found is None:

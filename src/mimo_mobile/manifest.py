@@ -1,7 +1,7 @@
-"""manifest.json: what a folder of quantized files holds, where it came from, and what it lost.
+"""Reads and writes manifest.json: what a folder of quantized files holds, where it came from, and what it lost.
 
-Every file is entered only when it is whole, and struck out before it is replaced, so that at any moment each
-entry is true.
+A file is entered only when it is whole, and its entry is struck out before it is replaced, so that each entry is true
+at any moment.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ MANIFEST_FORMAT = FileFormat("manifest", 2)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a model gets on a checkpoint's held-out problems, answered greedily.
+    """How well a model answers a checkpoint's held-out problems greedily.
 
     Attributes:
-        problems: How many were asked.
-        exact_match: Share of right answers, 0…1.
-        by_kind: The same for each kind of problem.
-        perplexity: Of the bf16 model's own answers, read token by token; NaN when there were no tokens.
-        same_top: Share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
-        answer_tokens: Mean length of an answer, thinking included.
-        problem_set: Tells which problems were asked; empty in what earlier versions wrote.
+        problems: How many problems were asked.
+        exact_match: The share of right answers, 0…1.
+        by_kind: The same share for each kind of problem.
+        perplexity: The model's perplexity on the bf16 model's own answers, read token by token; NaN when there were no
+            tokens.
+        same_top: The share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
+        answer_tokens: The mean length of an answer in tokens, thinking included.
+        problem_set: A text that tells which problems were asked; empty in what earlier versions wrote.
     """
 
     problems: int
@@ -62,17 +63,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one recipe gave: a model that can be loaded by ``path``.
+    """What one recipe made: a model that can be loaded by ``path``.
 
     Attributes:
         recipe: The recipe's name.
         format: ``gguf`` (``path`` is a file) or ``onnx`` (``path`` is a folder).
-        path: What ``mimo run`` takes, relative to the manifest.
-        bits_per_weight: Of all files over the checkpoint's weights, scales included, and what an MTP file holds again.
-        size_bytes: All parts together.
-        parts: Every file.
-        tools: Versions of the packages that wrote the files.
-        score: None when the checkpoint brings no held-out problems.
+        path: The file or folder that ``mimo run`` takes, relative to the manifest.
+        bits_per_weight: The bits of all weights in the files over the number of the checkpoint's weights; scales are
+            included, and so are weights that an MTP file holds again.
+        size_bytes: The size of all parts together.
+        parts: Every file of the entry.
+        tools: The versions of the packages that wrote the files.
+        score: How well it answers; None when the checkpoint brings no held-out problems.
     """
 
     recipe: str
@@ -91,11 +93,11 @@ class Manifest:
 
     Attributes:
         model: The checkpoint's short name.
-        source: Fingerprint, hub id and revision of the checkpoint.
-        entries: One for each recipe. Without a recipe the first is loaded.
+        source: The checkpoint's fingerprint, hub id and revision.
+        entries: One entry for each recipe. The first is loaded when no recipe is named.
         baseline: The score of the same checkpoint in bf16.
-        order: The recipes in the order in which they were first asked for, those included whose entries are struck out
-            while their files are replaced. The entries follow it.
+        order: The recipes in the order in which they were first asked for, which the entries follow. Recipes whose
+            entries are struck out while their files are replaced are included.
     """
 
     model: str
@@ -109,13 +111,13 @@ class Manifest:
         return next((entry for entry in self.entries if entry.recipe == recipe), None)
 
     def with_entry(self, entry: Entry) -> Manifest:
-        """The same manifest with this entry, where an earlier one of its recipe was, or else at the end."""
+        """The same manifest with this entry: in the place of its recipe's earlier one, or else at the end."""
         order = tuple(dict.fromkeys([*self.order, *(each.recipe for each in self.entries), entry.recipe]))
         entries = sorted([*self.without(entry.recipe).entries, entry], key=lambda each: order.index(each.recipe))
         return dataclasses.replace(self, entries=tuple(entries), order=order)
 
     def without(self, recipe: str) -> Manifest:
-        """The same manifest without a recipe's entry, whose position is kept for a new one."""
+        """The same manifest without a recipe's entry; its position is kept for a new entry."""
         return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.recipe != recipe))
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def read(folder: Path) -> Manifest | None:
     """The folder's manifest, or None when there is none.
 
     Raises:
-        MimoMobileError: It is damaged, or a newer MiMo Mobile wrote it.
+        MimoMobileError: The manifest is damaged, or a newer MiMo Mobile wrote it.
     """
     path = folder / NAME
     if not path.exists():
@@ -143,13 +145,13 @@ def read(folder: Path) -> Manifest | None:
 
 
 def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
-    """The folder's manifest for this source; a new one is written at once, so that the folder is known as ours.
+    """The folder's manifest for this source; a new manifest is written at once, so that the folder is known as ours.
 
     With ``force`` the files of another checkpoint are removed.
 
     Raises:
         OutputExistsError: The folder holds another checkpoint's files, or files that are not ours.
-        MimoMobileError: Its manifest cannot be read.
+        MimoMobileError: The folder's manifest cannot be read.
     """
     identity = identify(source, progress)
     try:
@@ -187,10 +189,10 @@ def _difference(found: Manifest, source: Source, identity: Mapping[str, str]) ->
 
 
 def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, str]:
-    """What the checkpoint is, by what its files hold; hub id and revision as far as known, and whether it is synthetic.
+    """Facts that identify a checkpoint: its content, its hub id and revision if known, and whether it is synthetic.
 
-    Weights are read once, and again when their files have changed (``checksums``). When a file was touched, and which
-    versions of our tools there are, makes no difference.
+    Weights are read once, and again when their files have changed (``checksums``). The result depends neither on when a
+    file was touched nor on the versions of our tools.
     """
     digest = hashlib.sha256()
     for path in sorted(source.path.iterdir()):
@@ -205,12 +207,12 @@ def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, s
 
 
 def part(folder: Path, path: Path, progress: ProgressCallback = ignore) -> Part:
-    """One file as a part: size and checksum."""
+    """One file as a part of an entry, with its size and checksum."""
     return Part(path.relative_to(folder).as_posix(), path.stat().st_size, files.sha256(path, progress))
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of the packages that shape the output, those that are installed."""
+    """The versions of the installed packages that shape the output."""
     versions = {"mimo-mobile": __version__}
     for package in ("gguf", "llama-cpp-python", "numpy", "onnx", "onnx-ir", "onnxruntime"):
         try:
@@ -245,7 +247,7 @@ def _texts(found: Value) -> dict[str, str]:
 
 
 def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
-    """An entry; ``tools`` are those of the whole manifest in version 1, None where each entry has its own."""
+    """An entry; ``tools`` are the whole manifest's in version 1, and None where each entry has its own."""
     return Entry(
         recipe=found["recipe"].text(),
         format="gguf" if found["format"].choice("gguf", "onnx") == "gguf" else "onnx",

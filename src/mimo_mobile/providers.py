@@ -1,7 +1,7 @@
-"""ONNX Runtime's execution providers: which are here, and their typed options.
+"""Which of ONNX Runtime's execution providers are on this machine, and the typed options of each.
 
-A provider that cannot do what it was asked for says so: ONNX Runtime itself would put the work on the CPU and say
-nothing. Knows no model of ours.
+It is an error here when a provider cannot do what it was asked for: ONNX Runtime itself would put the work on the CPU
+and say nothing. This module knows no model of ours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RECORD = "session.record_ep_graph_assignment_info"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuOptions:
-    """The CPU takes its options as arguments of ``load``."""
+    """The CPU has no options here: it takes its settings as arguments of ``load``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,12 @@ class QnnOptions:
     """Options of the Hexagon NPU. Source: https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html.
 
     Attributes:
-        soc: The chip whose binaries are taken from a folder; needed only when there are several.
+        soc: The chip whose binaries are taken from a folder; it is needed only when there are binaries for several.
         activations: ``uint16`` takes what ``--target qdq`` compiled, for NPUs that compute with nothing else.
-        htp_performance_mode: How fast, and how hot.
+        htp_performance_mode: How fast the NPU runs, and so how hot it gets.
         vtcm_mb: How much of the NPU's own memory may be used; 0 is all.
         profiling_level: ``basic`` or ``detailed`` writes profiling_file_path.
-        profiling_file_path: A .csv file.
+        profiling_file_path: The .csv file for the profile.
     """
 
     soc: str = ""
@@ -64,7 +64,7 @@ class WebGpuOptions:
 
     Attributes:
         validation_mode: How much Dawn checks.
-        power_preference: Which GPU where there are two.
+        power_preference: Which GPU computes where there are two.
     """
 
     validation_mode: Literal["disabled", "wgpuOnly", "basic", "full"] = "basic"
@@ -76,7 +76,7 @@ class XnnpackOptions:
     """Options of XNNPACK.
 
     Attributes:
-        intra_op_num_threads: How many threads of its own it has.
+        intra_op_num_threads: How many threads of its own XNNPACK has.
     """
 
     intra_op_num_threads: int = 1
@@ -84,7 +84,7 @@ class XnnpackOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NnapiOptions:
-    """Android's NNAPI has no options of ours: it takes flags only."""
+    """NNAPI, on Android, has no options here, as it takes flags only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class CoreMlOptions:
     """Options of Apple's CoreML.
 
     Attributes:
-        ml_compute_units: Where it may compute.
+        ml_compute_units: Which units CoreML may compute on.
     """
 
     ml_compute_units: Literal["ALL", "CPUAndNeuralEngine", "CPUAndGPU", "CPUOnly"] = "ALL"
@@ -109,10 +109,11 @@ class Provider:
         name: What users type.
         ort_name: Its name in ONNX Runtime.
         options: The type of its options.
-        module: The package that brings it as a plug-in; empty when only a build of ONNX Runtime does.
-        extra: The extra of ours that installs the package.
-        lacks: Operators of an int4 decoder that it has no kernels for: it does not help a language model.
-        source: Where that is documented.
+        module: The package that brings it as a plug-in; empty when only a build of ONNX Runtime has it.
+        extra: The extra of mimo-mobile that installs the package.
+        lacks: The operators of an int4 decoder that it has no kernels for; without them it does not help a language
+            model.
+        source: The page that documents which operators it has.
     """
 
     name: str
@@ -158,7 +159,7 @@ def parse_options(ep: str, pairs: Sequence[str]) -> Options:
     """``["vtcm_mb=8"]`` as a provider's options.
 
     Raises:
-        BadArgumentError: No such option, or not a value of its.
+        BadArgumentError: The provider has no such option, or the option has no such value.
     """
     kind = PROVIDERS["qnn" if ep == "auto" else ep].options  # what auto may take beside the CPU, which has none
     kinds, values = get_type_hints(kind), dict[str, Any]()
@@ -192,10 +193,10 @@ class Device:
 
 
 def register(ort: Any, provider: Provider) -> list[Any]:
-    """A provider's ``OrtEpDevice``s, its plug-in loaded when it is one; empty when this build has none.
+    """A provider's ``OrtEpDevice``s, for which its plug-in is loaded if it has one; empty when this build has none.
 
     Raises:
-        MissingDependencyError: Its plug-in is not installed.
+        MissingDependencyError: The provider's plug-in is not installed.
         BackendUnavailableError: The plug-in cannot be loaded.
     """
     found = [each for each in ort.get_ep_devices() if each.ep_name == provider.ort_name]
@@ -212,7 +213,7 @@ def register(ort: Any, provider: Provider) -> list[Any]:
 
 
 def discover(ort: Any) -> dict[str, list[Device] | str]:
-    """What each provider can compute on here, by name, or why it is not there."""
+    """The devices that each provider can compute on here, or why it is not there, by the provider's name."""
     found: dict[str, list[Device] | str] = {}
     for name, provider in PROVIDERS.items():
         try:
@@ -235,20 +236,20 @@ def discover(ort: Any) -> dict[str, list[Device] | str]:
 
 
 def version(device: Any) -> str:
-    """The version of a device's provider and, where it is told, of its driver."""
+    """The version of a device's provider and, where the device tells it, of its driver."""
     parts = {**device.ep_metadata, **device.device.metadata}
     return " ".join(f"{key} {parts[key]}" for key in ("version", "driver_version") if key in parts)
 
 
 def versions(ort: Any, provider: Provider) -> str:
-    """The versions of all that decides what a provider computes: ONNX Runtime, plug-in, drivers, system."""
+    """The versions of all that a provider's results depend on: ONNX Runtime, plug-in, drivers, system."""
     plugin = f"{provider.module} {metadata.version(provider.module)}" if _is_plugin(provider) else ""
     devices = [version(device) for device in register(ort, provider)]
     return " ".join(filter(None, [f"onnxruntime {ort.__version__}", plugin, *devices, platform.version()]))
 
 
 def _is_plugin(provider: Provider) -> bool:
-    """Whether a package brings the provider; builds of ONNX Runtime exist that have it built in, without one."""
+    """Whether the provider comes from a package; some builds of ONNX Runtime have it built in instead."""
     return bool(provider.module) and find_spec(provider.module) is not None
 
 
@@ -257,14 +258,14 @@ def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: st
 
     Args:
         ort: The module onnxruntime.
-        session_options: Written to.
+        session_options: The session options, which are changed.
         ep: The provider, as users type it.
         options: Its typed options.
-        more: Settings of ours for the provider, e.g. a compiler's.
+        more: Further settings for the provider, e.g. those of a compiler.
 
     Raises:
-        MissingDependencyError: Its plug-in is not installed.
-        BackendUnavailableError: It is not here.
+        MissingDependencyError: The provider's plug-in is not installed.
+        BackendUnavailableError: The provider is not here.
     """
     provider = PROVIDERS[ep]
     devices = register(ort, provider)
@@ -284,11 +285,11 @@ _NAMES = {
     "power_preference": "powerPreference",
     "ml_compute_units": "MLComputeUnits",
 }
-"""How providers spell options whose names differ from ours."""
+"""The providers' own names of options that we name otherwise."""
 
 
 def _settings(provider: Provider, options: Options) -> dict[str, str]:
-    """What ONNX Runtime is told: options that are not their defaults, and what a provider always needs."""
+    """The settings for ONNX Runtime: options that differ from their defaults, and what a provider always needs."""
     made = {
         _NAMES.get(each.name, each.name): str(value)
         for each in dataclasses.fields(options)
@@ -305,7 +306,7 @@ def _settings(provider: Provider, options: Options) -> dict[str, str]:
 
 
 def _affinity() -> Path:
-    """A file that lets QNN have GroupQueryAttention, which it leaves to the CPU unless told."""
+    """A file that makes QNN take GroupQueryAttention, which it otherwise leaves to the CPU."""
     file = cache_folder() / "qnn-affinity.json"
     text = json.dumps({"op_type": {"GroupQueryAttention": "htp"}})
     try:
