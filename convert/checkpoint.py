@@ -1,7 +1,7 @@
 """A checkpoint folder (config.json + safetensors) as validated, lazy tensor views.
 
-Everything that can be checked without reading a weight is checked on opening. Knows MiMo-7B's names and
-shapes through MimoConfig; knows nothing of GGUF, ONNX or quantization. Runs no code of a checkpoint.
+Everything that can be checked without reading a weight is checked on opening. This module knows MiMo-7B's names and
+shapes through MimoConfig, and nothing of GGUF, ONNX or quantization. It runs no code of a checkpoint.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
 }
-"""What weights may be stored as, by safetensors' names."""
+"""The types that weights may be stored as, by the names that safetensors gives them."""
 
 _ADAPTER = "adapter_config.json"
 _ADAPTED = re.compile(r"^base_model\.model\.|\.lora_|\.base_layer\.|\.modules_to_save\.")
-"""PEFT's file beside an adapter, and its names: an adapter's own, and those of a model that still wears one."""
+"""``_ADAPTER`` is PEFT's file beside an adapter; ``_ADAPTED`` matches tensor names of an adapter, and of a model that
+still holds one."""
 
 _NO_ADAPTER = (
     "a PEFT adapter found, the whole model expected; merge the adapter first (PEFT's merge_and_unload(), then"
@@ -53,7 +54,7 @@ _NO_ADAPTER = (
 )
 
 SAMPLE_BYTES = 4096
-"""Of every tensor's beginning, middle and end, that tell one checkpoint from another."""
+"""So many bytes of every tensor's beginning, middle and end tell one checkpoint from another."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -63,11 +64,11 @@ class TensorView:
     """One tensor of a shard; its bytes are mapped into memory only while an array of them lives.
 
     Attributes:
-        name: Its name in the checkpoint.
+        name: The tensor's name in the checkpoint.
         dtype: ``BF16``, ``F16`` or ``F32``.
-        shape: Its shape.
-        path: The shard.
-        offset: Of its first byte in the shard.
+        shape: The tensor's shape.
+        path: The shard's file.
+        offset: The position of the tensor's first byte in the shard.
     """
 
     name: str
@@ -78,7 +79,7 @@ class TensorView:
 
     @property
     def size(self) -> int:
-        """Number of weights."""
+        """How many weights the tensor has."""
         return math.prod(self.shape)
 
     def array(self) -> NDArray[Any]:
@@ -113,9 +114,9 @@ class Checkpoint:
         config: The fields of config.json that decide the computation, with as many MTP layers as the weights have.
         raw_config: All of config.json.
         generation_config: All of generation_config.json; empty when there is none.
-        tensors: By name, exactly those of ``config.tensor_shapes()`` and in its order.
-        dropped: Tensors that are there and not used: name → reason.
-        vocabulary: Of its tokenizer.
+        tensors: The tensors by name: exactly those of ``config.tensor_shapes()``, in its order.
+        dropped: The names of tensors that are there and not used, each with the reason.
+        vocabulary: The tokenizer's vocabulary.
     """
 
     path: Path
@@ -128,19 +129,20 @@ class Checkpoint:
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights, MTP layers included."""
+        """How many weights the checkpoint has, MTP layers included."""
         return sum(view.size for view in self.tensors.values())
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """The checkpoint in a folder, fully checked except for the weights' values.
 
-        All problems are found before one is raised: several come as one CheckpointError with ``.problems``.
+        All problems are found before an error is raised: several come as one CheckpointError with ``.problems``.
 
         Raises:
-            CheckpointError: No checkpoint, not MiMo-7B, a damaged or lying file, pickled or quantized weights.
+            CheckpointError: The folder holds no checkpoint, or another model than MiMo-7B; a file is damaged or
+                contradicts another; or weights are pickled or quantized.
             MissingTensorError: A shard or a tensor is not there.
-            UnknownTensorError: A tensor that MiMo-7B does not have, or more MTP layers than config.json says.
+            UnknownTensorError: There is a tensor that MiMo-7B does not have, or more MTP layers than config.json says.
             ShapeMismatchError: A tensor's shape is not the one that follows from config.json.
         """
         problems = Problems()
@@ -182,7 +184,7 @@ class Checkpoint:
         )
 
     def fingerprint(self) -> str:
-        """What tells this checkpoint from another, as SHA-256: its files' settings and a sample of every tensor."""
+        """A SHA-256 that tells this checkpoint from another: of its files' settings and a sample of every tensor."""
         digest = hashlib.sha256(repr((self.config, self.vocabulary)).encode())
         for view in self.tensors.values():
             digest.update(repr((view.name, view.dtype, view.shape)).encode())
@@ -193,7 +195,7 @@ class Checkpoint:
 
 
 def _check_stop_tokens(path: Path, vocabulary: Vocabulary, configs: Iterable[Mapping[str, Any]]) -> None:
-    """Say which tokens the checkpoint ends with that the runtime would not end at."""
+    """Warn of tokens that end an answer by the checkpoint's files, but at which the runtime would not stop."""
     named: dict[int, None] = {vocabulary.eos_id: None}
     for config in configs:
         ids = config.get("eos_token_id")
@@ -338,7 +340,7 @@ def _check_tensors(
 
 
 def _lying(found: Mapping[str, TensorView], expected: Mapping[str, tuple[int, ...]]) -> list[CheckpointError]:
-    """The problems of tensors of another dtype or shape, one for each kind."""
+    """One problem for all tensors of a wrong dtype, and one for all of a wrong shape."""
     there = {name: found[name] for name in expected if name in found}
     dtypes = [name for name, view in there.items() if view.dtype not in DTYPES]
     shapes = [name for name, view in there.items() if name not in dtypes and view.shape != expected[name]]

@@ -1,6 +1,6 @@
-"""Which tokens the MTP layer may draft: scoring all of a large vocabulary would cost more than the layer itself.
+"""Chooses the tokens that the MTP layer may draft: to score a whole large vocabulary would cost more than the layer.
 
-What is left out is never drafted, and still generated: every draft is verified by the trunk. FastMTP does the same.
+Other tokens are never drafted, but they are still generated: the trunk verifies every draft. FastMTP does the same.
 Source: https://arxiv.org/abs/2509.18362, section 3.3.
 """
 
@@ -17,16 +17,16 @@ from mimo_mobile.errors import CheckpointError
 from mimo_mobile.layout import DRAFT_VOCABULARY, MOST_TOKENS
 
 LEARNT_TOKENS = 1 << 15
-"""How many learnt tokens are drafted, lowest ids first: training a tokenizer merges the most frequent pairs first."""
+"""So many learnt tokens, lowest ids first, are drafted: training a tokenizer merges the most frequent pairs first."""
 
 
 def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """Token ids `[R]` in rising order: the checkpoint's own list, else the most frequent ones and all added tokens.
+    """Token ids `[R]` in rising order: those of the checkpoint's own list, else the most frequent and all added tokens.
 
-    The list stands in ``draft_vocabulary.json`` beside config.json.
+    A checkpoint's own list stands in ``draft_vocabulary.json`` beside config.json.
 
     Raises:
-        CheckpointError: The list is no JSON list of ids in use.
+        CheckpointError: The file is not a JSON list of ids that are in use.
     """
     used = [number for number, kind in enumerate(vocabulary.kinds) if kind != "unused"]
     path = folder / DRAFT_VOCABULARY

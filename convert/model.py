@@ -50,14 +50,15 @@ def convert_checkpoint(
         source: The checkpoint: ``nano``, a folder or a hub id.
         out: A .gguf file (its MTP layer goes to ``…-mtp.gguf`` beside it) or an ONNX folder.
         to: The format.
-        dtype: Default: bf16 for GGUF, f32 for ONNX, whose CPU kernels have no bf16.
-        exporter: ``optimum`` traces the trunk through PyTorch instead, to ONNX in f32: a second opinion.
-        force: Replace what is there.
-        progress: Called often.
-        single_file: GGUF: trunk and MTP layer in one file, for llama.cpp's own ``--spec-type draft-mtp``.
+        dtype: The type of the weights; by default bf16 for GGUF, and f32 for ONNX, whose CPU kernels have no bf16.
+        exporter: With ``optimum`` the trunk is traced through PyTorch to ONNX in f32 instead, as a second opinion.
+        force: Whether to replace what is there.
+        progress: A function that is called often.
+        single_file: Whether a GGUF file holds both the trunk and the MTP layer, which llama.cpp's own
+            ``--spec-type draft-mtp`` needs.
 
     Raises:
-        BadArgumentError: ONNX in bf16, or optimum with something else than ONNX in f32.
+        BadArgumentError: ONNX is asked for in bf16, or optimum is asked for anything but ONNX in f32.
         CheckpointError: The checkpoint cannot be used.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
@@ -92,10 +93,12 @@ def write_gguf_model(
     progress: ProgressCallback = ignore,
     single_file: bool = False,
 ) -> list[Path]:
-    """Write the trunk to ``out`` and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it, or all to ``out``.
+    """Write the trunk to ``out``, and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it.
+
+    With ``single_file`` all is written to ``out``.
 
     Raises:
-        OutputExistsError: One of them is there and ``force`` is false.
+        OutputExistsError: One of the files is there and ``force`` is false.
     """
     mtp_out = mtp_file(out)
     layouts: list[tuple[Path, Layout]] = [(out, "whole" if single_file else "trunk")]
@@ -127,7 +130,7 @@ def write_gguf_model(
 
 
 def _pair_id(checkpoint: Checkpoint, format_of: Callable[[str], RowFormat]) -> str:
-    """What a trunk and its MTP file have in common and no others: the checkpoint and the formats, as a hash."""
+    """A hash of the checkpoint and the formats, which only a trunk and its own MTP file have in common."""
     formats = ",".join(format_of(name).name for name in checkpoint.tensors)
     return hashlib.sha256(f"{checkpoint.fingerprint()} {formats}".encode()).hexdigest()
 
@@ -143,10 +146,10 @@ def write_onnx_model(
     progress: ProgressCallback = ignore,
     calibrate: Calibrate | None = None,
 ) -> list[Path]:
-    """Write the ONNX folder ``out``; with ``calibrate`` a second graph has an int8 KV cache.
+    """Write the ONNX folder ``out``; with ``calibrate`` it gets a second graph that has an int8 KV cache.
 
     Raises:
-        OutputExistsError: It is there and ``force`` is false.
+        OutputExistsError: The folder is there and ``force`` is false.
         MissingDependencyError: onnx-ir is not installed.
     """
     ir = require("onnx_ir", "onnx")
@@ -166,7 +169,7 @@ def is_vector(name: str) -> bool:
 
 
 def origin(source: Source) -> dict[str, str]:
-    """What files say of where they came from: name, licence, hub id and revision as far as known, random weights."""
+    """What files say about their origin: name, licence, hub id and revision if known, and if weights are random."""
     made = {"name": source.name}
     card = source.path / "README.md"
     front = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

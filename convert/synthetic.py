@@ -1,6 +1,6 @@
-"""A checkpoint of MiMo-7B's exact shapes with random weights: for measuring size and speed without the real ones.
+"""Writes a checkpoint with MiMo-7B's exact shapes and random weights, to measure size and speed without the real ones.
 
-Marked in config.json, so that nothing made from it can be mistaken for MiMo-7B.
+It is marked in config.json, so that nothing made from it can be mistaken for MiMo-7B.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mimo_mobile.mimo7b import MIMO_7B, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 SHARD_BYTES = 5_000_000_000
-"""At most, as transformers saves: MiMo-7B's 15.7 GB are four shards."""
+"""A shard has at most so many bytes, as when transformers saves: MiMo-7B's 15.7 GB are four shards."""
 
 POOL_WEIGHTS = 1 << 24
-"""Random weights that all matrices are cut from, each from another place: drawing each anew takes minutes."""
+"""All matrices are cut from so many random weights, each from another place: to draw each anew would take minutes."""
 
 DEVIATION = 0.02
-"""MiMo-7B's initializer_range."""
+"""The standard deviation of the weights, which is MiMo-7B's initializer_range."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
 
@@ -49,14 +49,14 @@ def write_synthetic(
 
     Args:
         out: The folder.
-        layers: Trunk layers; the MTP layer, embedding and head come on top.
-        tokenizer: A folder with a tokenizer.json of MiMo's type; default: MiMo-nano's, padded to MiMo-7B's rows.
+        layers: How many layers the trunk has; the MTP layer, embedding and head come on top.
+        tokenizer: A folder with a tokenizer.json of MiMo's type; by default MiMo-nano's, padded to MiMo-7B's rows.
         seed: The same seed gives the same weights.
-        force: Replace ``out``.
-        progress: Called for every tensor.
+        force: Whether to replace ``out``.
+        progress: A function that is called for every tensor.
 
     Raises:
-        BadArgumentError: Fewer than one layer or more than MiMo-7B has.
+        BadArgumentError: ``layers`` is less than one or more than MiMo-7B has.
         CheckpointError: The tokenizer is missing or of another type.
         OutputExistsError: ``out`` is there and ``force`` is false.
     """
@@ -91,7 +91,7 @@ def write_synthetic(
 
 
 def _shards(config: MimoConfig) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Tensors in the checkpoint's order, as many in a shard as fit."""
+    """The shapes of each shard's tensors, in the checkpoint's order and as many as fit."""
     shard: dict[str, tuple[int, ...]] = {}
     size_bytes = 0
     for name, shape in config.tensor_shapes().items():
@@ -104,7 +104,7 @@ def _shards(config: MimoConfig) -> Iterator[dict[str, tuple[int, ...]]]:
 
 
 def _write_header(handle: BinaryIO, shapes: dict[str, tuple[int, ...]]) -> None:
-    """The header of a safetensors file.
+    """Write the header of a safetensors file.
 
     Source of the layout: https://github.com/huggingface/safetensors/blob/v0.6.2/README.md#format
     """

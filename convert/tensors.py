@@ -1,6 +1,6 @@
 """Tensor names: Hugging Face's → llama.cpp's; each is mapped, dropped with a reason, or an error.
 
-Knows names only: no shapes, no files, no formats.
+This module knows names only: no shapes, no files, no formats.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Part = Literal["trunk", "mtp"]
 """The trunk is Qwen2's decoder; the MTP layers draft the token after the next."""
 
 Layout = Literal["trunk", "mtp", "whole"]
-"""What one GGUF file holds; with ``mtp`` come the trunk's embedding, norm and head, which llama.cpp wants beside it."""
+"""What one GGUF file holds. ``mtp`` includes the trunk's embedding, norm and head, which llama.cpp wants there."""
 
 SHARED = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 
@@ -26,9 +26,9 @@ class Mapped:
     """A tensor that is written.
 
     Attributes:
-        name: Its GGUF name.
-        part: The file it belongs to.
-        swap_halves: The two halves of its columns change places.
+        name: The tensor's name in GGUF.
+        part: The part of the model that it belongs to.
+        swap_halves: Whether the two halves of its columns change places.
     """
 
     name: str
@@ -65,10 +65,10 @@ TRUNK_NAMES: dict[str, str] = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-"""Hugging Face's name → GGUF's, ``{}`` for the layer."""
+"""Hugging Face's names and the GGUF names that they become; ``{}`` stands for the layer's number."""
 
 INPUT_PROJ = "model.mtp_layers.{}.input_proj.weight"
-"""MiMo multiplies [hidden, embedding], llama.cpp [embedding, hidden]: its column halves are swapped."""
+"""MiMo multiplies it by [hidden, embedding], llama.cpp by [embedding, hidden]: its column halves are swapped."""
 
 MTP_NAMES: dict[str, str] = {
     "model.mtp_layers.{}.token_layernorm.weight": "blk.{}.nextn.enorm.weight",
@@ -77,14 +77,14 @@ MTP_NAMES: dict[str, str] = {
     **{f"model.mtp_layers.{{}}.{name}": f"blk.{{}}.{target}" for name, target in _BLOCK.items()},
     "model.mtp_layers.{}.final_layernorm.weight": "blk.{}.nextn.shared_head_norm.weight",
 }
-"""As TRUNK_NAMES; in GGUF the MTP layers are numbered on after the trunk's."""
+"""The same for MTP layers, which GGUF numbers on from the trunk's layers."""
 
 DROPPED_NAMES: dict[str, str] = {
     "model.rotary_emb.inv_freq": "a buffer of old checkpoints, computed from rope_theta",
     "model.layers.{}.self_attn.rotary_emb.inv_freq": "a buffer of old checkpoints, computed from rope_theta",
     "model.mtp_layers.{}.self_attn.rotary_emb.inv_freq": "a buffer of old checkpoints, computed from rope_theta",
 }
-"""What is left out, and why."""
+"""The tensors that are left out, each with the reason."""
 
 MTP_TENSOR = re.compile(r"model\.mtp_layers\.(\d+)\.", re.ASCII)
 """How the names of MTP layers' tensors begin; the group is the layer's number."""
@@ -99,7 +99,7 @@ def map_tensor(name: str, num_hidden_layers: int) -> Mapped | Dropped:
     'blk.36.nextn.enorm.weight'
 
     Raises:
-        UnknownTensorError: No table names it.
+        UnknownTensorError: No table has the name.
     """
     match = _LAYER.match(name)
     generic, layer = (f"{match[1]}{{}}{match[3]}", int(match[2])) if match else (name, 0)
@@ -120,7 +120,7 @@ def map_tensors(names: Iterable[str], num_hidden_layers: int, layout: Layout) ->
     """The tensors of one file, by their names in the checkpoint and in its order.
 
     Raises:
-        UnknownTensorError: A name that no table has, or two names for one target.
+        UnknownTensorError: No table has one of the names, or two names become the same GGUF name.
     """
     mapped: dict[str, Mapped] = {}
     sources: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """tokenizer.json and its companions → a vocabulary: tokens by id, merges, special ids, chat template.
 
-Knows Qwen2's tokenizer type only, which is MiMo's; anything else is an error rather than a wrong tokenizer.
+This module knows only Qwen2's type of tokenizer, which is MiMo's; any other type is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Kind = Literal["normal", "control", "user_defined", "unused"]
 
 CHAT_TEMPLATE_JSON = "chat_template.json"
 ADDITIONAL_TEMPLATES = "additional_chat_templates"
-"""Where transformers also writes templates, beside chat_template.jinja and tokenizer_config.json.
+"""The folder to which transformers also writes templates, beside chat_template.jinja and tokenizer_config.json.
 
 Source: https://github.com/huggingface/transformers/blob/v4.57.6/src/transformers/tokenization_utils_base.py
 """
@@ -38,7 +38,7 @@ _BEYOND_QWEN2 = (
     "byte_fallback",
     "ignore_merges",
 )
-"""What a BPE model may have and Qwen2's has not."""
+"""Settings that a BPE model may have, but Qwen2's has not."""
 
 MOST_TOKENS = 1 << 24
 """A larger id is taken for damage."""
@@ -51,14 +51,15 @@ class Vocabulary:
     """A byte-level BPE vocabulary.
 
     Attributes:
-        tokens: By id, padded to the rows of the embedding; learnt tokens in GPT-2's byte alphabet.
-        kinds: Of each token; ``unused`` is padding.
-        merges: ``"left right"``, the most urgent first.
-        eos_id: Ends a turn.
-        text_end_id: Ends a text, and stands where a format wants a token for its beginning, which MiMo has not.
-        pad_id: Fills up short rows of a batch; ``text_end_id`` when the checkpoint names none.
-        chat_template: Jinja2; None when the checkpoint has none.
-        flagged: Added tokens with flags that change what is cut around them, and that a GGUF file cannot carry.
+        tokens: The tokens by id, padded to the rows of the embedding; learnt tokens are in GPT-2's byte alphabet.
+        kinds: The kind of each token; ``unused`` is padding.
+        merges: The merges as ``"left right"``, the most urgent first.
+        eos_id: The token that ends a turn.
+        text_end_id: The token that ends a text. It also stands where a format wants a token that begins a text, as MiMo
+            has none.
+        pad_id: The token that fills up short rows of a batch; ``text_end_id`` when the checkpoint names none.
+        chat_template: The chat template in Jinja2; None when the checkpoint has none.
+        flagged: Added tokens with flags that change how the text around them is cut, which a GGUF file cannot carry.
     """
 
     tokens: tuple[str, ...]
@@ -83,8 +84,8 @@ def read_vocabulary(folder: Path, vocab_size: int | None) -> Vocabulary:
     """The vocabulary of a checkpoint folder, padded to ``vocab_size`` if that is known.
 
     Raises:
-        CheckpointError: A file is missing or damaged, of another type, or has more tokens than the embedding; its
-            ``.problems`` are all of them.
+        CheckpointError: A file is missing or damaged, or the tokenizer is of another type or has more tokens than the
+            embedding has rows; ``.problems`` holds all that is wrong.
     """
     path, problems = folder / TOKENIZER, Problems()
     tokenizer, config, template = None, None, None
@@ -185,7 +186,7 @@ def _merges(path: Path, tokenizer: Mapping[str, Any], vocab: Mapping[str, int]) 
 
 
 def _check_ids(path: Path, vocab: Mapping[str, int], added: Iterable[_Added], vocab_size: int | None) -> None:
-    """See that every id is a row of the embedding and stands for one token, and every token has one id."""
+    """Check that every id is a row of the embedding and stands for one token, and that every token has one id."""
     problems, owners = Problems(), dict[int, str]()
     entries = [*vocab.items(), *((each.content, each.id) for each in added)]
     beyond = [(token, number) for token, number in entries if not 0 <= number < (vocab_size or MOST_TOKENS)]
@@ -217,7 +218,7 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_special_tokens(folder: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> Iterator[CheckpointError]:
-    """What is wrong with the special tokens; a checkpoint need not have one to pad with."""
+    """What is wrong with the special tokens; a checkpoint need not have a token for padding."""
     for stop in STOP_TOKENS:
         if stop not in ids:
             yield CheckpointError(f"{folder / TOKENIZER}: no token {stop}; not MiMo's tokenizer")
@@ -227,9 +228,9 @@ def _check_special_tokens(folder: Path, config: Mapping[str, Any], ids: Mapping[
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The template that chats are written with, the default one of several.
+    """The template that chats are written with; of several it is the default one.
 
-    As in transformers, files go before what tokenizer_config.json says.
+    As in transformers, template files take precedence over tokenizer_config.json.
     """
     templates: dict[str, Any] = {}
     path, found = folder / TOKENIZER_CONFIG, config.get("chat_template")

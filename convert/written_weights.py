@@ -1,4 +1,4 @@
-"""The weights of an ONNX folder, for more graphs on the same data file."""
+"""Finds the weights of an ONNX folder, for more graphs that share its data file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mimo_mobile.mimo7b import MimoConfig
 
 
 class WrittenWeights:
-    """Tensors that ``write_onnx`` wrote, where they lie; nothing is read.
+    """The tensors that ``write_onnx`` wrote, as references into the data file; no weight is read.
 
     Attributes:
         config: The checkpoint's configuration.
         compute: The types in which the folder's trunk computes.
-        draft_ids: The tokens that the MTP layer scores; None without one.
+        draft_ids: The tokens that the MTP layer scores; None when there is no MTP layer.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open ``folder``.
 
         Raises:
-            ModelLoadError: It is no folder of ours.
+            ModelLoadError: It is not an ONNX folder that we wrote.
         """
         self.config = MimoConfig.from_json(read_json(folder / "config.json"))
         self._tensors: dict[str, ir.TensorProtocol] = {}
@@ -51,11 +51,11 @@ class WrittenWeights:
         self.draft_ids = self._tensors.get("draft_tokens")
 
     def vector(self, *names: str) -> ir.TensorProtocol:
-        """Norm weights or biases."""
+        """The weights of a norm, or the biases of the layers ``names`` together."""
         return self._tensor(joint(names))
 
     def matrix(self, *names: str) -> Matrix:
-        """Weights of linear layers."""
+        """The weights of the linear layers ``names``, which were written as one matrix."""
         name = joint(names)
         values, node = self._tensor(name), self._uses.get(name)
         if node is None:
@@ -79,16 +79,16 @@ class WrittenWeights:
         return self.matrix(DRAFT_HEAD), self.draft_ids
 
     def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """Cosines and sines."""
+        """The cosines and the sines of the rotary position embedding."""
         return self._tensor("rope.cos"), self._tensor("rope.sin")
 
     def kv_scales(self, layer: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-        """What one step of an INT8 cache stands for, of keys and of values."""
+        """The scales of an INT8 KV cache in a layer: what one step stands for in keys, and in values."""
         prefix = f"model.layers.{layer}.self_attn"
         return self._tensor(f"{prefix}.k_scale"), self._tensor(f"{prefix}.v_scale")
 
     def nbytes(self, prefix: str) -> int:
-        """The bytes of all tensors whose names begin so."""
+        """How many bytes all tensors have whose names begin with ``prefix``."""
         return sum(tensor.nbytes for name, tensor in self._tensors.items() if name.startswith(prefix))
 
     def _tensor(self, name: str) -> ir.TensorProtocol:
