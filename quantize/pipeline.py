@@ -1,7 +1,7 @@
-"""Checkpoint → a folder of quantized files with a manifest: the work behind ``make quantize``.
+"""Makes of a checkpoint a folder of quantized files with a manifest: the work behind ``make quantize``.
 
-Each recipe is one streamed pass over the checkpoint. A killed run leaves whole files only; the next run keeps
-what is finished. Knows recipes and writers, not tensors.
+Each recipe is one streamed pass over the checkpoint. A killed run leaves whole files only, and the next run keeps what
+is finished. This module knows recipes and writers, but no tensors.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from mimo_mobile.socs import Soc
 
 @dataclass(frozen=True, slots=True)
 class NpuTarget:
-    """What to compile for.
+    """The NPUs to compile for, and how.
 
     Attributes:
-        socs: Chips.
-        context_length: Tokens of prompt and answer, fixed when compiled; None is the model's, at most 4096.
-        chunk: Tokens of a prompt in one run.
-        quantized: Activations are uint16, for NPUs that compute with nothing else.
+        socs: The chips to compile for.
+        context_length: How many tokens prompt and answer may have together, which compiling fixes; None takes the
+            model's context length, but at most 4096.
+        chunk: How many tokens of a prompt are computed in one run.
+        quantized: Whether activations are uint16, for NPUs that compute with nothing else.
     """
 
     socs: tuple[Soc, ...]
@@ -56,20 +57,20 @@ def quantize_checkpoint(
     npu: NpuTarget | None = None,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
-    """Quantize a checkpoint by each recipe into ``out`` and score what came out.
+    """Quantize a checkpoint into ``out`` by each recipe, and score the results.
 
     Args:
         source: The checkpoint: ``nano``, a folder or a hub id.
-        out: The folder for this checkpoint's files; made if it is not there.
-        recipes: Names, e.g. ``["q4_0", "int4_b32"]``.
-        force: Do these recipes anew where they are finished, and remove another checkpoint's files from ``out``.
-        problems: How many of the held-out problems to answer, 0 for none, None for all.
-        single_file: GGUF: trunk and MTP layer in one file, which stock llama.cpp drafts with.
-        npu: Chips to compile what ONNX recipes give for.
-        progress: Called often.
+        out: The folder for this checkpoint's files; it is made if it is not there.
+        recipes: The names of the recipes, e.g. ``["q4_0", "int4_b32"]``.
+        force: Whether to make finished recipes anew and to remove another checkpoint's files from ``out``.
+        problems: How many of the held-out problems to answer; 0 is none, None is all.
+        single_file: Whether a GGUF file holds both the trunk and the MTP layer, which stock llama.cpp can draft with.
+        npu: The chips to compile the ONNX recipes' models for; None compiles for none.
+        progress: A function that is called often.
 
     Raises:
-        BadArgumentError: Options come to nothing, see ``check_options`` and ``questions_of``.
+        BadArgumentError: An option would have no effect, see ``check_options`` and ``questions_of``.
         BackendUnavailableError: QNN does not take the model.
         CheckpointError: The checkpoint cannot be used.
         QuantizationError: A recipe is unknown or cannot be applied.
@@ -104,10 +105,10 @@ def quantize_checkpoint(
 
 
 def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | None) -> None:
-    """See that no option comes to nothing.
+    """Check that every option has an effect.
 
     Raises:
-        BadArgumentError: One does.
+        BadArgumentError: An option would have none, or cannot be had with these recipes.
         QuantizationError: A recipe is unknown.
     """
     chosen = [recipe_named(name) for name in recipes]
@@ -132,10 +133,10 @@ def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | No
 
 
 def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
-    """The checkpoint's held-out problems, at most ``limit`` of them; None is all.
+    """The checkpoint's held-out problems, at most ``limit`` of them, or all when it is None.
 
     Raises:
-        BadArgumentError: Some are asked for, and the checkpoint brings none.
+        BadArgumentError: Problems are asked for, but the checkpoint brings none.
         CheckpointError: The file with the problems is damaged.
     """
     questions = evaluate.read_problems(source.path)
@@ -145,7 +146,7 @@ def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
 
 
 def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
-    """The context to compile for; what would fail in the end fails here."""
+    """The context length to compile for; what would make compiling fail in the end is an error here already."""
     from mimo_mobile import providers
     from mimo_mobile.convert.npu.file import checked_context
 
@@ -191,7 +192,7 @@ def _quantize(
 def _compile(
     state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, context: int, force: bool, progress: ProgressCallback
 ) -> Manifest:
-    """The manifest with binaries for the chips among the parts of a recipe's entry."""
+    """The manifest, in which the parts of a recipe's entry include binaries for the chips."""
     from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
     from mimo_mobile.layout import EMBEDDING, npu_folder_name
     from mimo_mobile.quantize.npu_ranges import activation_ranges
@@ -230,7 +231,7 @@ def _score(
     problems: Sequence[evaluate.Problem],
     progress: ProgressCallback,
 ) -> Manifest:
-    """The manifest with the missing scores, bf16's included; those on the same problems are kept."""
+    """The manifest with the missing scores, that of bf16 included; scores on the same problems are kept."""
     asked = evaluate.problem_set(problems)
     key = {"fingerprint": state.source[manifest.FINGERPRINT], "problem_set": asked}
 
@@ -263,7 +264,7 @@ def _score(
 def _reference(
     source: Source, problems: Sequence[evaluate.Problem], progress: ProgressCallback
 ) -> list[evaluate.Reply]:
-    """The unquantized model's replies, scored on their own tokens; its files are removed again."""
+    """The unquantized model's replies, scored on their own tokens; the model's files are removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="mimo-bf16-") as folder:
         try:
             model = convert_checkpoint(source, Path(folder) / "bf16.gguf", to="gguf", progress=progress)[0]
@@ -280,7 +281,9 @@ def write_model(
     progress: ProgressCallback = ignore,
     single_file: bool = False,
 ) -> list[Path]:
-    """Write a checkpoint by a recipe, in place of what is there; returns what was written, the loadable model first.
+    """Write a checkpoint by a recipe, in place of what is there.
+
+    Returns the paths that were written, the loadable model first.
 
     Raises:
         QuantizationError: A format does not fit a tensor.

@@ -1,7 +1,7 @@
 """Recipes: which format each tensor of a checkpoint gets.
 
-A recipe is a table of rules over Hugging Face tensor names, read from the top; the first rule that answers
-decides.
+A recipe is a table of rules over Hugging Face tensor names. It is read from the top, and the first rule that matches a
+name decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
 Choice = Callable[[int, int], str]
-"""From (layer, number of layers) to the name of a format, for recipes that treat layers differently."""
+"""Turns (layer, number of layers) into the name of a format, for recipes that treat layers differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Recipe:
     """One way to quantize a checkpoint.
 
     Attributes:
-        name: What users type, e.g. ``q4_k_m``.
-        target: The file format it is for.
-        summary: One line that says whom it serves.
-        rules: Pairs of a regular expression over the tensor's name and a format's name, or a choice by layer.
-        activations: What an ONNX graph computes with between its matrices.
+        name: The name that users type, e.g. ``q4_k_m``.
+        target: The file format that it is for.
+        summary: One line that says whom the recipe serves.
+        rules: Pairs of a regular expression for tensor names and either a format's name or a choice by layer.
+        activations: The type in which an ONNX graph computes between its matrices.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Recipe:
 
     @property
     def int4(self) -> bool:
-        """Whether its matrices have 4 bits in blocks of MatMulNBits."""
+        """Whether the recipe gives matrices 4 bits in blocks of MatMulNBits."""
         return any(isinstance(chosen, str) and chosen.startswith("int4") for _, chosen in self.rules)
 
     def format_of(self, name: str, num_hidden_layers: int) -> str:
         """The name of the format for a tensor.
 
         Raises:
-            QuantizationError: No rule answers.
+            QuantizationError: No rule matches the tensor's name.
         """
         for pattern, choice in self.rules:
             if re.search(pattern, name):
@@ -58,10 +58,10 @@ class Recipe:
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of a name.
+    """The recipe with a name.
 
     Raises:
-        QuantizationError: There is none.
+        QuantizationError: No recipe has the name.
     """
     if name not in RECIPES:
         raise QuantizationError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
@@ -69,7 +69,7 @@ def recipe_named(name: str) -> Recipe:
 
 
 def more_bits(above: str, below: str) -> Choice:
-    """``above`` for the first and last eighth of the layers and every third between them, else ``below``.
+    """A choice of ``above`` for the first and last eighth of the layers and every third between them, else ``below``.
 
     Source: use_more_bits, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/llama-quant.cpp#L452
     """
@@ -92,13 +92,13 @@ def _gguf(name: str, summary: str, *rules: tuple[str, str | Choice]) -> Recipe:
 
 
 def _mixed(name: str, summary: str, most: str) -> Recipe:
-    """llama.cpp's ``_K_M`` mixtures: more bits where an error costs most."""
+    """A recipe like llama.cpp's ``_K_M`` mixtures, which give more bits to tensors in which an error costs most."""
     some = more_bits("Q6_K", most)
     return _gguf(name, summary, (r"lm_head", "Q6_K"), (r"v_proj|down_proj", some), (r"", most))
 
 
 def _onnx(name: str, summary: str, block_size: int, activations: PlainFormat = F32) -> Recipe:
-    """4-bit blocks in the trunk, and 8 bits in the MTP layer and the head, which choose drafts and tokens."""
+    """An ONNX recipe: the trunk gets 4-bit blocks, MTP layer and head get 8 bits, as they choose drafts and tokens."""
     rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), (r"", f"int4_b{block_size}"))
     return Recipe(name, "onnx", summary, rules, activations)
 
