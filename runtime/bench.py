@@ -28,7 +28,7 @@ class BenchResult:
         machine: The machine's architecture and operating system.
         prompt_tokens: How many tokens each prefill has.
         generate_tokens: How many tokens each decoding has.
-        repeats: How many times both were measured; the figures are medians.
+        repeats: How many times prefill and decoding were measured; the figures are medians.
         prefill_tps: How many prompt tokens are computed per second.
         decode_tps: How many tokens are computed per second after the prompt.
         decode_tps_slowest: The same in the slowest decoding, which shows how noisy the machine is.

@@ -1,4 +1,4 @@
-"""What runs of 1, 2, … rows cost on this machine: it is measured once, then followed from run to run.
+"""Measures once what runs of 1, 2, … rows cost on this machine, and follows the costs from run to run.
 
 This module proposes no drafts.
 """
@@ -105,7 +105,7 @@ class Pace:
 
 
 def measure(backend: Backend) -> Costs:
-    """The costs of a backend, whose KV cache is lost; the log announces it when that will take over a second."""
+    """The measured costs of a backend, which loses its KV cache; the log announces what may take over a second."""
     never = threading.Event()
 
     def seconds(run: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
@@ -158,7 +158,7 @@ def read_costs(file: Path) -> Costs:
 
 
 def remembered(backend: Backend, file: Path | None) -> Costs:
-    """The costs in a file, or measured when it has none; measuring loses the KV cache.
+    """The costs in a file; they are measured when it has none, and then the backend loses its KV cache.
 
     Measured costs are written to the file when a run of one row takes at least ``WORTH_KEEPING_S``.
     """

@@ -100,7 +100,7 @@ class LlamaBackend:
         """Put a state back.
 
         Raises:
-            SessionError: The state belongs to another model or to another type of KV cache.
+            SessionError: The state belongs to another model, or to a KV cache that is unlike this one.
         """
         if "trunk" not in state.arrays:
             raise SessionError("the state is not llama.cpp's; it belongs to an ONNX model")

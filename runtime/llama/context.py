@@ -91,7 +91,7 @@ class LlamaContext:
         """Put such a copy into the KV cache.
 
         Raises:
-            SessionError: The copy is of another model or of another type of KV cache.
+            SessionError: The copy is of another model, or of a KV cache that is unlike this one.
         """
         self.forget(0)
         kept = np.ascontiguousarray(state, np.uint8)

@@ -259,7 +259,7 @@ def _wait_passively() -> None:
     """Let OpenMP's threads sleep while they wait; OpenMP reads this setting only when it is loaded.
 
     Raises:
-        BackendUnavailableError: OpenMP is loaded already.
+        BackendUnavailableError: OpenMP is loaded already, and its threads wait actively.
     """
     libraries = Path("/proc/self/maps")
     loaded = "libgomp" in libraries.read_text(encoding="utf-8") if libraries.exists() else "llama_cpp" in sys.modules

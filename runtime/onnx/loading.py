@@ -22,12 +22,12 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 def load_onnx(folder: Path, config: LoadConfig) -> Model:
     """The model in a folder that ``mimo convert`` or ``mimo quantize`` wrote.
 
-    The folder holds model.onnx, its data, tokenizer.json, config.json and the chat template. With
-    int8 as ``kv_dtype`` the graph with an int8 cache is taken; any other must be the one that model.onnx has built in.
+    The folder holds model.onnx, its data, tokenizer.json, config.json and the chat template. With int8 as
+    ``kv_dtype`` the graph with an int8 cache is taken; any other type must be the one that model.onnx has built in.
 
     Raises:
-        ModelLoadError: A file is missing or damaged, the graph has not the inputs of MiMo's decoder, or it is too large
-            for the memory.
+        ModelLoadError: A file is missing or damaged, the graph lacks inputs of MiMo's decoder, or the model is too
+            large for the memory.
         BackendUnavailableError: The folder has no graph with a cache of ``kv_dtype``, or ``ep`` cannot run it.
         MissingDependencyError: onnxruntime or the package that brings ``ep`` is not installed.
     """
