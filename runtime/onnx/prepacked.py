@@ -43,8 +43,12 @@ def entry(ort: Any, model: Path) -> Path | None:
         ort: The module onnxruntime.
         model: The .onnx file, with its data beside it.
     """
-    folder = _folder(ort, model)
-    return folder if (folder / MODEL).is_file() and (folder / DATA).is_file() else None
+    try:
+        folder = _folder(ort, model)
+        return folder if (folder / MODEL).is_file() and (folder / DATA).is_file() else None
+    except OSError as error:
+        logger.warning("%s: cannot be read: %s", cache_folder(), error)
+        return None
 
 
 def weight_bytes(model: Path) -> int:
@@ -81,6 +85,9 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
     try:
         with files.locked(folder.parent):
             files.remove_partials(folder.parent)
+            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime or of the model
+                if old.is_dir():
+                    files.remove(old)
             if fits := needed <= limit_bytes():
                 make_room(needed)
             if (free := shutil.disk_usage(folder.parent).free) < needed:
@@ -100,9 +107,6 @@ def prepare(ort: Any, model: Path, options: Any) -> Path | None:
                     options.add_session_config_entry(key, value)
                 ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
                 write_record(temporary, model)
-            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime
-                if old.is_dir() and old != folder:
-                    files.remove(old)
     except OutputExistsError:
         logger.info("%s: another process is prepacking; loading without", model.parent.name)
         return None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import files
 from mimo_mobile.documents import FileFormat
-from mimo_mobile.errors import BadArgumentError, ModelLoadError
+from mimo_mobile.errors import BadArgumentError, ModelLoadError, OutputExistsError
 from mimo_mobile.layout import DATA
 
 logger = logging.getLogger(__name__)
@@ -72,9 +74,11 @@ def limit_bytes() -> int:
 
 
 def state_of(model: Path) -> str:
-    """What changes with a model file and its data."""
-    states = [each.stat() for each in (model, model.with_name(DATA)) if each.is_file()]
-    return " ".join(f"{each.st_size} {each.st_mtime_ns}" for each in states)
+    """What changes with a model: the hash of its graph, size and time of its data; empty when it is gone."""
+    if not model.is_file() or not (data := model.with_name(DATA)).is_file():
+        return ""
+    state = data.stat()
+    return f"{hashlib.sha256(model.read_bytes()).hexdigest()} {state.st_size} {state.st_mtime_ns}"
 
 
 def write_record(folder: Path, model: Path) -> None:
@@ -129,10 +133,24 @@ def clear(*, unused_only: bool = False) -> int:
 
     A process that has an entry mapped keeps its pages until it ends: Linux frees a removed file then.
     """
-    gone = [each for each in entries() if each.unused or not unused_only]
-    for each in gone:
-        files.remove(each.path)
-    return sum(each.size_bytes for each in gone)
+    freed = 0
+    for each in entries():
+        if (each.unused or not unused_only) and _removed(each):
+            freed += each.size_bytes
+    for folder in cache_folder().glob(f"{PREPACKED}/*"):
+        with suppress(OutputExistsError), files.locked(folder):  # somebody writes there
+            files.remove_partials(folder)
+    return freed
+
+
+def _removed(entry: CacheEntry) -> bool:
+    """Whether an entry could be removed."""
+    try:
+        files.remove(entry.path)
+    except OSError as error:
+        logger.warning("%s: cannot be removed: %s", entry.path, error)
+        return False
+    return True
 
 
 def make_room(needed_bytes: int) -> None:
@@ -142,14 +160,14 @@ def make_room(needed_bytes: int) -> None:
         if each.kind == PREPACKED:
             if each.unused:
                 logger.info("%s: removed, %s is gone or has changed", each.path, each.model or "what it was made of")
-                files.remove(each.path)
+                _removed(each)
             else:
                 kept.append(each)
     limit = limit_bytes()
     while kept and sum(each.size_bytes for each in kept) + needed_bytes > limit:
         oldest = kept.pop()
         logger.info("%s: removed to stay below %.1f GB (MIMO_CACHE_LIMIT)", oldest.path, limit / 1e9)
-        files.remove(oldest.path)
+        _removed(oldest)
 
 
 def cpu() -> str:

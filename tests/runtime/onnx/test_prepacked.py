@@ -228,3 +228,30 @@ def test_the_command_lists_and_clears(quantized: Path, cache: Path, tmp_path: Pa
     assert len(entries(cache)) == 1
     assert "freed" in CliRunner().invoke(main, ["cache", "clear"]).output
     assert kept.entries() == []
+
+
+def test_a_cache_that_cannot_be_read_loads_plainly(
+    quantized: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, is_file = text(quantized, cache=False), Path.is_file
+
+    def refused_in_the_cache(path: Path) -> bool:
+        if path.is_relative_to(cache):
+            raise PermissionError(
+                13, "Permission denied", str(path)
+            )  # as Python 3.11 does in a folder of another owner
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused_in_the_cache)
+    assert text(quantized) == plain
+
+
+def test_a_touched_graph_is_the_same_model_and_what_a_killed_write_left_goes(quantized: Path, cache: Path) -> None:
+    text(quantized)
+    os.utime(quantized / "model.onnx")
+    assert [each.unused for each in kept.entries() if each.kind == "prepacked"] == [False]
+    left = entries(cache)[0].parent.parent / ".key.7.partial"
+    left.mkdir()
+    (left / "model.onnx").write_bytes(bytes(100))
+    kept.clear(unused_only=True)
+    assert not left.exists() and len(entries(cache)) == 1
