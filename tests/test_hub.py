@@ -168,7 +168,8 @@ def test_an_unknown_repository_is_a_clear_error(standin: Hub, tmp_path: Path) ->
     assert f"XiaomiMiMo/MiMo-8B: not found at {standin.endpoint}" in message
 
 
-def test_folders_and_nonsense_are_told_apart(tmp_path: Path) -> None:
+def test_folders_and_nonsense_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert resolve(str(tmp_path)) == Source(tmp_path, tmp_path.name)
     assert (resolve("nano").path / "config.json").is_file()
     (tmp_path / "file").write_text("x")
