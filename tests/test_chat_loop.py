@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from mimo_mobile.chat_loop import Chat
 from mimo_mobile.cli import main
 from mimo_mobile.errors import SessionError
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, LoadConfig, Message, Model, load
+from tests.commands import runner
 
 SUM, PRODUCT = "What is 12 + 30?", "What is 25 + 17 * 3?"
 GREEDY = GenerationConfig(temperature=0)
@@ -164,7 +165,7 @@ def test_a_model_without_a_chat_template_says_so_before_it_asks(model: Model) ->
 
 def piped(model: Path, *arguments: str, text: str | bytes) -> Result:
     options = ["chat", str(model), "--temperature", "0", "--hide-thinking", *arguments]
-    return CliRunner().invoke(main, options, input=text)
+    return runner().invoke(main, options, input=text)
 
 
 def test_piped_lines_are_turns_and_a_blank_one_ends_nothing(nano_gguf: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from click.testing import CliRunner
 
 from mimo_mobile import cache as kept
 from mimo_mobile import files
@@ -20,6 +19,7 @@ from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
 from mimo_mobile.runtime.onnx import prepacked
+from tests.commands import runner
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=24)
 
@@ -219,14 +219,14 @@ def test_the_command_lists_and_clears(quantized: Path, cache: Path, tmp_path: Pa
     text(quantized)
     text(moved)
     shutil.rmtree(moved)
-    listed = json.loads(CliRunner().invoke(main, ["cache", "list", "--json"]).output)
+    listed = json.loads(runner().invoke(main, ["cache", "list", "--json"]).output)
     states = {each["model"]: each["unused"] for each in listed["entries"] if each["kind"] == "prepacked"}
     assert states == {str(quantized / "model.onnx"): False, str(moved / "model.onnx"): True}
     assert listed["size_bytes"] == sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    assert "gone or changed" in CliRunner().invoke(main, ["cache", "list"]).output
-    assert CliRunner().invoke(main, ["cache", "clear", "--unused"]).exit_code == 0
+    assert "gone or changed" in runner().invoke(main, ["cache", "list"]).output
+    assert runner().invoke(main, ["cache", "clear", "--unused"]).exit_code == 0
     assert len(entries(cache)) == 1
-    assert "freed" in CliRunner().invoke(main, ["cache", "clear"]).output
+    assert "freed" in runner().invoke(main, ["cache", "clear"]).output
     assert kept.entries() == []
 
 
