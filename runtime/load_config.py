@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mimo_mobile.errors import BadArgumentError, ModelLoadError
 from mimo_mobile.layout import DEFAULT_CONTEXT
@@ -15,6 +15,9 @@ Speculate = Literal["auto", "mtp", "ngram", "off"]
 """What drafts tokens: whatever pays at the moment, always the MTP layer, always prompt lookup, or nothing."""
 
 MOST_MTP_DRAFTS = 7
+
+MOST_THREADS = 512
+"""ggml's limit. Source: GGML_MAX_N_THREADS, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/ggml/include/ggml.h"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,12 @@ class LoadConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadArgumentError(f"{name} {value} is out of range; 1 or more expected")
+        for name, kind in (("kv_dtype", KvDtype), ("speculate", Speculate), ("ep", Ep)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known and (name, value) != ("kv_dtype", None):
+                raise BadArgumentError(f"{name} {value!r} is unknown; one of {', '.join(known)} expected")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise BadArgumentError(f"threads {self.threads} is out of range; at most {MOST_THREADS} expected")
         if self.mtp_drafts > MOST_MTP_DRAFTS:
             raise BadArgumentError(f"mtp_drafts {self.mtp_drafts} is out of range; at most {MOST_MTP_DRAFTS} expected")
         if self.mtp_drafts > 1 and self.speculate in ("ngram", "off"):

@@ -212,10 +212,9 @@ class Model:
 
     def cancel_only(self, cancelled: threading.Event) -> None:
         """End one generation, and no other that runs meanwhile."""
-        if self._cancelled is cancelled:
-            self.cancel()
-        else:
-            cancelled.set()
+        cancelled.set()
+        if self._cancelled is cancelled and (backend := self._backend) is not None:
+            backend.cancel()
 
     def _opened(self) -> Backend:
         self._check_process()

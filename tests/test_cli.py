@@ -259,6 +259,7 @@ def test_options_that_come_to_nothing_or_out_of_range_are_mistakes_in_usage(tiny
         (["--mtp-drafts", "3", "--speculate", "off"], "mtp_drafts comes to nothing"),
         (["--temperature", "1e-320"], "temperature"),
         (["--threads", "0"], "threads 0 is out of range"),
+        (["--threads", "100000"], "threads 100000 is out of range"),
         (["--raw", "--no-thinking"], "--raw leaves out"),
         (["--ep", "qnn", "--ep-option", "nothing=1"], "no option 'nothing'"),
     ):

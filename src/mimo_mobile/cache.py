@@ -68,7 +68,7 @@ def limit_bytes() -> int:
     if not text:
         return DEFAULT_LIMIT_BYTES
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), flags=re.IGNORECASE)
-    if found is None:
+    if found is None or len(found[1]) > 18:
         raise BadArgumentError(f"MIMO_CACHE_LIMIT is {text!r}; a size such as 20GB or 500MB expected")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 

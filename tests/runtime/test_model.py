@@ -329,6 +329,12 @@ def test_a_fork_that_loads_a_gguf_file_anew_is_told_to_be_spawned(tiny_gguf: Pat
     assert child.exitcode == 0
 
 
+@pytest.mark.parametrize("wrong", [{"speculate": "x"}, {"kv_dtype": "f8"}, {"ep": "foo"}, {"threads": 513}])
+def test_a_load_option_that_is_none_of_the_choices_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} .* expected"):
+        LoadConfig(**wrong)
+
+
 def test_costs_are_measured_when_a_model_is_loaded(path: Path) -> None:
     with load(path, threads=1, cache=False) as model:
         assert model.speculator is not None and len(model.speculator.costs.rows_s) > 1
