@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile import untrusted
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.documents import parse
 from mimo_mobile.errors import CheckpointError
@@ -35,7 +36,7 @@ def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
         added = [number for number in used if vocabulary.kinds[number] != "normal"]
         return np.array(sorted([*learnt[:LEARNT_TOKENS], *added]), np.int64)
     try:
-        found = {each.integer(0, MOST_TOKENS) for each in parse(path.read_text(encoding="utf-8")).items(least=1)}
+        found = {each.integer(0, MOST_TOKENS) for each in parse(untrusted.read_text(path)).items(least=1)}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: a list of token ids expected: {error}") from error
     if unused := found - set(used):

@@ -211,7 +211,7 @@ def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"nothing\.json: cannot be read: No such file or directory; look again"):
         some.read(tmp_path / "nothing.json", lambda found: found, ModelLoadError, "look again")
     (tmp_path / "bytes.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ModelLoadError, match=r"bytes\.json: not what mimo writes: .*utf-8"):
+    with pytest.raises(ModelLoadError, match=r"bytes\.json: not what mimo writes: not UTF-8"):
         some.read(tmp_path / "bytes.json", lambda found: found, ModelLoadError, "look again")
     (tmp_path / "large.json").write_text('{"a": 1' + "0" * 400 + "}")
     for read in ("integer", "number"):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mimo_mobile import untrusted
 from mimo_mobile.errors import MimoMobileError
 
 T = TypeVar("T")
@@ -129,17 +130,11 @@ def parse(text: str) -> Value:
     """A JSON document; NaN and Infinity, which Python's reader takes otherwise, are no JSON.
 
     Raises:
-        DocumentError: It is no JSON.
+        ValueError: It is no JSON, or nothing that we read; see ``untrusted.parse_json``.
     """
-
-    def refuse(name: str) -> NoReturn:
-        raise DocumentError(f"{name} is no JSON")
-
     try:
-        return Value(json.loads(text, parse_constant=refuse))
-    except RecursionError as error:
-        raise DocumentError("it is nested too deeply") from error
-    except ValueError as error:
+        return Value(untrusted.parse_json(text))
+    except json.JSONDecodeError as error:
         raise DocumentError(f"no JSON: {error}") from error
 
 
@@ -185,7 +180,7 @@ class FileFormat:
             MimoMobileError: One of class ``error``: the file is damaged, or of a version that we do not know.
         """
         try:
-            document = parse(path.read_text(encoding="utf-8"))
+            document = parse(untrusted.read_text(path))
             found = document.fields().get(self.field)
             if found is not None and (version := found.integer(least=1)) > self.version:
                 raise error(
