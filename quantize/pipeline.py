@@ -16,8 +16,9 @@ from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import BadArgumentError, MissingDependencyError
+from mimo_mobile.errors import BadArgumentError, MissingDependencyError, OutputExistsError
 from mimo_mobile.hub import Source, resolve
+from mimo_mobile.layout import is_written, mtp_file
 from mimo_mobile.manifest import Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
@@ -89,13 +90,14 @@ def quantize_checkpoint(
             path = out / _name(source, recipe, single_file)
             if force or not _finished(state, recipe, path):
                 old = state.entry(recipe.name)
+                check_replaced(path, old.parts if old else ())
                 state = state.without(recipe.name)
                 state.write(out)
-                state = state.with_entry(_quantize(checkpoint, source, path, recipe, single_file, progress))
+                made = _quantize(checkpoint, source, path, recipe, single_file, progress)
+                state = state.with_entry(made)
                 state.write(out)
                 if old is not None and old.path != path.name:
-                    for part in old.parts:
-                        files.remove(out / part.path)
+                    manifest.remove(out, old, kept=made.parts)
             if npu is not None and recipe.target == "onnx":
                 state = _compile(state, out, recipe, npu, context, force, progress)
         if questions:
@@ -143,6 +145,25 @@ def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
     if limit and not questions:
         raise BadArgumentError(f"--problems {limit}: {source.path} brings no held-out problems ({evaluate.HELDOUT})")
     return questions if limit is None else list(evaluate.problems_of_kinds(questions, limit)) if limit else []
+
+
+def check_replaced(path: Path, parts: Sequence[Part]) -> None:
+    """See that an output about to be written takes the place of ours only: ``parts``, or what writers give such names.
+
+    Raises:
+        OutputExistsError: Something else lies there.
+    """
+    if path.suffix == ".gguf":
+        found = [each for each in (path, mtp_file(path)) if each.is_dir()]
+    else:
+        ours = {path.parent / part.path for part in parts}
+        found = [
+            each
+            for each in (sorted(path.rglob("*")) if path.is_dir() and not path.is_symlink() else [])
+            if each not in ours and not is_written(each.relative_to(path))
+        ]
+    if found:
+        raise OutputExistsError(f"{found[0]}: not written by mimo, and {path.name} is to be replaced; move it away")
 
 
 def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:

@@ -33,7 +33,7 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
     """
     config = dataclasses.replace(config or LoadConfig(), **changes)
     path = Path(path)
-    if (path / manifest.NAME).is_file():
+    if manifest.is_there(path):
         path = _entry(path, config.recipe)
     elif config.recipe is not None:
         raise ModelLoadError(f"{path}: no {manifest.NAME}, so there is no recipe to choose; leave --recipe out")

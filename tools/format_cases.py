@@ -42,6 +42,15 @@ MANIFEST: Document = {
     "baseline": None,
     "order": ["q4_0", "int4_b32"],
 }
+
+
+def entry(path: str, *parts: str, **fields: Any) -> Document:
+    """The manifest's entry, elsewhere and with other files."""
+    listed = [{"path": each, "size_bytes": 3, "sha256": SHA} for each in parts]
+    return MANIFEST["entries"][0] | {"path": path, "parts": listed} | fields
+
+
+GGUF = entry("x.gguf", "x.gguf", "x-mtp.gguf", recipe="q4_0", format="gguf")
 MANIFEST_1: Document = {
     **{name: value for name, value in MANIFEST.items() if name not in ("order", "entries")},
     "manifest_version": 1,
@@ -98,7 +107,9 @@ GOOD: dict[str, list[Change]] = {
     "manifest": [
         ("manifest_version", GONE), ("added_later", 1), ("entries.0.added_later", {}), ("baseline", SCORE),
         ("baseline", GONE), ("entries.0.score", None), ("entries.0.score", GONE), ("entries.0.parts", []),
-        ("entries.0.path", "a/..b/.c"), ("entries.0.path", "计算 1"), ("source", {}), ("entries.0.tools", {}),
+        ("entries.0", entry("a/..b/.c", "a/..b/.c/model.onnx")), ("entries.0", entry("计算 1", "计算 1/ä/x")),
+        ("entries", []), ("entries", [entry("a", "a/x"), entry("ab", "ab/x", recipe="int8"), GGUF]),
+        ("source", {}), ("entries.0.tools", {}),
         ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None), ("entries.0.score.problem_set", GONE),
         ("order", GONE), ("order", []),
     ],
@@ -194,15 +205,33 @@ OLDER: dict[str, list[Change]] = {"manifest": [("", MANIFEST_1)]}
 """Readers take these, which earlier versions wrote; schemas describe the newest version only."""
 
 BEYOND_SCHEMAS: dict[str, list[Change]] = {
+    "manifest": [
+        ("entries.0.path", "elsewhere"),
+        ("entries.0", entry("a", "b/model.onnx")),
+        ("entries.0", entry("a", "a")),
+        ("entries.0", entry("a", "ab/x")),
+        ("entries.0", entry("a", "manifest.json")),
+        ("entries.0", entry("a", "a/x", "a/x")),
+        ("entries.0", entry("a", "a/x", "a/x/y")),
+    ],
     "npu": [("windows", [2, 64, 1]), ("windows", [1, 2]), ("context_length", 32)],
     "reference": [("logits", [2.5]), ("top_ids", [9, 3, 4])],
 }
 """Readers refuse these, which compare values with each other: schemas cannot."""
 
 ONLY_PYTHON: dict[str, list[Change]] = {
+    "manifest": [
+        ("entries", [entry("a", "a/x"), entry("a", recipe="int8")]),
+        ("entries", [entry("a"), entry("b")]),
+        ("entries", [entry("a", "a/x"), entry("a/b", "a/b/y", recipe="int8")]),
+        ("entries", [entry("manifest.json", "manifest.json/x")]),
+        ("entries", [GGUF | {"path": "x"}, entry("a")]),
+        ("entries", [GGUF | {"path": "y.gguf"}, entry("a")]),
+        ("entries", [entry("x-mtp.gguf"), GGUF]),
+    ],
     "npu": [("layers", [[0, 2], [3, 4]]), ("layers", [[1, 2]]), ("layers", [[0, 4], [4, 4]]), ("soc", "SM1")],
 }
-"""The Python reader refuses these: it knows which chips there are, and what follows what."""
+"""The Python reader refuses these: it compares entries with each other, and knows which chips there are."""
 
 NO_JSON = (
     "", "{", "[" * 2_000, '{"a": NaN}', "nonsense", "'x'", '{"a": 1,}', '{"a": 01}', "\ufeff{}", "{} {}",

@@ -24,6 +24,12 @@ MOST_INTEGER = 2**53 - 1
 LONG = 40
 """Characters of a wrong value that a message shows."""
 
+MOST_TEXT = 4096
+"""Characters of a string; a path has no more."""
+
+MOST_ITEMS, MOST_FIELDS = 1_000_000, 1000
+"""Elements of an array, where a format does not say less, and fields of an object."""
+
 
 class DocumentError(ValueError):
     """A value is not what its file's format asks for; the message says where it is, and what was expected."""
@@ -43,13 +49,18 @@ class Value:
         """Take what ``json`` made of a document or a part of it."""
         self._value, self._place = value, place
 
+    @property
+    def place(self) -> str:
+        """Where in the document the value is, for messages."""
+        return untrusted.printable(self._place if len(self._place) <= 2 * LONG else self._place[: 2 * LONG] + "…")
+
     def __getitem__(self, name: str) -> Value:
         """The field of an object, which must be there."""
         if not isinstance(self._value, dict):
             self._fail("an object")
         place = f"{self._place}.{name}" if self._place else name
         if name not in self._value:
-            raise DocumentError(f"{place} is missing")
+            raise DocumentError(f"{Value(None, place).place} is missing")
         return Value(self._value[name], place)
 
     def get(self, name: str) -> Value | None:
@@ -58,22 +69,28 @@ class Value:
             return None
         return self[name]
 
-    def items(self, least: int = 0) -> list[Value]:
-        """The elements of an array that has at least so many."""
+    def items(self, least: int = 0, most: int = MOST_ITEMS) -> list[Value]:
+        """The elements of an array that has at least and at most so many."""
         if not isinstance(self._value, list) or len(self._value) < least:
             self._fail(f"an array of at least {least}" if least else "an array")
+        if len(self._value) > most:
+            raise DocumentError(f"{self.place}: at most {most} elements expected, {len(self._value)} found")
         return [Value(each, f"{self._place}[{index}]") for index, each in enumerate(self._value)]
 
     def fields(self) -> dict[str, Value]:
-        """All fields of an object whose names are not known beforehand."""
+        """All fields of an object whose names are not known beforehand, at most ``MOST_FIELDS``."""
         if not isinstance(self._value, dict):
             self._fail("an object")
+        if len(self._value) > MOST_FIELDS:
+            raise DocumentError(f"{self.place}: at most {MOST_FIELDS} fields expected, {len(self._value)} found")
         return {name: self[name] for name in self._value}
 
     def text(self) -> str:
-        """A string."""
+        """A string of at most ``MOST_TEXT`` characters."""
         if not isinstance(self._value, str):
             self._fail("a string")
+        if len(self._value) > MOST_TEXT:
+            self._fail(f"a string of at most {MOST_TEXT} characters")
         return self._value
 
     def choice(self, *words: str) -> str:
@@ -123,7 +140,7 @@ class Value:
     def _fail(self, expected: str) -> NoReturn:
         found = json.dumps(self._value)
         shown = found if len(found) <= LONG else found[:LONG] + "…"
-        raise DocumentError(f"{self._place or 'the document'}: {expected} expected, {shown} found")
+        raise DocumentError(f"{self.place or 'the document'}: {expected} expected, {shown} found")
 
 
 def parse(text: str) -> Value:

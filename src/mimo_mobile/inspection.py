@@ -62,7 +62,7 @@ def inspect(path: Path, *, tensors: bool = False) -> Inspection:
         return _gguf(path, tensors)
     if path.is_file() and path.suffix == ".onnx":
         path = path.parent
-    if (path / manifest.NAME).is_file():
+    if manifest.is_there(path):
         return _quantized(path)
     if (path / MODEL).is_file():
         return _onnx(path, tensors)
@@ -85,6 +85,10 @@ def verify(path: Path) -> int:
             file = path / part.path
             if not file.is_file():
                 raise MimoMobileError(f"{file}: missing; run `mimo quantize` again")
+            if (size := file.stat().st_size) != part.size_bytes:
+                raise MimoMobileError(
+                    f"{file}: {size} bytes found, {part.size_bytes} in the manifest; run `mimo quantize --force`"
+                )
             if files.sha256(file) != part.sha256:
                 raise MimoMobileError(f"{file}: its SHA-256 differs from the manifest's; run `mimo quantize --force`")
     return sum(len(entry.parts) for entry in found.entries)

@@ -6,6 +6,7 @@ docs/formats.md specifies the files.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,12 @@ NPU_SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.np
 embedding."""
 
 
+_WRITTEN = re.compile(
+    r"(model|model\.kv-int8|mtp|mtp_\d+|embedding)\.onnx|model\.onnx\.data|chat_template\.jinja|merges\.txt"
+    r"|(config|generation_config|genai_config|reference|tokenizer|tokenizer_config|vocab)\.json"
+    r"|q(nn|dq)-\w+(/[\w.-]+\.(onnx|data|bin|npy|json))?|\.[\w.-]+\.partial(/.*)?"
+)
+
 NPU_FORMAT, REFERENCE_FORMAT = FileFormat("npu", 1), FileFormat("reference", 1)
 
 MOST_TOKENS = 2**31 - 1
@@ -51,6 +58,11 @@ LEAST_REFERENCE_TOKENS = 4
 def mtp_file(trunk: Path) -> Path:
     """Where the MTP layer of a GGUF file lies: beside it, as ``…-mtp.gguf``."""
     return trunk.with_name(f"{trunk.stem}-mtp.gguf")
+
+
+def is_written(relative: Path) -> bool:
+    """Whether our writers give such a name to a file or folder in an ONNX folder."""
+    return _WRITTEN.fullmatch(relative.as_posix()) is not None
 
 
 def npu_folder_name(soc: Soc, quantized: bool) -> str:

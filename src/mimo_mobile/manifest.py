@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import logging
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from mimo_mobile import __version__, checksums, files
-from mimo_mobile.documents import FileFormat, Value
-from mimo_mobile.errors import MimoMobileError, OutputExistsError
+from mimo_mobile import __version__, checksums, files, untrusted
+from mimo_mobile.documents import DocumentError, FileFormat, Value
+from mimo_mobile.errors import CheckpointError, MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
+from mimo_mobile.layout import MOST_TOKENS, mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
@@ -26,6 +30,11 @@ NAME = "manifest.json"
 FINGERPRINT = "fingerprint"
 REPLACE = "--force removes them and starts anew, another --out keeps them"
 MANIFEST_FORMAT = FileFormat("manifest", 2)
+
+MOST_ENTRIES, MOST_PARTS, MOST_BITS = 1000, 10_000, 1024
+"""More entries, files of an entry and bits of a weight are not believed."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,11 @@ class Entry:
     tools: Mapping[str, str]
     score: Score | None = None
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The paths that are this entry's alone: a folder with all in it, or a GGUF file and its MTP file."""
+        return (self.path,) if self.format == "onnx" else (self.path, mtp_file(Path(self.path)).as_posix())
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -111,10 +125,13 @@ class Manifest:
         return next((entry for entry in self.entries if entry.recipe == recipe), None)
 
     def with_entry(self, entry: Entry) -> Manifest:
-        """The same manifest with this entry: in the place of its recipe's earlier one, or else at the end."""
+        """The same manifest with this entry: in the place of its recipe's earlier one, or else at the end.
+
+        An entry that names files of the new one as its own is left out.
+        """
+        others = [each for each in self.without(entry.recipe).entries if not _shared([each.claims, entry.claims])]
         order = tuple(dict.fromkeys([*self.order, *(each.recipe for each in self.entries), entry.recipe]))
-        entries = sorted([*self.without(entry.recipe).entries, entry], key=lambda each: order.index(each.recipe))
-        return dataclasses.replace(self, entries=tuple(entries), order=order)
+        return dataclasses.replace(self, entries=_ordered([*others, entry], order), order=order)
 
     def without(self, recipe: str) -> Manifest:
         """The same manifest without a recipe's entry; its position is kept for a new entry."""
@@ -136,29 +153,44 @@ def read(folder: Path) -> Manifest | None:
     """The folder's manifest, or None when there is none.
 
     Raises:
-        MimoMobileError: The manifest is damaged, or a newer MiMo Mobile wrote it.
+        MimoMobileError: The manifest is damaged, names what is not in its folder, or a newer MiMo Mobile wrote it.
     """
-    path = folder / NAME
-    if not path.exists():
+    if not is_there(folder):
         return None
-    return MANIFEST_FORMAT.read(path, _manifest, MimoMobileError, "move it away or use another folder")
+
+    def build(document: Value) -> Manifest:
+        found = _manifest(document)
+        for entry in found.entries:
+            for path in (entry.path, *(part.path for part in entry.parts)):
+                untrusted.inside(folder, path)
+        return found
+
+    return MANIFEST_FORMAT.read(folder / NAME, build, MimoMobileError, "move it away or use another folder")
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is something called manifest.json in a folder, readable or not."""
+    return os.path.lexists(folder / NAME)
 
 
 def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
     """The folder's manifest for this source; a new manifest is written at once, so that the folder is known as ours.
 
-    With ``force`` the files of another checkpoint are removed.
+    With ``force`` the files of another checkpoint are removed, see ``remove``.
 
     Raises:
-        OutputExistsError: The folder holds another checkpoint's files, or files that are not ours.
+        OutputExistsError: The folder holds another checkpoint's files, files that are not ours, or something that is no
+            file under the manifest's name.
         MimoMobileError: The folder's manifest cannot be read.
     """
     identity = identify(source, progress)
     try:
         found = read(folder)
-    except MimoMobileError:
+    except MimoMobileError as error:
         if not force:
             raise
+        if not (folder / NAME).is_file():
+            raise OutputExistsError(f"{error}; --force replaces files only") from error
         found = None
     if found and found.source.get(FINGERPRINT) == identity[FINGERPRINT]:
         return dataclasses.replace(found, model=source.name)
@@ -172,9 +204,28 @@ def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallba
     made = Manifest(source.name, identity)
     made.write(folder)
     for entry in found.entries if found else ():
-        for path in (entry.path, *(part.path for part in entry.parts)):
-            files.remove(folder / path)
+        remove(folder, entry)
     return made
+
+
+def remove(folder: Path, entry: Entry, kept: Sequence[Part] = ()) -> None:
+    """Remove the files that an entry lists, but for those ``kept``, and the folders that are empty then.
+
+    What the entry does not list stays, and a line in the log names it. No link is followed on the way.
+    """
+    paths = {folder / part.path for part in entry.parts} - {folder / part.path for part in kept}
+    root = folder.resolve()
+    for path in paths:
+        straight = path.parent.resolve() == root / path.parent.relative_to(folder)
+        if straight and (path.is_symlink() or path.is_file()):
+            path.unlink()
+    emptied = {parent for path in [*paths, folder / entry.path / NAME] for parent in path.parents}
+    for parent in sorted(emptied, key=lambda each: len(each.parts), reverse=True):
+        if folder in parent.parents and parent.is_dir() and not parent.is_symlink():
+            if left := sorted(each.name for each in parent.iterdir()):
+                logger.warning("%s: kept, as it holds what no manifest lists: %s", parent, ", ".join(left[:3]))
+            else:
+                parent.rmdir()
 
 
 def _difference(found: Manifest, source: Source, identity: Mapping[str, str]) -> str:
@@ -196,11 +247,14 @@ def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, s
     """
     digest = hashlib.sha256()
     for path in sorted(source.path.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".txt", ".jinja"):
+        if path.suffix in (".json", ".safetensors", ".txt", ".jinja") and path.is_file():
             digest.update(f"{path.name} {checksums.sha256(path, progress)}\n".encode())
     identity = {FINGERPRINT: digest.hexdigest()[:16]}
-    if SYNTHETIC in (source.path / "config.json").read_text(encoding="utf-8"):
-        identity["synthetic"] = "true"
+    try:
+        if SYNTHETIC in untrusted.read_text(source.path / "config.json"):
+            identity["synthetic"] = "true"
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source.path / 'config.json'}: cannot be read: {error}") from error
     if source.repository and source.revision:
         identity |= {"repository": source.repository, "revision": source.revision}
     return identity
@@ -229,17 +283,35 @@ def _manifest(found: Value) -> Manifest:
     tools = found.get("tools") if first else None
     if first:  # its fingerprint held versions and times
         source = {name: each for name, each in source.items() if name not in (FINGERPRINT, "mimo_mobile")}
-    entries = [_entry(each, _texts(tools) if tools else {} if first else None) for each in found["entries"].items()]
+    shared_tools = _texts(tools) if tools else {} if first else None
+    entries = [_entry(each, shared_tools) for each in found["entries"].items(most=MOST_ENTRIES)]
+    names = [entry.recipe for entry in entries]
+    if len(set(names)) != len(names):
+        raise DocumentError("entries: a recipe is there twice")
+    if twice := _shared([*(entry.claims for entry in entries), (NAME,)]):
+        raise DocumentError(f"entries: {twice} belongs to more than one")
     order = found.get("order")
-    made = Manifest(
+    listed = [each.text() for each in order.items(most=MOST_ENTRIES)] if order else []
+    recipes = tuple(dict.fromkeys([*listed, *names]))
+    return Manifest(
         found["model"].text(),
         source,
+        entries=_ordered(entries, recipes),
         baseline=_score(found.get("baseline")),
-        order=tuple(each.text() for each in order.items()) if order else (),
+        order=recipes,
     )
-    for entry in entries:
-        made = made.with_entry(entry)
-    return made
+
+
+def _ordered(entries: Sequence[Entry], order: Sequence[str]) -> tuple[Entry, ...]:
+    places = {recipe: place for place, recipe in enumerate(order)}
+    return tuple(sorted(entries, key=lambda each: places[each.recipe]))
+
+
+def _shared(claims: Sequence[Sequence[str]]) -> str:
+    """A path that is claimed twice, or lies in another one; empty when there is none."""
+    ways = sorted(tuple(path.split("/")) for each in claims for path in each)
+    # What lies in a path follows it in this order.
+    return next(("/".join(later) for way, later in itertools.pairwise(ways) if later[: len(way)] == way), "")
 
 
 def _texts(found: Value) -> dict[str, str]:
@@ -248,19 +320,27 @@ def _texts(found: Value) -> dict[str, str]:
 
 def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
     """An entry; ``tools`` are the whole manifest's in version 1, and None where each entry has its own."""
-    return Entry(
+    made = Entry(
         recipe=found["recipe"].text(),
         format="gguf" if found["format"].choice("gguf", "onnx") == "gguf" else "onnx",
         path=found["path"].path(),
-        bits_per_weight=found["bits_per_weight"].number(least=0),
+        bits_per_weight=found["bits_per_weight"].number(0, MOST_BITS),
         size_bytes=found["size_bytes"].integer(),
         parts=tuple(
             Part(each["path"].path(), each["size_bytes"].integer(), each["sha256"].hexadecimal(64))
-            for each in found["parts"].items()
+            for each in found["parts"].items(most=MOST_PARTS)
         ),
         tools=_texts(found["tools"]) if tools is None else tools,
         score=_score(found.get("score")),
     )
+    if made.format == "gguf" and not made.path.endswith(".gguf"):
+        raise DocumentError(f"{found.place}.path: a .gguf file expected, {made.path} found")
+    for part in made.parts:
+        if not (part.path.startswith(f"{made.path}/") if made.format == "onnx" else part.path in made.claims):
+            raise DocumentError(f"{found.place}.parts: {part.path} is no file of {made.path}")
+    if twice := _shared([[part.path] for part in made.parts]):
+        raise DocumentError(f"{found.place}.parts: {twice} is there twice, or lies in another file")
+    return made
 
 
 def _score(found: Value | None) -> Score | None:
@@ -272,11 +352,11 @@ def _score(found: Value | None) -> Score | None:
         return math.nan if value is None else value.number(least=0, most=most)
 
     return Score(
-        problems=found["problems"].integer(),
+        problems=found["problems"].integer(most=MOST_TOKENS),
         exact_match=found["exact_match"].number(0, 1),
         by_kind={kind: each.number(0, 1) for kind, each in found["by_kind"].fields().items()},
         perplexity=number("perplexity"),
         same_top=number("same_top", most=1),
-        answer_tokens=found["answer_tokens"].number(least=0),
+        answer_tokens=found["answer_tokens"].number(0, MOST_TOKENS),
         problem_set=problems.text() if (problems := found.get("problem_set")) else "",
     )

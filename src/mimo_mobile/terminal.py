@@ -1,9 +1,14 @@
-"""What the command line shows: progress, tables and errors. The only module that knows rich."""
+"""What the command line shows: progress, tables and errors. The only module that knows rich.
+
+Names and texts that come from files are shown as they are: nothing in them is markup, and characters that steer a
+terminal are escaped.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import sys
 import time
@@ -17,9 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.progress import Progress, ProgressCallback
+from mimo_mobile.untrusted import printable
 
 if TYPE_CHECKING:
     from mimo_mobile.doctor import Machine, ProviderState
@@ -28,6 +35,27 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL_S = 10.0
 """Between two lines of progress when stderr is no terminal."""
 
+_CONTROL = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
+
+
+def harmless(text: str) -> str:
+    r"""Text of several lines as a terminal may show it: control characters other than newlines and tabs are escaped.
+
+    >>> harmless("1\n2\x1b]0;title\x07")
+    '1\n2\\x1b]0;title\\x07'
+    """
+    return _CONTROL.sub(lambda found: printable(found[0]), text)
+
+
+def json_line(value: object) -> str:
+    r"""A value as one line of JSON, in which characters that steer a terminal are escaped as JSON has it.
+
+    >>> json_line({"name": "大\x9b"})
+    '{"name": "大\\u009b"}'
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(each if printable(each) == each else f"\\u{ord(each):04x}" for each in text)
+
 
 @contextmanager
 def progress_shown() -> Iterator[ProgressCallback]:
@@ -35,11 +63,13 @@ def progress_shown() -> Iterator[ProgressCallback]:
     if not sys.stderr.isatty():
         yield _PlainProgress()
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")
+    stage, amounts = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[amount]}"))
+    columns = stage, BarColumn(), amounts
     pace = _Pace()
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def show(step: Progress) -> None:
+            step = dataclasses.replace(step, stage=printable(step.stage))
             task = next((task for task in bars.tasks if task.description == step.stage), None)
             amount = pace.told(step)
             if task is None:  # one stage at a time: a new one takes the place of the last
@@ -84,17 +114,17 @@ class _PlainProgress:
         if step.stage == self._stage and step.done < step.total and now - self._shown_s < PLAIN_INTERVAL_S:
             return
         if step.stage == self._stage or step.done < step.total:
-            print(f"{step.stage}: {amount}", file=sys.stderr, flush=True)
+            print(f"{printable(step.stage)}: {amount}", file=sys.stderr, flush=True)
         self._stage, self._shown_s = ("" if step.done >= step.total else step.stage), now
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print a table on stdout; the first ``left`` columns are text, the others numbers."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(printable(title), "table.title"), title_justify="left")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+        made.add_column(Text(printable(column)), justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(printable(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 140
     Console(width=width).print(made)
 
@@ -148,14 +178,18 @@ def _piped_line() -> str:
 
 def tell(note: str) -> None:
     """Print a note to the user on stderr."""
-    print(note, file=sys.stderr, flush=True)
+    print(harmless(note), file=sys.stderr, flush=True)
 
 
 def stream(
     tokens: Iterator[GeneratedToken], *, hide_thinking: bool, cancel: Callable[[], None]
 ) -> tuple[str, GeneratedToken]:
-    """Print tokens as they come, thinking dimmed; returns (answer, last record). Ctrl-C calls ``cancel``."""
-    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+    """Print tokens as they come, thinking dimmed; returns (answer, last record). Ctrl-C calls ``cancel``.
+
+    On a terminal the model's control characters are escaped. A pipe gets the text as it is.
+    """
+    terminal = sys.stdout.isatty()
+    dim, plain = ("\x1b[2m", "\x1b[0m") if terminal else ("", "")
     answer, channel, last = "", "", None
     for token in _interruptible(tokens, cancel):
         last = token
@@ -166,7 +200,7 @@ def stream(
         if token.channel != channel and token.text:
             sys.stdout.write(("\n\n" if channel else "") + (dim if token.channel == "thinking" else plain))
             channel = token.channel
-        sys.stdout.write(token.text)
+        sys.stdout.write(harmless(token.text) if terminal else token.text)
         sys.stdout.flush()
     sys.stdout.write(plain + "\n")
     assert last is not None  # every generation ends with a record of how it ended
@@ -214,7 +248,7 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
         if part is not None:
             data[name] = dataclasses.asdict(part)
     if as_json:
-        print(json.dumps(data, ensure_ascii=False))
+        print(json_line(data))
         return
     width = max(len(key) for key in data)
     for key, item in data.items():
@@ -222,7 +256,7 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
             table(key, list(item[0]), [[str(cell) for cell in row.values()] for row in item])
         elif isinstance(item, (list, tuple)) and item and isinstance(item[0], str):
             for text in item:  # whole, however long
-                print(f"{key:<{width}}  {text}")
+                print(f"{key:<{width}}  {printable(text)}")
         elif isinstance(item, dict):
             table(key, ("name", "value"), [(name, _number(cell)) for name, cell in item.items()], left=2)
         elif item not in (None, (), []):
@@ -246,7 +280,7 @@ def doctor(machine: Machine, states: Sequence[ProviderState], *, as_json: bool) 
     }
     lines |= {f"--ep {each.ep}": each.here + (f" → {each.model}" if each.model else "") for each in states}
     for name, line in lines.items():
-        print(f"{name:<14}{line}")
+        print(f"{name:<14}{printable(line)}")
 
 
 def _gigabytes(size: int | None) -> str:
@@ -256,7 +290,7 @@ def _gigabytes(size: int | None) -> str:
 def _number(item: object) -> str:
     if isinstance(item, float):
         return f"{item:,.1f}" if item >= 10 else f"{item:.3g}"
-    return f"{item:,}" if isinstance(item, int) else str(item)
+    return f"{item:,}" if isinstance(item, int) else printable(str(item))
 
 
 def _summary(last: GeneratedToken) -> str:

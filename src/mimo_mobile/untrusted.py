@@ -102,13 +102,19 @@ def inside(folder: Path, relative: str) -> Path:
     """The path of a file or folder in a folder, when nothing on the way leads out of it.
 
     Raises:
-        ValueError: A link on the way leads out, or there is something that is neither a file nor a folder.
+        ValueError: A link on the way leads out or back to the folder itself, or there is something that is neither a
+            file nor a folder.
     """
-    path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{relative}: leads out of {folder}")
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{relative}: {kind(path)} found, a file or folder expected")
+    path, shown = folder / relative, printable(relative)
+    try:
+        resolved, root = path.resolve(), folder.resolve()
+        if resolved == root or not resolved.is_relative_to(root):
+            raise ValueError(f"{shown}: leads out of {folder}; copy the files that its links mean")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{shown}: {kind(path)} found, a file or folder expected")
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = error.strerror if isinstance(error, OSError) else "links lead in a circle"
+        raise ValueError(f"{shown}: {reason}") from error
     return path
 
 

@@ -55,8 +55,18 @@ public class ModelManifest private constructor(
                 val files = entry.objects("parts").map {
                     ModelFile(it.path("path"), it.long("size_bytes"), it.sha256("sha256"))
                 }
-                ModelManifest(text, model, entry.text("recipe"), entry.path("path"), files)
+                val path = entry.path("path")
+                checkPlaces(path, files.map { it.path })
+                ModelManifest(text, model, entry.text("recipe"), path, files)
             }
+
+        /** Every file lies in the model's folder, and none of them in another one. */
+        private fun checkPlaces(folder: String, files: List<String>) {
+            files.firstOrNull { !it.startsWith("$folder/") }?.let { throw JsonException("parts: $it is no file of $folder") }
+            val sorted = files.map { it.replace('/', '\u0000') }.sorted() // what lies in a path follows it in this order
+            sorted.zipWithNext().firstOrNull { (first, second) -> second == first || second.startsWith("$first\u0000") }
+                ?.let { throw JsonException("parts: ${it.first} is there twice, or holds another file") }
+        }
 
         private fun Map<*, *>.sha256(name: String): String = text(name).takeIf(SHA256::matches)
             ?: throw JsonException("$name: 64 hexadecimal digits expected, ${text(name).take(70)} found")

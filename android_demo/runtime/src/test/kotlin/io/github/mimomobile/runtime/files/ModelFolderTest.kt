@@ -26,7 +26,7 @@ class ModelFolderTest {
         """{"manifest_version": 1, "model": "m", "entries": [
             {"recipe": "q4_0", "format": "gguf", "path": "m.gguf", "parts": []},
             {"recipe": "int4_b32", "format": "onnx", "path": "m-onnx",
-             "parts": [{"path": "$path", "size_bytes": 3, "sha256": "$ABC"}]}]}""",
+             "parts": [{"path": "m-onnx/$path", "size_bytes": 3, "sha256": "$ABC"}]}]}""",
         recipe,
     )
 
@@ -57,7 +57,7 @@ class ModelFolderTest {
     @Test
     fun `a missing, short or changed file is an error that names it`() {
         assertTrue("a is missing" in failure { one("a").verify() })
-        val file = temporary.newFile("a").apply { writeText("ab") }
+        val file = File(temporary.newFolder("m-onnx"), "a").apply { writeText("ab") }
         assertTrue("a has 2 bytes, 3 expected" in failure { one("a").verify(Verification.SIZE) })
         file.writeText("abd")
         assertTrue("a is damaged: SHA-256 a52d" in failure { one("a").verify() })
@@ -71,7 +71,7 @@ class ModelFolderTest {
         for (path in listOf("../a", "/etc/hostname", "x/../../a")) {
             assertTrue("leads out of the folder" in failure { one(path) })
         }
-        Files.createSymbolicLink(File(temporary.root, "link").toPath(), File("/etc/hostname").toPath())
+        Files.createSymbolicLink(File(temporary.newFolder("m-onnx"), "link").toPath(), File("/etc/hostname").toPath())
         assertTrue("leads out of the folder" in failure { one("link").verify() })
     }
 
