@@ -27,10 +27,10 @@ import onnx
 from benchmarks.engines import Engine, Genai, LlamaLoop, Ours
 from mimo_mobile import terminal
 from mimo_mobile.convert.synthetic import write_synthetic
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime.backend import KvDtype
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 
 PREFILL_TOKENS, DECODE_TOKENS = 128, 12
 PROBE_BYTES = 1 << 30
@@ -115,8 +115,8 @@ def compare(model: Path, kv_dtype: KvDtype, depths: Sequence[int], rounds: int, 
 def weight_bytes(model: Path) -> int:
     """What a decode step reads of a model: all of the trunk but the embedding, of which it reads one row."""
     if model.suffix == ".gguf":
-        with GgufHeader(model) as header:
-            return model.stat().st_size - header.tensor_bytes("token_embd.weight")
+        header = GgufHeader(model)
+        return model.stat().st_size - header.tensor_bytes("token_embd.weight")
     tensors = onnx.load(str(model / "model.onnx"), load_external_data=False).graph.initializer
     read = (each for each in tensors if not each.name.startswith(("model.embed_tokens", "rope.")))
     return sum(int(place.value) for each in read for place in each.external_data if place.key == "length")

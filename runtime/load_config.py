@@ -45,6 +45,9 @@ class LoadConfig:
         ep_options: The execution provider's own options.
         strict: Whether it is an error when the execution provider leaves work to the CPU or computes wrong numbers,
             instead of going on with the CPU.
+        trust: Whether a GGUF file is loaded without a trial. By default a process of its own tries a file when it is
+            seen for the first time, which takes about half a second, so that a file that kills llama.cpp does not
+            end this program.
     """
 
     recipe: str | None = None
@@ -59,6 +62,7 @@ class LoadConfig:
     ep: Ep = "auto"
     ep_options: Options | None = None
     strict: bool = False
+    trust: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.phone.adb import Phone, PhoneError, Sent, to_send
 from benchmarks.phone.device import FOLDER, Device, Reading, parse_peaks, parse_reading, read_device
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.progress import Progress, ProgressCallback
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import Message, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -120,15 +120,15 @@ def prepare(model: Path, tools: Path, depths: tuple[int, ...], threads: tuple[in
         # e_machine 183 is EM_AARCH64: https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html
         if head[:4] != b"\x7fELF" or int.from_bytes(head[18:20], "little") != 183:
             raise PhoneError(f"{tools / name} is no program for 64-bit ARM; `make phone-tools` builds one")
-    with GgufHeader(model) as header:
-        template = header.value("tokenizer.chat_template")
-        prompt = QUESTION
-        if template:
-            segments = render(template, [Message("user", QUESTION)], TextTokenizer.from_gguf(header))
-            prompt = "".join(each.text for each in segments)
-        cached = max(depths) + PROMPT_TOKENS + GENERATE_TOKENS
-        # llama-bench keeps a second copy of a depth's KV cache, to begin every repeat with it.
-        need = model.stat().st_size + kv_bytes_per_token(header) * cached * (2 if max(depths) else 1)
+    header = GgufHeader(model)
+    template = header.value("tokenizer.chat_template")
+    prompt = QUESTION
+    if template:
+        segments = render(template, [Message("user", QUESTION)], TextTokenizer.from_gguf(header))
+        prompt = "".join(each.text for each in segments)
+    cached = max(depths) + PROMPT_TOKENS + GENERATE_TOKENS
+    # llama-bench keeps a second copy of a depth's KV cache, to begin every repeat with it.
+    need = model.stat().st_size + kv_bytes_per_token(header) * cached * (2 if max(depths) else 1)
     arch = (tools / "arch").read_text(encoding="ascii").strip()
     return Job(model, tools, arch, prompt, need, depths, threads)
 

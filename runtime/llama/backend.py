@@ -30,6 +30,7 @@ class LlamaBackend:
         """Drive ``context`` of the ``model`` in ``path``; ``flag`` ends its runs."""
         self._api, self._context, self._flag = api, context, flag
         self.path, self.model, self.context_length = path, model, context_length
+        self.hidden_size = context.hidden_size
         self.kv_bytes_per_token = 0
         self.mtp: MtpHead | None = None
         self._norm: NDArray[np.float32] = np.ones(context.hidden_size, np.float32)

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile import untrusted
 from mimo_mobile.errors import BackendUnavailableError, SessionError
+
+_WARNING, _ERROR = 3, 4
+"""enum ggml_log_level."""
+
+LONG = 400
+"""At most so many characters of llama.cpp's messages are shown."""
 
 ABORTED = 2
 """The status that llama_decode returns after the abort callback stopped it."""
@@ -147,22 +154,24 @@ class LlamaLog:
 
     def __init__(self, api: Any) -> None:
         """Listen to llama.cpp from now on."""
-        self._lines: list[str] = []
+        self._lines: list[tuple[int, str]] = []
         self._callback = api.llama_log_callback(self._add)
         api.llama_log_set(self._callback, ctypes.c_void_p())
 
     def _add(self, level: int, text: bytes, _: object) -> None:
-        line = text.decode("utf-8", errors="replace").strip()
-        if level in (3, 4) and line:  # warnings and errors
-            self._lines = [*self._lines[-4:], line]
+        line = untrusted.printable(text.decode("utf-8", errors="replace").strip())
+        # What it says after every error tells nothing.
+        if level in (_WARNING, _ERROR) and line and not line.endswith("failed to load model"):
+            self._lines = [*self._lines[-4:], (level, line)]
 
     def clear(self) -> None:
         """Forget the messages so far."""
         self._lines = []
 
     def text(self) -> str:
-        """The last message."""
-        return self._lines[-1][:300] if self._lines else "no reason given"
+        """The last two errors, or the last warning when there was no error."""
+        errors = [line for level, line in self._lines if level == _ERROR][-2:]
+        return ("; ".join(errors or [line for _, line in self._lines[-1:]]) or "no reason given")[:LONG]
 
 
 _only_log: LlamaLog | None = None

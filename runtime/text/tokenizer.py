@@ -15,8 +15,8 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mimo_mobile.errors import BadArgumentError, ModelLoadError
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 """enum llama_token_type."""

@@ -35,7 +35,8 @@ class CacheEntry:
     """One thing that is kept.
 
     Attributes:
-        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest`` or ``checksums``.
+        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest``,
+            ``checksums`` or ``probe``.
         path: The file or folder.
         size_bytes: All of its files together.
         last_used_s: When it was written or loaded last, in seconds since 1970.
@@ -122,7 +123,7 @@ def _entries(folder: Path) -> Iterator[CacheEntry]:
                 model, unused, used_s = "", True, path.stat().st_mtime
             size = sum(each.stat().st_size for each in path.iterdir() if each.is_file())
             yield CacheEntry(PREPACKED, path, size, used_s, model, unused)
-    for kind in ("costs", "selftest", "checksums"):
+    for kind in ("costs", "selftest", "checksums", "probe"):
         for path in folder.glob(f"{kind}/*"):
             if path.is_file():
                 yield CacheEntry(kind, path, path.stat().st_size, path.stat().st_mtime)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 
 from mimo_mobile import files, manifest
 from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, require
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import MODEL
 
-LONG = 60
-"""At most so many characters of a metadata value are shown."""
+LONG, SHORT = 60, 8
+"""At most so many characters of a metadata value are shown, and an array of at most so many values whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +106,24 @@ def _rows(all_tensors: list[TensorRow]) -> tuple[dict[str, Any], ...]:
 
 
 def _gguf(path: Path, listed: bool) -> Inspection:
-    gguf = require("gguf", "gguf")
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        raise ModelLoadError(f"{path}: not a readable GGUF file ({error})") from error
+    header = GgufHeader(path)
     rows = [
-        TensorRow(
-            tensor.name, tensor.tensor_type.name, "×".join(map(str, tensor.shape.tolist()[::-1])), int(tensor.n_bytes)
-        )
-        for tensor in reader.tensors
+        TensorRow(name, tensor.type, "×".join(map(str, tensor.shape)), tensor.bytes)
+        for name, tensor in header.tensors.items()
     ]
-    facts = {name: _short(value.contents()) for name, value in reader.fields.items() if not name.startswith("GGUF.")}
-    weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    facts = {key: _fact(header, key) for key in header.keys()}
+    weights = sum(prod(tensor.shape) for tensor in header.tensors.values())
     return Inspection(
         str(path), "gguf", weights, path.stat().st_size, _rows(rows), facts, tuple(rows) if listed else ()
     )
+
+
+def _fact(header: GgufHeader, key: str) -> str:
+    """A value of the metadata, or the first of an array."""
+    count = header.count(key)
+    if not header.kind(key).startswith("array"):
+        return _short(header.value(key))
+    return _short(header.array(key)) if count <= SHORT else _many(count, header.array(key, 3))
 
 
 def _onnx(folder: Path, listed: bool) -> Inspection:
@@ -192,7 +197,11 @@ def _quantized(folder: Path) -> Inspection:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"{len(value)} values, {', '.join(map(str, value[:3]))} …"
+    if isinstance(value, (list, tuple)) and len(value) > SHORT:
+        return _many(len(value), value[:3])
     text = str(value).replace("\n", "\\n")
     return text if len(text) <= LONG else text[:LONG] + "…"
+
+
+def _many(count: int, first: Sequence[Any]) -> str:
+    return f"{count} values, {', '.join(map(str, first))} …"

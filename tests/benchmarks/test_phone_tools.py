@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.phone import job
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Model, load
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.benchmarks.setting import Setting, make_setting
@@ -101,8 +101,8 @@ def test_a_phone_is_measured_and_answers_as_we_do(
 
 def test_the_answers_of_both_are_the_same(tools: Path, nano: Source, nano_q4_0: Path, tmp_path: Path) -> None:
     questions = [each.question for each in read_problems(nano.path)[::165]]
-    with GgufHeader(nano_q4_0) as header:
-        template, tokenizer = header.value("tokenizer.chat_template"), TextTokenizer.from_gguf(header)
+    header = GgufHeader(nano_q4_0)
+    template, tokenizer = header.value("tokenizer.chat_template"), TextTokenizer.from_gguf(header)
     (tmp_path / "model.gguf").symlink_to(nano_q4_0)
     (tmp_path / "llama-completion").symlink_to(tools / "llama-completion")
     base = job.prepare(nano_q4_0, tools, (0,), (2,))

@@ -21,9 +21,9 @@ from mimo_mobile import cli
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import CheckpointError, ModelLoadError, QuantizationError, UnknownTensorError
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
 from mimo_mobile.runtime import load
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.tiny import LEARNT, tiny_config, tiny_weights, write_json, write_tiny_checkpoint, write_weights
 
@@ -95,8 +95,8 @@ def test_what_would_be_computed_wrongly_is_refused(case: str, folder: Path) -> N
 def test_rl_0530_with_65536_positions_is_read_and_its_length_is_written(folder: Path, tmp_path: Path) -> None:
     edit(folder / "config.json", max_position_embeddings=65536)
     out = convert_checkpoint(Source(folder, "0530"), tmp_path / "x.gguf", to="gguf")[0]
-    with GgufHeader(out) as header:
-        assert header.value("qwen2.context_length") == 65536
+    header = GgufHeader(out)
+    assert header.value("qwen2.context_length") == 65536
 
 
 def test_ends_of_generation_config_may_be_a_list_and_foreign_ones_are_named(
@@ -115,8 +115,8 @@ def test_the_token_to_pad_with_begins_and_ends_no_text(pad: Any, folder: Path, t
     edit(folder / "tokenizer_config.json", pad_token=pad)
     out = convert_checkpoint(Source(folder, "x"), tmp_path / "x.gguf", to="gguf")[0]
     pad_id = END if pad in (None, ...) else LEARNT + 11
-    with GgufHeader(out) as header:
-        found = [header.value(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")]
+    header = GgufHeader(out)
+    found = [header.value(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")]
     assert found == [END, TURN_END, pad_id]
     (onnx,) = convert_checkpoint(Source(folder, "x"), tmp_path / "onnx", to="onnx")
     genai = json.loads((onnx / "genai_config.json").read_text())["model"]

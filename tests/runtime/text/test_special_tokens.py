@@ -17,9 +17,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.errors import SessionError
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
 from mimo_mobile.runtime import GenerationConfig, Message, load
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.chat_template import encode_messages, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.runtime.text.test_tokenizer import CORPUS
@@ -83,8 +83,8 @@ def library(nano: Source) -> Tokenizer:
 def tokenizer(request: pytest.FixtureRequest, nano: Source) -> TextTokenizer:
     if request.param == "tokenizer.json":
         return TextTokenizer.from_file(nano.path / "tokenizer.json")
-    with GgufHeader(request.getfixturevalue("nano_gguf")) as header:
-        return TextTokenizer.from_gguf(header)
+    header = GgufHeader(request.getfixturevalue("nano_gguf"))
+    return TextTokenizer.from_gguf(header)
 
 
 @pytest.fixture(scope="module")

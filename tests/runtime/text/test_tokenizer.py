@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
 from tests.tiny import write_tiny_checkpoint
 
@@ -52,8 +52,8 @@ def check(folder: Path, model: Path) -> None:
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     blind = Tokenizer.from_file(str(folder / "tokenizer.json"))
     blind.encode_special_tokens = True
-    with GgufHeader(model) as header:
-        from_gguf = TextTokenizer.from_gguf(header)
+    header = GgufHeader(model)
+    from_gguf = TextTokenizer.from_gguf(header)
     from_file = TextTokenizer.from_file(folder / "tokenizer.json")
     for text in [*CORPUS, "\n".join(CORPUS)]:
         expected = reference.encode(text, add_special_tokens=False).ids

@@ -1,0 +1,83 @@
+"""A checked GGUF file → the trunk or the MTP layer in llama.cpp, ready to run. Knows no metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.runtime.backend import KvDtype
+from mimo_mobile.runtime.llama.backend import BATCH_TOKENS, MTP_BATCH_TOKENS, OUTPUT_ROWS, LlamaBackend, LlamaMtp
+from mimo_mobile.runtime.llama.context import Flag, LlamaContext, LlamaLog
+
+KV_TYPES = {"f32": ("F32", 4.0), "f16": ("F16", 2.0), "int8": ("Q8_0", 34 / 32)}
+"""ggml's name of the type, and how many bytes a value takes."""
+
+
+def open_trunk(
+    log: LlamaLog, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, repack: bool, *, mtp: bool
+) -> LlamaBackend:
+    """The loaded trunk, with its MTP layers' weights when ``mtp`` is true; weights are mapped into memory."""
+    import llama_cpp
+
+    model, flag = _model(log, path, repack, mtp=mtp), Flag()
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = context_length
+    params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
+    params.n_outputs_max = min(OUTPUT_ROWS, params.n_batch)
+    params.n_threads = params.n_threads_batch = threads
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
+    params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{KV_TYPES[kv_dtype][0]}")
+    if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    flag.watch(llama_cpp, params)
+    try:
+        context = _context(log, path, model, params)
+    except ModelLoadError:
+        llama_cpp.llama_model_free(model)
+        raise
+    return LlamaBackend(llama_cpp, path, model, context, flag, context_length)
+
+
+def open_mtp(log: LlamaLog, backend: LlamaBackend, path: Path, threads: int, repack: bool, tokens: int) -> LlamaMtp:
+    """Load the MTP layer of ``path``, or take it from the trunk's model when it is there."""
+    import llama_cpp
+
+    own_model = path != backend.path
+    model = _model(log, path, repack, mtp=True) if own_model else backend.model
+    params = llama_cpp.llama_context_default_params()
+    params.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
+    params.n_ctx = backend.context_length
+    params.n_batch = params.n_ubatch = min(MTP_BATCH_TOKENS, backend.context_length)
+    params.n_outputs_max = 1
+    params.n_threads = params.n_threads_batch = threads
+    try:
+        context = _context(log, path, model, params, reads_hidden=True)
+    except ModelLoadError:
+        if own_model:
+            llama_cpp.llama_model_free(model)
+        raise
+    return LlamaMtp(llama_cpp, model, context, tokens, own_model=own_model)
+
+
+def _model(log: LlamaLog, path: Path, repack: bool, *, mtp: bool) -> Any:
+    import llama_cpp
+
+    log.clear()
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts, params.load_mtp = repack, mtp
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
+    return model
+
+
+def _context(log: LlamaLog, path: Path, model: Any, params: Any, *, reads_hidden: bool = False) -> LlamaContext:
+    import llama_cpp
+
+    try:
+        return LlamaContext(llama_cpp, model, params, reads_hidden=reads_hidden)
+    except MemoryError as error:
+        raise ModelLoadError(
+            f"{path}: no context of {params.n_ctx} tokens: {log.text()}; take another context length or kv_dtype"
+        ) from error
