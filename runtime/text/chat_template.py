@@ -1,4 +1,4 @@
-"""Messages → prompt, by the model's own chat template in jinja2's sandbox.
+"""Messages → prompt, by the model's own chat template.
 
 Special tokens are the template's alone: what a message says is text, whatever it says. To tell them apart, each special
 token that is written out in the template is replaced by a surrogate, a code point that no text can hold, before the
@@ -7,19 +7,16 @@ template sees a message. Templates may then trim, split, compare or join the mes
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NoReturn, get_args
-
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any, Literal, get_args
 
 from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
+from mimo_mobile.runtime.text.template_language import ChatTemplate
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer, check_text
+from mimo_mobile.untrusted import printable
 
 NO_THINKING = f"{THINK_OPEN}\n{THINK_CLOSE}\n\n"
 """How the assistant's turn begins when it is not to think: an empty block."""
@@ -30,6 +27,9 @@ CLOSE_THINKING = f"\n{THINK_CLOSE}\n\n"
 Role = Literal["system", "user", "assistant", "tool"]
 
 _SURROGATES = range(0xD800, 0xE000)
+
+_LONGEST_PROBLEM = 300
+"""Characters of a template's own error message that ours shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +83,27 @@ def render(
     stand_ins = dict(zip(tokenizer.special_tokens, map(chr, _SURROGATES), strict=False))
     names = {ord(stand_in): name for name, stand_in in stand_ins.items()}
     try:
-        compiled = _compile(template, tokenizer, stand_ins)
+        compiled = ChatTemplate(template, lambda text: _with_stand_ins(text, tokenizer, stand_ins))
         segments = _rendered(compiled, messages, names)
         if _names_in(segments, tokenizer):
             # A message wrote them, and they are text; or the template did, from parts, and they should not be.
             neutral = [Message(message.role, "0") for message in messages]
             if built := _names_in(_rendered(compiled, neutral, names), tokenizer):
-                raise TemplateError(
-                    f"it puts {built[0]} together from parts, which nothing tells from what messages say"
-                )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        problem = str(error).translate(names)
+                raise ValueError(f"it puts {built[0]} together from parts, which nothing tells from what messages say")
+    except Exception as error:  # a template is a program from elsewhere, which may fail in any way
+        problem = printable(str(error).translate(names) or type(error).__name__)
+        problem = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
         raise SessionError(f"chat template: {problem}; convert the checkpoint again or use a raw prompt") from error
     return segments if thinking else [*segments, *tokenizer.segments(NO_THINKING)]
 
 
-def _compile(source: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> Template:
-    """The template, with stand-ins for the special tokens in its text and in its expressions."""
-
-    def replaced(text: str) -> str:
-        segments = tokenizer.segments(text)
-        return "".join(stand_ins.get(text, text) if special else text for text, special in segments)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    tree = environment.parse(source)
-    for text in tree.find_all(nodes.TemplateData):
-        text.data = replaced(text.data)
-    for constant in tree.find_all(nodes.Const):
-        if isinstance(constant.value, str):
-            constant.value = replaced(constant.value)
-    return environment.from_string(tree)
+def _with_stand_ins(text: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> str:
+    """A text of the template with stand-ins for the special tokens in it."""
+    return "".join(stand_ins.get(name, name) if special else name for name, special in tokenizer.segments(text))
 
 
-def _rendered(template: Template, messages: Sequence[Message], names: Mapping[int, str]) -> list[Segment]:
-    prompt = template.render(messages=[asdict(message) for message in messages], add_generation_prompt=True)
+def _rendered(template: ChatTemplate, messages: Sequence[Message], names: Mapping[int, str]) -> list[Segment]:
+    prompt = template.render([asdict(message) for message in messages], add_generation_prompt=True)
     parts = re.split("([\ud800-\udfff])", prompt)  # text and stand-ins, in turns
     return [
         Segment(names[ord(part)], special=True) if index % 2 else Segment(part)
@@ -161,11 +146,3 @@ def _text_of(place: str, part: object) -> str:
         case {"type": "text", "text": str(text)}:
             return text
     raise BadArgumentError(f"{place}: part {part!r:.60} found, {{'type': 'text', 'text': '…'}} expected")
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
