@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
-from mimo_mobile.convert.json_files import read_json
+from mimo_mobile.convert.json_files import present, read_bytes, read_json
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
@@ -29,20 +28,19 @@ from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,
     CONFIG,
+    COPIED,
     DATA,
     GENAI_CONFIG,
     KV_INT8,
     MODEL,
     MTP,
+    ONNX_FOLDER,
     REFERENCE,
     REFERENCE_FORMAT,
-    TOKENIZER,
     TOKENIZER_CONFIG,
 )
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-
-COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 
 ALIGNMENT_BYTES = 4096
 """Every tensor in the data file begins at a page, so that it can be mapped as it lies."""
@@ -83,7 +81,10 @@ def write_onnx(
         DiskFullError: The folder would not fit.
     """
     config, vocabulary = checkpoint.config, checkpoint.vocabulary
-    with files.whole(out, force=force) as folder, ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
+    with (
+        files.whole(out, force=force, kind=ONNX_FOLDER) as folder,
+        ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool,
+    ):
         folder.mkdir()
         weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, vocabulary), pool)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
@@ -198,8 +199,8 @@ def genai_config(config: MimoConfig, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _write_companions(folder: Path, checkpoint: Checkpoint, chat_template: str | None) -> None:
     for name in COPIED:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, folder / name)
+        if present(checkpoint.path / name):
+            (folder / name).write_bytes(read_bytes(checkpoint.path / name))
     mtp_layers = {"num_nextn_predict_layers": checkpoint.config.num_nextn_predict_layers}
     if {key: checkpoint.raw_config.get(key, 0) for key in mtp_layers} != mtp_layers:  # some were left out
         text = json.dumps(dict(checkpoint.raw_config) | mtp_layers, indent=2, ensure_ascii=False)

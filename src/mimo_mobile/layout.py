@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mimo_mobile.documents import DocumentError, FileFormat, Value
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+from mimo_mobile.files import FolderKind
 from mimo_mobile.socs import Soc, soc_named
 
 DEFAULT_CONTEXT = 4096
@@ -46,6 +47,21 @@ MOST_TOKENS = 2**31 - 1
 
 LEAST_REFERENCE_TOKENS = 4
 """In a reference's prompt, which goes through a model as a chunk, two rows and one."""
+
+COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
+"""A checkpoint's files that an ONNX folder holds as they are."""
+
+NPU_FOLDER = FolderKind(("*.onnx", "*.bin", NPU_SETTINGS, DRAFT_IDS), mark=NPU_SETTINGS, text=b"npu_version")
+
+ONNX_FOLDER = FolderKind(
+    (
+        *("*.onnx", DATA, *COPIED, TOKENIZER_CONFIG, CHAT_TEMPLATE, GENAI_CONFIG, REFERENCE),
+        *(f"q??-*/{name}" for name in NPU_FOLDER.names),
+    ),
+    mark=MODEL,
+    text=b"mimo_mobile.",
+)
+"""What these folders hold; the metadata in our graphs have names that begin with the mark's text."""
 
 
 def mtp_file(trunk: Path) -> Path:
