@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from mimo_mobile import __version__, checksums, files
+from mimo_mobile import __version__, checksums, files, untrusted
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
@@ -196,10 +196,10 @@ def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, s
     """
     digest = hashlib.sha256()
     for path in sorted(source.path.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".txt", ".jinja"):
+        if path.suffix in (".json", ".safetensors", ".txt", ".jinja") and path.is_file():
             digest.update(f"{path.name} {checksums.sha256(path, progress)}\n".encode())
     identity = {FINGERPRINT: digest.hexdigest()[:16]}
-    if SYNTHETIC in (source.path / "config.json").read_text(encoding="utf-8"):
+    if SYNTHETIC in untrusted.read_text(source.path / "config.json"):
         identity["synthetic"] = "true"
     if source.repository and source.revision:
         identity |= {"repository": source.repository, "revision": source.revision}
