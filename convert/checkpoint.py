@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,92 +16,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from mimo_mobile.convert.json_files import parse_json, read_json
+from mimo_mobile.convert.json_files import present, read_json
+from mimo_mobile.convert.shards import DTYPES, NO_ADAPTER, TensorView, read_shards
 from mimo_mobile.convert.tensors import MTP_TENSOR, Dropped, map_tensor
 from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
 from mimo_mobile.errors import CheckpointError, MissingTensorError, ShapeMismatchError, UnknownTensorError
-from mimo_mobile.mimo7b import STOP_TOKENS, MimoConfig
+from mimo_mobile.mimo7b import LARGEST_VOCABULARY, STOP_TOKENS, MimoConfig
 from mimo_mobile.problems import Problems
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-}
-"""The types that weights may be stored as, by the names that safetensors gives them."""
-
-_ADAPTER = "adapter_config.json"
 _ADAPTED = re.compile(r"^base_model\.model\.|\.lora_|\.base_layer\.|\.modules_to_save\.")
-"""``_ADAPTER`` is PEFT's file beside an adapter; ``_ADAPTED`` matches tensor names of an adapter, and of a model that
-still holds one."""
-
-_NO_ADAPTER = (
-    "a PEFT adapter found, the whole model expected; merge the adapter first (PEFT's merge_and_unload(), then"
-    " save_pretrained())"
-)
+"""Matches tensor names of an adapter, and of a model that still holds one."""
 
 SAMPLE_BYTES = 4096
 """So many bytes of every tensor's beginning, middle and end tell one checkpoint from another."""
-
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorView:
-    """One tensor of a shard; its bytes are mapped into memory only while an array of them lives.
-
-    Attributes:
-        name: The tensor's name in the checkpoint.
-        dtype: ``BF16``, ``F16`` or ``F32``.
-        shape: The tensor's shape.
-        path: The shard's file.
-        offset: The position of the tensor's first byte in the shard.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """How many weights the tensor has."""
-        return math.prod(self.shape)
-
-    def array(self) -> NDArray[Any]:
-        """The whole tensor, mapped read-only from its file (ml_dtypes.bfloat16 for ``BF16``).
-
-        Raises:
-            CheckpointError: The shard went away or shrank since the checkpoint was opened.
-        """
-        try:
-            mapped = np.memmap(self.path, DTYPES[self.dtype], mode="r", offset=self.offset, shape=self.shape)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.path}: changed since it was opened: {error}") from error
-        return mapped.view(np.ndarray)
-
-    def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows ``start`` to ``stop`` of the first axis as a float32 copy."""
-        rows = self.array()[start:stop]
-        if self.dtype != "BF16":
-            return rows.astype(np.float32)
-        # bfloat16 is the upper half of a float32; shifting is faster than ml_dtypes' cast, and as exact.
-        bits = rows.view(np.uint16).astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +81,21 @@ class Checkpoint:
         raw_config: dict[str, Any] = {}
         config, found, vocabulary = None, None, None
         with problems.gather():
-            if not (path / CONFIG).is_file():
+            if not present(path / CONFIG):
                 raise CheckpointError(f"{path}: no {CONFIG}; a folder with {CONFIG} and *.safetensors expected")
             raw_config = read_json(path / CONFIG)
             config = MimoConfig.from_json(raw_config)
         generation_config: dict[str, Any] = {}
         with problems.gather():
-            if (path / GENERATION_CONFIG).is_file():
+            if present(path / GENERATION_CONFIG):
                 generation_config = read_json(path / GENERATION_CONFIG)
         with problems.gather():
-            found = _read_shards(path)
+            found = read_shards(path)
         with problems.gather():
-            # As many rows as there are, not as config.json says: a vocabulary of 10**12 tokens would be made.
+            # As many rows as there are, not as config.json says.
             embedding = (found or {}).get("model.embed_tokens.weight")
-            vocabulary = read_vocabulary(path, embedding.shape[0] if embedding and embedding.shape else None)
+            rows = embedding.shape[0] if embedding and embedding.shape else None
+            vocabulary = read_vocabulary(path, rows if rows and rows <= LARGEST_VOCABULARY else None)
             _check_stop_tokens(path, vocabulary, [raw_config, generation_config])
         tensors: dict[str, TensorView] = {}
         dropped: dict[str, str] = {}
@@ -188,9 +121,10 @@ class Checkpoint:
         digest = hashlib.sha256(repr((self.config, self.vocabulary)).encode())
         for view in self.tensors.values():
             digest.update(repr((view.name, view.dtype, view.shape)).encode())
-            content = view.array().reshape(-1).view(np.uint8)
-            for start in (0, len(content) // 2, max(0, len(content) - SAMPLE_BYTES)):
-                digest.update(content[start : start + SAMPLE_BYTES].tobytes())
+            for start in (0, view.nbytes // 2, max(0, view.nbytes - SAMPLE_BYTES)):
+                sample = np.empty(min(SAMPLE_BYTES, view.nbytes - start), np.uint8)
+                view.shard.read(view.offset + start, sample)
+                digest.update(sample.data)
         return digest.hexdigest()
 
 
@@ -203,7 +137,7 @@ def _check_stop_tokens(path: Path, vocabulary: Vocabulary, configs: Iterable[Map
             if each is None:
                 continue
             if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < len(vocabulary.tokens):
-                raise CheckpointError(f"{path}: eos_token_id {ids!r} found, ids of tokens expected")
+                raise CheckpointError(f"{path}: eos_token_id {ids!r:.60} found, ids of tokens expected")
             named[each] = None
     others = [vocabulary.tokens[each] for each in named if vocabulary.tokens[each] not in STOP_TOKENS]
     if others:
@@ -213,70 +147,6 @@ def _check_stop_tokens(path: Path, vocabulary: Vocabulary, configs: Iterable[Map
             ", ".join(others),
             " and ".join(STOP_TOKENS),
         )
-
-
-def _read_shards(path: Path) -> dict[str, TensorView]:
-    """Every tensor of every shard, checked against the index if there is one."""
-    if not (path / INDEX).is_file():
-        return _read_shard(_single_file(path))
-    weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{path / INDEX}: no weight_map of tensor names to file names")
-    found: dict[str, TensorView] = {}
-    for shard in sorted(set(weight_map.values())):
-        # A name with a folder in it could lead out of the checkpoint.
-        if not shard.endswith(".safetensors") or Path(shard).name != shard:
-            raise CheckpointError(f"{path / INDEX}: {shard!r} found, the name of a .safetensors file expected")
-        if not (path / shard).is_file():
-            raise MissingTensorError(f"{path / shard}: shard missing, {INDEX} names it; download the checkpoint again")
-        for name, view in _read_shard(path / shard).items():
-            if name in found:
-                raise CheckpointError(f"tensor {name} is in {found[name].path.name} and in {shard}; one was expected")
-            found[name] = view
-    for name, shard in weight_map.items():
-        if name not in found or found[name].path.name != shard:
-            raise MissingTensorError(f"{path / shard}: no tensor {name}, {INDEX} says it is there; download both again")
-    unnamed = [name for name in found if name not in weight_map]
-    if unnamed:
-        raise CheckpointError(f"{found[unnamed[0]].path}: tensor {unnamed[0]} is not in {INDEX}; download both again")
-    return found
-
-
-def _single_file(path: Path) -> Path:
-    if (path / SINGLE).is_file():
-        return path / SINGLE
-    pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
-    if (path / _ADAPTER).is_file():
-        raise CheckpointError(f"{path / _ADAPTER}: {_NO_ADAPTER}")
-    if pickled:
-        raise CheckpointError(
-            f"{path / pickled[0]}: pickled weights are refused, since reading them runs code from the file;"
-            " get the .safetensors version, or convert with safetensors' own tool"
-        )
-    raise MissingTensorError(f"{path}: neither {INDEX} nor {SINGLE} found; download the checkpoint again")
-
-
-def _read_shard(path: Path) -> dict[str, TensorView]:
-    """The tensors of one safetensors file.
-
-    Source of the layout: https://github.com/huggingface/safetensors/blob/v0.6.2/README.md#format
-    """
-    try:
-        # The library checks length, JSON, offsets (no hole, no overlap), size = shape × dtype and file size.
-        with safe_open(path, framework="numpy"):
-            pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(length), path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}); download it again") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    header.pop("__metadata__", None)
-    return {
-        name: TensorView(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
 
 
 def _settle_mtp_layers(
@@ -300,11 +170,9 @@ def _check_tensors(
 ) -> tuple[dict[str, TensorView], dict[str, str]]:
     """The tensors that config.json asks for, and what is dropped."""
     if any(_ADAPTED.search(name) for name in found):
-        raise UnknownTensorError(f"{path}: {_NO_ADAPTER}")
+        raise UnknownTensorError(f"{path}: {NO_ADAPTER}")
     _check_mtp_layers(path, config, found)
     layers = config.num_hidden_layers
-    if layers > len(found):  # before a table of so many layers is made
-        raise MissingTensorError(f"{path}: {CONFIG} says {layers} layers, the weights hold {len(found)} tensors only")
     expected, problems = config.tensor_shapes(), Problems()
     dropped, beyond, unknown = dict[str, str](), list[str](), list[UnknownTensorError]()
     for name in found:

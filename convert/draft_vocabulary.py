@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile import untrusted
+from mimo_mobile.convert.json_files import present, read_text
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.documents import parse
 from mimo_mobile.errors import CheckpointError
@@ -31,13 +31,13 @@ def draft_ids(folder: Path, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """
     used = [number for number, kind in enumerate(vocabulary.kinds) if kind != "unused"]
     path = folder / DRAFT_VOCABULARY
-    if not path.is_file():
+    if not present(path):
         learnt = [number for number in used if vocabulary.kinds[number] == "normal"]
         added = [number for number in used if vocabulary.kinds[number] != "normal"]
         return np.array(sorted([*learnt[:LEARNT_TOKENS], *added]), np.int64)
     try:
-        found = {each.integer(0, MOST_TOKENS) for each in parse(untrusted.read_text(path)).items(least=1)}
-    except (OSError, ValueError) as error:
+        found = {each.integer(0, MOST_TOKENS) for each in parse(read_text(path)).items(least=1)}
+    except ValueError as error:
         raise CheckpointError(f"{path}: a list of token ids expected: {error}") from error
     if unused := found - set(used):
         raise CheckpointError(f"{path}: {min(unused)} found, one of the {len(used)} token ids in use expected")

@@ -52,14 +52,22 @@ class MatMulFormat(Protocol):
         """
 
 
+LARGEST = 65504.0
+"""The largest float16. It is the largest weight that is converted: block formats keep their scales in float16, and what
+is computed with larger weights is no text."""
+
+
 def check_finite(values: NDArray[np.float32]) -> None:
-    """See that every weight is a number.
+    """See that every weight is a number that all formats can hold.
 
     Raises:
-        QuantizationError: One is NaN or infinite.
+        QuantizationError: One is NaN, infinite or larger than ``LARGEST``.
     """
-    if not np.isfinite(values).all():
-        raise QuantizationError("a weight is NaN or infinite; the checkpoint is damaged, download it again")
+    if values.size and not (values.max() <= LARGEST and values.min() >= -LARGEST):  # neither holds for NaN
+        raise QuantizationError(
+            f"a weight is NaN or infinite, or beyond {LARGEST:g}, the largest float16; the checkpoint is damaged,"
+            " download it again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ class PlainFormat:
         """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
 
         Raises:
-            QuantizationError: A value is too large for float16.
+            QuantizationError: A value is not finite, or too large.
         """
         out.view(self.dtype)[...] = self.cast(values)
 
@@ -85,11 +93,9 @@ class PlainFormat:
         """The values in this format.
 
         Raises:
-            QuantizationError: A value is not finite, or too large for float16.
+            QuantizationError: A value is not finite, or too large.
         """
         check_finite(values)
-        if self.dtype == np.float16 and values.size and np.abs(values).max() > np.finfo(np.float16).max:
-            raise QuantizationError("a weight is above 65504, the largest float16; use --dtype bf16 or f32")
         return values.astype(self.dtype, copy=False)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import files
-from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import RowFormat
+from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError, QuantizationError, require

@@ -9,6 +9,25 @@ from mimo_mobile import untrusted
 from mimo_mobile.errors import CheckpointError
 
 
+def present(path: Path) -> bool:
+    """Whether there is a file at a path.
+
+    Raises:
+        CheckpointError: There is something else, such as a pipe, a device, a folder or a link that leads nowhere.
+    """
+    if path.is_file():
+        return True
+    try:
+        found = untrusted.kind(path)
+    except OSError as error:
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: a link that leads nowhere found, a file expected") from error
+        if isinstance(error, FileNotFoundError):
+            return False
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    raise CheckpointError(f"{path}: {found} found, a file expected")
+
+
 def read_text(path: Path) -> str:
     """The text in a file.
 
@@ -16,11 +35,21 @@ def read_text(path: Path) -> str:
         CheckpointError: It cannot be read or is not UTF-8.
     """
     try:
-        return untrusted.read_text(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        return untrusted.decoded(read_bytes(path))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; download it again") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file that is no larger than a checkpoint's text files are.
+
+    Raises:
+        CheckpointError: It cannot be read, or is larger.
+    """
+    try:
+        return untrusted.read_bytes(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mimo_mobile import files, untrusted
 from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.json_files import read_json
-from mimo_mobile.convert.optimum_export import export_with_optimum
+from mimo_mobile.convert.optimum_export import OPTIMUM_FOLDER, export_with_optimum
 from mimo_mobile.convert.tensors import Layout
-from mimo_mobile.errors import BadArgumentError, OutputExistsError, require
+from mimo_mobile.convert.weight_values import check_values
+from mimo_mobile.errors import BadArgumentError, require
 from mimo_mobile.hub import Source, resolve
-from mimo_mobile.layout import mtp_file
+from mimo_mobile.layout import ONNX_FOLDER, mtp_file
 from mimo_mobile.mimo7b import PRE_NORM, SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 Target = Literal["gguf", "onnx"]
 Dtype = Literal["f32", "f16", "bf16"]
 Exporter = Literal["direct", "optimum"]
+
+_CARD_BYTES = 65536
+"""The front matter of a model card, which says the licence, is in its first bytes."""
 
 _PLAIN = {"f32": F32, "f16": F16, "bf16": BF16}
 
@@ -68,19 +73,41 @@ def convert_checkpoint(
         raise BadArgumentError("ONNX Runtime's CPU kernels have no bf16; use --dtype f32 or f16")
     plain = _PLAIN[dtype]
     checkpoint = Checkpoint.open(source.path)
-    if exporter == "optimum":
-        if (to, dtype) != ("onnx", "f32"):
-            raise BadArgumentError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
-        return [export_with_optimum(checkpoint, out, force=force)]
+    if exporter == "optimum" and (to, dtype) != ("onnx", "f32"):
+        raise BadArgumentError(f"optimum exports ONNX in f32 only, {to} in {dtype} was asked for")
     if single_file and (to == "onnx" or not checkpoint.config.num_nextn_predict_layers):
         raise BadArgumentError("a single file is for GGUF and checkpoints with an MTP layer")
+    kind = None if to == "gguf" else OPTIMUM_FOLDER if exporter == "optimum" else ONNX_FOLDER
+    files.replaceable(out, force=force, kind=kind)
+    check_values(checkpoint.tensors.values(), progress)
+    if exporter == "optimum":
+        return [export_with_optimum(checkpoint, out, force=force)]
+    return write_plain(checkpoint, out, to, plain, origin(source), force, progress, single_file)
+
+
+def write_plain(
+    checkpoint: Checkpoint,
+    out: Path,
+    to: Target,
+    plain: PlainFormat,
+    metadata: Mapping[str, str],
+    force: bool = False,
+    progress: ProgressCallback = ignore,
+    single_file: bool = False,
+) -> list[Path]:
+    """Write a checkpoint unquantized, and return what was written, the loadable model first.
+
+    Raises:
+        OutputExistsError: ``out`` is there and ``force`` is false.
+        MissingDependencyError: The package that writes the format is not installed.
+    """
     if to == "onnx":
-        return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, origin(source), force, progress)
+        return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, metadata, force, progress)
 
     def format_of(name: str) -> RowFormat:
         return F32 if is_vector(name) else plain
 
-    return write_gguf_model(checkpoint, out, format_of, plain.name, origin(source), force, progress, single_file)
+    return write_gguf_model(checkpoint, out, format_of, plain.name, metadata, force, progress, single_file)
 
 
 def write_gguf_model(
@@ -111,8 +138,7 @@ def write_gguf_model(
                 "%s: the trunk alone; llama.cpp runs no MTP layer on %s states", out, config.mtp_hidden_state
             )
     for path in out, mtp_out:
-        if path.exists() and not force:
-            raise OutputExistsError(f"{path} exists; give --force to replace it, or another output")
+        files.replaceable(path, force=force)
     if checkpoint.vocabulary.flagged:
         logger.warning(
             "%s: GGUF cannot say that white space and words around added tokens are treated in another way: %s",
@@ -172,9 +198,13 @@ def origin(source: Source) -> dict[str, str]:
     """What files say about their origin: name, licence, hub id and revision if known, and if weights are random."""
     made = {"name": source.name}
     card = source.path / "README.md"
-    front = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    if licence := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", front):
-        made["license"] = licence[1]
+    if card.is_file():
+        with untrusted.opened(card) as file:
+            front = file.read(_CARD_BYTES).decode("utf-8", "replace").replace("\r\n", "\n").split("\n---", 1)[0]
+        if front.startswith("---\n") and (
+            licence := re.search(r"^license:[ \t]*([\w.+-]{1,60})[ \t]*$", front, re.MULTILINE | re.ASCII)
+        ):
+            made["license"] = licence[1]
     if read_json(source.path / CONFIG).get(SYNTHETIC):
         made["synthetic"] = "true"
     if source.repository and source.revision:

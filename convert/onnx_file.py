@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
-from mimo_mobile.convert.json_files import read_json
+from mimo_mobile.convert.json_files import present, read_bytes, read_json
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
@@ -29,20 +28,19 @@ from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,
     CONFIG,
+    COPIED,
     DATA,
     GENAI_CONFIG,
     KV_INT8,
     MODEL,
     MTP,
+    ONNX_FOLDER,
     REFERENCE,
     REFERENCE_FORMAT,
-    TOKENIZER,
     TOKENIZER_CONFIG,
 )
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-
-COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 
 ALIGNMENT_BYTES = 4096
 """Every tensor in the data file begins at a page, so that it can be mapped as it lies."""
@@ -82,10 +80,13 @@ def write_onnx(
         OutputExistsError: ``out`` is there and ``force`` is false.
         DiskFullError: The folder would not fit.
     """
-    config, vocabulary = checkpoint.config, checkpoint.vocabulary
-    with files.whole(out, force=force) as folder, ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
+    config, companions = checkpoint.config, _companions(checkpoint)
+    with (
+        files.whole(out, force=force, kind=ONNX_FOLDER) as folder,
+        ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool,
+    ):
         folder.mkdir()
-        weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, vocabulary), pool)
+        weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, checkpoint.vocabulary), pool)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
         for layer in range(config.num_nextn_predict_layers):
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
@@ -104,9 +105,8 @@ def write_onnx(
         for name, model in graphs.items():
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
             ir.save(model, folder / name)
-        _write_companions(folder, checkpoint, vocabulary.chat_template)
-        genai = genai_config(config, vocabulary)
-        (folder / GENAI_CONFIG).write_text(json.dumps(genai, indent=2) + "\n", encoding="utf-8")
+        for name, content in companions.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     return out
 
 
@@ -196,17 +196,19 @@ def genai_config(config: MimoConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _write_companions(folder: Path, checkpoint: Checkpoint, chat_template: str | None) -> None:
-    for name in COPIED:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, folder / name)
+def _companions(checkpoint: Checkpoint) -> dict[str, str | bytes]:
+    """What the files beside the graphs hold, by their names."""
+    path = checkpoint.path
+    made: dict[str, str | bytes] = {name: read_bytes(path / name) for name in COPIED if present(path / name)}
     mtp_layers = {"num_nextn_predict_layers": checkpoint.config.num_nextn_predict_layers}
     if {key: checkpoint.raw_config.get(key, 0) for key in mtp_layers} != mtp_layers:  # some were left out
         text = json.dumps(dict(checkpoint.raw_config) | mtp_layers, indent=2, ensure_ascii=False)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    config = read_json(checkpoint.path / TOKENIZER_CONFIG)
+        made[CONFIG] = text + "\n"
+    config = read_json(path / TOKENIZER_CONFIG)
     config["tokenizer_class"] = "Qwen2Tokenizer"  # a list in config.json of MiMo-7B, which loaders do not take
-    if chat_template is not None:
-        (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    if checkpoint.vocabulary.chat_template is not None:
+        made[CHAT_TEMPLATE] = checkpoint.vocabulary.chat_template
+    made[TOKENIZER_CONFIG] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    genai = genai_config(checkpoint.config, checkpoint.vocabulary)
+    made[GENAI_CONFIG] = json.dumps(genai, indent=2) + "\n"
+    return made

@@ -16,9 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mimo_mobile.convert.checkpoint import Checkpoint, TensorView
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
+from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.layout import Reference
 from mimo_mobile.mimo7b import MimoConfig
@@ -28,6 +29,9 @@ DRAFT_HEAD = "lm_head.draft.weight"
 
 TASK_WEIGHTS = 1 << 22
 """Weights that one thread quantizes at a time."""
+
+POSITIONS = 4096
+"""So many positions' angles are computed at a time: in float64 all of them would take much memory."""
 
 FormatOf = Callable[[str], PlainFormat | MatMulFormat]
 
@@ -72,7 +76,9 @@ class PickedRows:
 
     def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` as a float32 copy."""
-        return self.view.array()[self.rows[start:stop]].astype(np.float32)
+        rows = self.rows[start:stop]
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        return np.concatenate([self.view.float32(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
 class LazyWeights:
@@ -163,8 +169,8 @@ class LazyWeights:
         """Cosines and sines `[max_position_embeddings, D / 2]`."""
         config, dtype = self._config, self._compute.attention
         shape = (config.max_position_embeddings, config.head_dim // 2)
-        cos = _lazy("rope.cos", dtype, shape, lambda: np.cos(_angles(config)).astype(dtype.numpy()))
-        return cos, _lazy("rope.sin", dtype, shape, lambda: np.sin(_angles(config)).astype(dtype.numpy()))
+        cos = _lazy("rope.cos", dtype, shape, lambda: _rotations(config, np.cos, dtype.numpy()))
+        return cos, _lazy("rope.sin", dtype, shape, lambda: _rotations(config, np.sin, dtype.numpy()))
 
     def set_kv_scales(self, scales: KvScales) -> None:
         """Keep what a calibration found, for a trunk with an INT8 cache."""
@@ -223,7 +229,12 @@ def joint(names: tuple[str, ...]) -> str:
     return f"{start}.{'+'.join(name.rsplit('.', 2)[1] for name in names)}.{last}"
 
 
-def _angles(config: MimoConfig) -> NDArray[np.float64]:
+def _rotations(config: MimoConfig, function: np.ufunc, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Cosines or sines of every position's angles, computed in float64."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-np.arange(half) / half)
-    return np.outer(np.arange(config.max_position_embeddings), frequencies)
+    made = np.empty((config.max_position_embeddings, half), dtype)
+    for start in range(0, len(made), POSITIONS):
+        part = made[start : start + POSITIONS]
+        part[...] = function(np.outer(np.arange(start, start + len(part)), frequencies))
+    return made

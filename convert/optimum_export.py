@@ -13,10 +13,16 @@ from pathlib import Path
 from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import BackendUnavailableError, CheckpointError
+from mimo_mobile.files import FolderKind
 
 PYTHON_VARIABLE = "MIMO_OPTIMUM_PYTHON"
 DEFAULT_PYTHON = Path(".venv-verify/bin/python")
 OPTIMUM_SCRIPT = Path(__file__).with_name("optimum_script.py")
+
+OPTIMUM_FOLDER = FolderKind(
+    ("model.onnx", "model.onnx_data", "*.json", "merges.txt", "chat_template.jinja"), mark="model.onnx", text=b"pytorch"
+)
+"""What optimum writes; its graph says which program made it."""
 
 
 def export_with_optimum(checkpoint: Checkpoint, out: Path, *, force: bool = False) -> Path:
@@ -33,7 +39,7 @@ def export_with_optimum(checkpoint: Checkpoint, out: Path, *, force: bool = Fals
             f"{python}: optimum has an environment of its own, which is not there; type: make verify-optimum"
             f" (or set {PYTHON_VARIABLE} to the Python of one with torch and optimum-onnx)"
         )
-    with files.whole(out, force=force) as folder:
+    with files.whole(out, force=force, kind=OPTIMUM_FOLDER) as folder:
         command = [str(python), str(OPTIMUM_SCRIPT), str(checkpoint.path), str(folder)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,8 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import files
+from mimo_mobile.convert.checkpoint import CONFIG
+from mimo_mobile.convert.json_files import present, read_bytes
+from mimo_mobile.convert.shards import INDEX
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.errors import BadArgumentError
+from mimo_mobile.files import FolderKind
 from mimo_mobile.hub import NANO, resolve
 from mimo_mobile.mimo7b import MIMO_7B, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -34,6 +37,11 @@ DEVIATION = 0.02
 """The standard deviation of the weights, which is MiMo-7B's initializer_range."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
+
+SYNTHETIC_FOLDER = FolderKind(
+    (CONFIG, *TOKENIZER_FILES, "model-*.safetensors", INDEX), mark=CONFIG, text=SYNTHETIC.encode()
+)
+"""What ``write_synthetic`` makes, and no other checkpoint."""
 
 
 def write_synthetic(
@@ -67,12 +75,12 @@ def write_synthetic(
     read_vocabulary(words, config.vocab_size)
     shards = list(_shards(config))
     total = sum(2 * math.prod(shape) for shard in shards for shape in shard.values())
-    with files.whole(out, force=force) as folder:
+    with files.whole(out, force=force, kind=SYNTHETIC_FOLDER) as folder:
         folder.mkdir(parents=True)
         for name in TOKENIZER_FILES:
-            if (words / name).is_file():
-                shutil.copyfile(words / name, folder / name)
-        (folder / "config.json").write_text(json.dumps(config.to_json() | {SYNTHETIC: True}, indent=2) + "\n")
+            if present(words / name):
+                (folder / name).write_bytes(read_bytes(words / name))
+        (folder / CONFIG).write_text(json.dumps(config.to_json() | {SYNTHETIC: True}, indent=2) + "\n")
         random = np.random.Generator(np.random.PCG64(seed))
         pool = (DEVIATION * random.standard_normal(POOL_WEIGHTS, np.float32)).astype(ml_dtypes.bfloat16)
         weight_map, done = {}, 0
@@ -86,7 +94,7 @@ def write_synthetic(
                     done += 2 * math.prod(shape)
                     progress(Progress(f"write {out.name}", done, total, name))
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return out
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from mimo_mobile.convert.json_files import read_json, read_text
+from mimo_mobile import untrusted
+from mimo_mobile.convert.json_files import present, read_json, read_text
 from mimo_mobile.errors import CheckpointError
 from mimo_mobile.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
-from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
+from mimo_mobile.mimo7b import LARGEST_VOCABULARY, QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
 from mimo_mobile.problems import Problems
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,6 @@ _BEYOND_QWEN2 = (
     "ignore_merges",
 )
 """Settings that a BPE model may have, but Qwen2's has not."""
-
-MOST_TOKENS = 1 << 24
-"""A larger id is taken for damage."""
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
@@ -90,7 +88,7 @@ def read_vocabulary(folder: Path, vocab_size: int | None) -> Vocabulary:
     path, problems = folder / TOKENIZER, Problems()
     tokenizer, config, template = None, None, None
     with problems.gather():
-        if not path.is_file():
+        if not present(path):
             raise CheckpointError(f"{path}: missing; download the checkpoint again, its tokenizer files included")
         tokenizer = read_json(path)
         _check_type(path, tokenizer)
@@ -131,7 +129,7 @@ def read_vocabulary(folder: Path, vocab_size: int | None) -> Vocabulary:
         text_end_id=text_end_id,
         pad_id=special.get("pad_token", text_end_id),
         chat_template=template,
-        flagged=tuple(f"{each.content} ({', '.join(each.flags)})" for each in added if each.flags),
+        flagged=tuple(f"{untrusted.printable(each.content)} ({', '.join(each.flags)})" for each in added if each.flags),
     )
 
 
@@ -142,10 +140,10 @@ def _check_type(path: Path, tokenizer: Mapping[str, Any]) -> None:
     found = model.get("type"), normalizer.get("type"), QWEN2_PATTERN in patterns
     if found != ("BPE", "NFC", True):
         raise CheckpointError(
-            f"{path}: {found[0]} with normalizer {found[1]} and"
+            f"{path}: {found[0]!s:.60} with normalizer {found[1]!s:.60} and"
             f" {'' if found[2] else 'not '}Qwen2's pre-tokenizer found; byte-level BPE, NFC and Qwen2's expected"
         )
-    set_ones = [f"{key} {model[key]!r}" for key in _BEYOND_QWEN2 if model.get(key)]
+    set_ones = [f"{key} {model[key]!r:.60}" for key in _BEYOND_QWEN2 if model.get(key)]
     if set_ones:
         raise CheckpointError(f"{path}: {', '.join(set_ones)} found in the model; Qwen2's tokenizer has none of these")
 
@@ -177,10 +175,12 @@ def _merges(path: Path, tokenizer: Mapping[str, Any], vocab: Mapping[str, int]) 
     for each in found:
         pair = each.split(" ") if isinstance(each, str) else each
         if not _is_list_of(pair, str) or len(pair) != 2:
-            raise CheckpointError(f"{path}: merge {each!r} found, two tokens expected; download it again")
+            raise CheckpointError(f"{path}: merge {each!r:.80} found, two tokens expected; download it again")
         left, right = pair
         if vocab and not {left, right, left + right} <= vocab.keys():
-            raise CheckpointError(f"{path}: merge {each!r} of or into no token of the vocabulary; download it again")
+            raise CheckpointError(
+                f"{path}: merge {each!r:.80} of or into no token of the vocabulary; download it again"
+            )
         merges.append(f"{left} {right}")
     return tuple(merges)
 
@@ -189,24 +189,31 @@ def _check_ids(path: Path, vocab: Mapping[str, int], added: Iterable[_Added], vo
     """Check that every id is a row of the embedding and stands for one token, and that every token has one id."""
     problems, owners = Problems(), dict[int, str]()
     entries = [*vocab.items(), *((each.content, each.id) for each in added)]
-    beyond = [(token, number) for token, number in entries if not 0 <= number < (vocab_size or MOST_TOKENS)]
+    beyond = [(token, number) for token, number in entries if not 0 <= number < (vocab_size or LARGEST_VOCABULARY)]
     if beyond:
         (token, number), more = beyond[0], f" (and {len(beyond) - 1} more beyond it)" if len(beyond) > 1 else ""
         problems.add(
             CheckpointError(
-                f"{path}: token {token!r} has id {number}, the embedding only {vocab_size or MOST_TOKENS} rows{more}"
+                f"{path}: token {token!r:.60} has id {number!s:.40}, the embedding only"
+                f" {vocab_size or LARGEST_VOCABULARY} rows{more}"
             )
         )
     for token, number in entries:
         if owners.setdefault(number, token) != token:
-            problems.add(CheckpointError(f"{path}: id {number} is of {owners[number]!r} and of {token!r}"))
+            problems.add(
+                CheckpointError(f"{path}: id {number!s:.40} is of {owners[number]!r:.60} and of {token!r:.60}")
+            )
             break
     learnt = vocab.keys() - {each.content for each in added}
     if foreign := set("".join(learnt)) - byte_alphabet().keys():
         problems.add(CheckpointError(f"{path}: {min(foreign)!r} found in a token, GPT-2's byte alphabet expected"))
     for each in added:
         if vocab.get(each.content, each.id) != each.id:
-            problems.add(CheckpointError(f"{path}: {each.content!r} has the ids {vocab[each.content]} and {each.id}"))
+            problems.add(
+                CheckpointError(
+                    f"{path}: {each.content!r:.60} has the ids {vocab[each.content]!s:.40} and {each.id!s:.40}"
+                )
+            )
             break
     problems.raise_any(path)
 
@@ -224,7 +231,7 @@ def _check_special_tokens(folder: Path, config: Mapping[str, Any], ids: Mapping[
             yield CheckpointError(f"{folder / TOKENIZER}: no token {stop}; not MiMo's tokenizer")
     for key, text in _special_tokens(config).items():
         if (key, text) != ("pad_token", None) and not (isinstance(text, str) and text in ids):
-            yield CheckpointError(f"{folder / TOKENIZER_CONFIG}: {key} {text!r} found, one of the tokens expected")
+            yield CheckpointError(f"{folder / TOKENIZER_CONFIG}: {key} {text!r:.80} found, one of the tokens expected")
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -234,7 +241,7 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """
     templates: dict[str, Any] = {}
     path, found = folder / TOKENIZER_CONFIG, config.get("chat_template")
-    if (folder / CHAT_TEMPLATE_JSON).is_file():
+    if present(folder / CHAT_TEMPLATE_JSON):
         path = folder / CHAT_TEMPLATE_JSON
         found = read_json(path).get("chat_template")
     if _is_list_of(found, dict):
@@ -244,7 +251,7 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     elif found is not None:
         templates["default"] = found
     files = sorted((folder / ADDITIONAL_TEMPLATES).glob("*.jinja"))
-    if (folder / CHAT_TEMPLATE).is_file():
+    if present(folder / CHAT_TEMPLATE):
         files.append(folder / CHAT_TEMPLATE)
     for path in files:
         templates["default" if path.name == CHAT_TEMPLATE else path.stem] = read_text(path)
@@ -252,16 +259,21 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
         return None
     wrong = [name for name, text in templates.items() if not isinstance(text, str)]
     if wrong:
-        raise CheckpointError(f"{path}: chat_template {', '.join(wrong)} is no text; a Jinja2 template expected")
+        raise CheckpointError(f"{path}: chat_template {_listed(wrong)} is no text; a Jinja2 template expected")
     if len(templates) > 1 and "default" not in templates:
         raise CheckpointError(
-            f"{path}: chat templates {', '.join(templates)} found, none called default; name the one for chats so"
+            f"{path}: chat templates {_listed(templates)} found, none called default; name the one for chats so"
         )
     chosen = "default" if "default" in templates else next(iter(templates))
     others = [name for name in templates if name != chosen]
     if others:
-        logger.warning("%s: the chat template %s is taken, %s left out", folder, chosen, ", ".join(others))
+        logger.warning("%s: the chat template %s is taken, %s left out", folder, _listed([chosen]), _listed(others))
     return str(templates[chosen])
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names from a file as a message may show them."""
+    return untrusted.printable(", ".join(names))[:200]
 
 
 def _object(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:

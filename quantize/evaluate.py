@@ -14,13 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mimo_mobile import files
-from mimo_mobile.documents import DocumentError, FileFormat, Value
+from mimo_mobile.convert.json_files import present, read_text
+from mimo_mobile.documents import DocumentError, FileFormat, Value, parse
 from mimo_mobile.errors import CheckpointError, QuantizationError
 from mimo_mobile.layout import MOST_TOKENS
 from mimo_mobile.manifest import Score
@@ -81,14 +84,14 @@ def read_problems(checkpoint: Path) -> list[Problem]:
         CheckpointError: The file is damaged.
     """
     path = checkpoint / HELDOUT
-    if not path.exists():
+    if not present(path):
         return []
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
-            fields = json.loads(line)
-            problems.append(Problem(str(fields["kind"]), str(fields["question"]), str(fields["answer"])))
-        except (ValueError, KeyError, TypeError) as error:
+            found = parse(line)
+            problems.append(Problem(found["kind"].text(), found["question"].text(), found["answer"].text()))
+        except ValueError as error:
             raise CheckpointError(
                 f'{path}, line {number}: {{"kind": …, "question": …, "answer": …}} expected ({error})'
             ) from error
@@ -172,7 +175,10 @@ def answer_all(
     starts = range(0, len(problems), TASK_PROBLEMS)
     replies: list[Reply] = []
     # spawn: neither runtime survives a fork once it has threads.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _open, (model,)) as pool:
+    context = get_context("spawn")
+    # Nothing is ever sent: the pipe closes when this process ends, however it ends, or when it closes it.
+    ended, alive = context.Pipe(duplex=False)
+    with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended)) as pool:
         try:
             tasks = [
                 pool.submit(
@@ -186,6 +192,7 @@ def answer_all(
                 replies += task.result()
                 progress(Progress(stage, len(replies), len(problems), unit="problems"))
         except BaseException:
+            alive.close()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return replies
@@ -217,12 +224,19 @@ _model: Model | None = None
 """The worker process's model."""
 
 
-def _open(path: Path) -> None:
+def _open(path: Path, ended: Connection) -> None:
     global _model
+    Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     from mimo_mobile.runtime import load
 
     _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself
+
+
+def _end_with(ended: Connection) -> None:
+    """End this worker process as soon as the process that started it does, or no longer wants an answer."""
+    wait([ended])
+    os._exit(1)
 
 
 def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None) -> list[Reply]:

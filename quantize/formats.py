@@ -77,6 +77,7 @@ class NBitsFormat:
         high, low = blocks.max(axis=-1), blocks.min(axis=-1)
         extreme = np.where(high > -low, high, low)
         scales = (extreme / -middle).astype(ml_dtypes.bfloat16).astype(np.float32)
+        scales[np.abs(scales) < np.finfo(np.float32).tiny] = 0  # the inverse of a subnormal one would be infinite
         inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
         levels = np.rint(blocks * inverse[..., None])
         levels = np.clip(levels + middle, 0, 2 * middle - 1).astype(np.uint8)

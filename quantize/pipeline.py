@@ -7,18 +7,18 @@ is finished. This module knows recipes and writers, but no tensors.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, RowFormat
-from mimo_mobile.convert.model import convert_checkpoint, origin, write_gguf_model, write_onnx_model
-from mimo_mobile.errors import BadArgumentError, MissingDependencyError, OutputExistsError
+from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.model import origin, write_gguf_model, write_onnx_model, write_plain
+from mimo_mobile.convert.weight_values import check_values
+from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
 from mimo_mobile.hub import Source, resolve
-from mimo_mobile.layout import is_written, mtp_file
+from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
@@ -85,12 +85,17 @@ def quantize_checkpoint(
     context = _checked(npu, checkpoint) if npu is not None else 0
     with files.locked(out):
         files.remove_partials(out)
+        if force or not _all_finished(out, source, chosen, single_file):
+            check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not _finished(state, recipe, path):
                 old = state.entry(recipe.name)
-                check_replaced(path, old.parts if old else ())
+                kind = ONNX_FOLDER if recipe.target == "onnx" else None
+                if kind and old and old.path == path.name and not kind.is_marked(path):
+                    manifest.remove(out, old)  # a damaged folder of ours, which nothing else tells from a stranger's
+                files.replaceable(path, force=True, kind=kind)
                 state = state.without(recipe.name)
                 state.write(out)
                 made = _quantize(checkpoint, source, path, recipe, single_file, progress)
@@ -101,7 +106,7 @@ def quantize_checkpoint(
             if npu is not None and recipe.target == "onnx":
                 state = _compile(state, out, recipe, npu, context, force, progress)
         if questions:
-            state = _score(state, source, out, [recipe.name for recipe in chosen], questions, progress)
+            state = _score(state, source, checkpoint, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)
     return state
 
@@ -147,25 +152,6 @@ def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
     return questions if limit is None else list(evaluate.problems_of_kinds(questions, limit)) if limit else []
 
 
-def check_replaced(path: Path, parts: Sequence[Part]) -> None:
-    """See that an output about to be written takes the place of ours only: ``parts``, or what writers give such names.
-
-    Raises:
-        OutputExistsError: Something else lies there.
-    """
-    if path.suffix == ".gguf":
-        found = [each for each in (path, mtp_file(path)) if each.is_dir()]
-    else:
-        ours = {path.parent / part.path for part in parts}
-        found = [
-            each
-            for each in (sorted(path.rglob("*")) if path.is_dir() and not path.is_symlink() else [])
-            if each not in ours and not is_written(each.relative_to(path))
-        ]
-    if found:
-        raise OutputExistsError(f"{found[0]}: not written by mimo, and {path.name} is to be replaced; move it away")
-
-
 def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
     """The context length to compile for; what would make compiling fail in the end is an error here already."""
     from mimo_mobile import providers
@@ -186,6 +172,17 @@ def _finished(state: Manifest, recipe: Recipe, path: Path) -> bool:
         return False
     parts = [(path.parent / part.path, part.size_bytes) for part in entry.parts]
     return all(file.is_file() and file.stat().st_size == size for file, size in parts)
+
+
+def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool) -> bool:
+    """Whether nothing would be quantized anew, provided that ``out`` holds this checkpoint's files."""
+    try:
+        state = manifest.read(out)
+    except MimoMobileError:
+        return False
+    return state is not None and all(
+        _finished(state, recipe, out / _name(source, recipe, single_file)) for recipe in recipes
+    )
 
 
 def _quantize(
@@ -247,6 +244,7 @@ def _with_parts(entry: Entry, parts: Sequence[Part]) -> Entry:
 def _score(
     state: Manifest,
     source: Source,
+    checkpoint: Checkpoint,
     out: Path,
     recipes: Sequence[str],
     problems: Sequence[evaluate.Problem],
@@ -264,7 +262,7 @@ def _score(
         return state
     reference = evaluate.kept_replies(out, key, len(problems)) if scored(state.baseline) else None
     if reference is None:  # what was scored on other replies is not for the same table
-        replies = _reference(source, problems, progress)
+        replies = _reference(source, checkpoint, out, problems, progress)
         reference = [reply.tokens for reply in replies]
         todo = [entry.recipe for entry in state.entries if entry.recipe in recipes or scored(entry.score)]
         unscored = tuple(dataclasses.replace(entry, score=None) for entry in state.entries)
@@ -283,14 +281,21 @@ def _score(
 
 
 def _reference(
-    source: Source, problems: Sequence[evaluate.Problem], progress: ProgressCallback
+    source: Source,
+    checkpoint: Checkpoint,
+    out: Path,
+    problems: Sequence[evaluate.Problem],
+    progress: ProgressCallback,
 ) -> list[evaluate.Reply]:
-    """The unquantized model's replies, scored on their own tokens; the model's files are removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="mimo-bf16-") as folder:
+    """The unquantized model's replies, scored on their own tokens; the model's files are removed afterwards.
+
+    They lie in ``out`` meanwhile: there is room for models there, and the next start removes what a killed one left.
+    """
+    with files.workplace(out / "bf16") as folder:
         try:
-            model = convert_checkpoint(source, Path(folder) / "bf16.gguf", to="gguf", progress=progress)[0]
+            model = write_plain(checkpoint, folder / "bf16.gguf", "gguf", BF16, origin(source), progress=progress)[0]
         except MissingDependencyError:  # float32 holds the same values
-            model = convert_checkpoint(source, Path(folder) / "onnx", to="onnx", progress=progress)[0]
+            model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
         return evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
 
 

@@ -30,6 +30,7 @@ from mimo_mobile.layout import (
     DEFAULT_CONTEXT,
     DRAFT_IDS,
     EMBEDDING,
+    NPU_FOLDER,
     NPU_FORMAT,
     NPU_SETTINGS,
     npu_folder_name,
@@ -119,7 +120,7 @@ def compile_for_npu(
     out = folder / npu_folder_name(soc, ranges is not None)
     with files.whole(folder / EMBEDDING, force=True) as temporary:
         ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
-    with files.whole(out, force=force) as temporary:
+    with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
         temporary.mkdir()
         for index, (name, build) in enumerate(graphs.items()):
             made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc, ranges is not None))

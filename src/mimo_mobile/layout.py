@@ -6,12 +6,12 @@ docs/formats.md specifies the files.
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile.documents import DocumentError, FileFormat, Value
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+from mimo_mobile.files import FolderKind
 from mimo_mobile.socs import Soc, soc_named
 
 DEFAULT_CONTEXT = 4096
@@ -40,12 +40,6 @@ NPU_SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.np
 embedding."""
 
 
-_WRITTEN = re.compile(
-    r"(model|model\.kv-int8|mtp|mtp_\d+|embedding)\.onnx|model\.onnx\.data|chat_template\.jinja|merges\.txt"
-    r"|(config|generation_config|genai_config|reference|tokenizer|tokenizer_config|vocab)\.json"
-    r"|q(nn|dq)-\w+(/[\w.-]+\.(onnx|data|bin|npy|json))?|\.[\w.-]+\.partial(/.*)?"
-)
-
 NPU_FORMAT, REFERENCE_FORMAT = FileFormat("npu", 1), FileFormat("reference", 1)
 
 MOST_TOKENS = 2**31 - 1
@@ -54,15 +48,25 @@ MOST_TOKENS = 2**31 - 1
 LEAST_REFERENCE_TOKENS = 4
 """In a reference's prompt, which goes through a model as a chunk, two rows and one."""
 
+COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
+"""A checkpoint's files that an ONNX folder holds as they are."""
+
+NPU_FOLDER = FolderKind(("*.onnx", "*.bin", NPU_SETTINGS, DRAFT_IDS), mark=NPU_SETTINGS, text=b"npu_version")
+
+ONNX_FOLDER = FolderKind(
+    (
+        *("*.onnx", DATA, *COPIED, TOKENIZER_CONFIG, CHAT_TEMPLATE, GENAI_CONFIG, REFERENCE),
+        *(f"q??-*/{name}" for name in NPU_FOLDER.names),
+    ),
+    mark=MODEL,
+    text=b"mimo_mobile.",
+)
+"""What these folders hold; the metadata in our graphs have names that begin with the mark's text."""
+
 
 def mtp_file(trunk: Path) -> Path:
     """Where the MTP layer of a GGUF file lies: beside it, as ``…-mtp.gguf``."""
     return trunk.with_name(f"{trunk.stem}-mtp.gguf")
-
-
-def is_written(relative: Path) -> bool:
-    """Whether our writers give such a name to a file or folder in an ONNX folder."""
-    return _WRITTEN.fullmatch(relative.as_posix()) is not None
 
 
 def npu_folder_name(soc: Soc, quantized: bool) -> str:

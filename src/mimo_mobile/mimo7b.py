@@ -14,6 +14,7 @@ from typing import Any
 
 from mimo_mobile.errors import CheckpointError
 from mimo_mobile.problems import Problems
+from mimo_mobile.untrusted import printable
 
 ARCHITECTURE = "MiMoForCausalLM"
 MODEL_TYPE = "mimo"
@@ -90,21 +91,23 @@ class MimoConfig:
             CheckpointError: Not a MiMo-7B configuration, or one that asks for what MiMo-7B does not do; its
                 ``.problems`` are all of them.
         """
-        architectures = config.get("architectures") or []
-        if config.get("model_type") != MODEL_TYPE or ARCHITECTURE not in architectures:
+        architectures = config.get("architectures")
+        listed = architectures if isinstance(architectures, list) else []
+        if config.get("model_type") != MODEL_TYPE or ARCHITECTURE not in listed:
             raise CheckpointError(
-                f"config.json: model_type {config.get('model_type')!r} with architectures {architectures!r} found,"
-                f" {MODEL_TYPE!r} with [{ARCHITECTURE!r}] expected: this is no MiMo-7B checkpoint"
+                f"config.json: model_type {config.get('model_type')!r:.60} with architectures {architectures!r:.60}"
+                f" found, {MODEL_TYPE!r} with [{ARCHITECTURE!r}] expected: this is no MiMo-7B checkpoint"
             )
         problems = Problems()
         for key, value in _EXPECTED.items():
-            if config.get(key, value) != value:
-                problems.add(CheckpointError(f"config.json: {key} {config[key]!r} found, {value!r} expected"))
+            found = config.get(key, value)
+            if found != value or isinstance(found, bool) != isinstance(value, bool):
+                problems.add(CheckpointError(f"config.json: {key} {found!r:.60} found, {value!r} expected"))
         values: dict[str, Any] = {}
         for field in fields(cls):
             if field.name in config and field.name != "rope_theta":
                 with problems.gather():
-                    values[field.name] = _checked(field.name, config[field.name], field.type)
+                    values[field.name] = _checked(field.name, config[field.name])
         with problems.gather():
             _check_layer_types(config.get("layer_types"))
         refused = {"rope_theta"}  # when it is there in a form that was refused, it is not called missing too
@@ -113,7 +116,8 @@ class MimoConfig:
             refused.clear()
         heads = values.get("num_attention_heads")
         if "head_dim" not in values and config.get("head_dim") is None and heads and "hidden_size" in values:
-            values["head_dim"] = values["hidden_size"] // heads
+            with problems.gather():
+                values["head_dim"] = _checked("head_dim", values["hidden_size"] // heads)
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         missing = [name for name in missing if config.get(name) is None and name not in refused]
         if missing:
@@ -197,15 +201,43 @@ _EXPECTED: Mapping[str, Any] = {
 }
 """What config.json may say of these, if it says anything."""
 
-_ZERO_ALLOWED = ("num_nextn_predict_layers", "bos_token_id", "eos_token_id")
+LARGEST_VOCABULARY = 1 << 20
+"""No vocabulary has more tokens, of which each takes memory when it is read; MiMo-7B's embedding has 151,680 rows."""
+
+MOST_POSITIONS = 1 << 18
+"""No context is longer: ONNX models hold a table of angles for every position. MiMo-7B-RL-0530 has 65,536."""
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "hidden_size": (1, 1 << 16),
+    "intermediate_size": (1, 1 << 18),
+    "num_hidden_layers": (1, 1000),
+    "num_attention_heads": (1, 1024),
+    "num_key_value_heads": (1, 1024),
+    "head_dim": (2, 256),
+    "vocab_size": (1, LARGEST_VOCABULARY),
+    "max_position_embeddings": (1, MOST_POSITIONS),
+    "rope_theta": (1.0, 1e12),
+    "rms_norm_eps": (1e-12, 0.1),
+    "num_nextn_predict_layers": (0, 100),
+    "bos_token_id": (0, LARGEST_VOCABULARY - 1),
+    "eos_token_id": (0, LARGEST_VOCABULARY - 1),
+}
+"""The least and the most of each number: ten times what any MiMo-7B has, or more. Ranges with a fraction are of numbers
+that may have one."""
+
+_NULL: Mapping[str, int | None] = {"num_nextn_predict_layers": 0, "bos_token_id": None, "eos_token_id": None}
+"""What null stands for, where it may stand."""
 
 
 def _check_layer_types(layer_types: Any) -> None:
     """See that every layer attends to the whole context; transformers writes a list from 4.53 on."""
-    if isinstance(layer_types, list):
-        other = sorted({str(each) for each in layer_types} - {"full_attention"})
-        if other:
-            raise CheckpointError(f"config.json: layer_types {', '.join(other)} found, full_attention expected")
+    if layer_types is None:
+        return
+    if not isinstance(layer_types, list):
+        raise CheckpointError(f"config.json: layer_types {layer_types!r:.60} found, a list expected")
+    if other := sorted({f"{each!s:.60}" for each in layer_types} - {"full_attention"}):
+        listed = printable(", ".join(other))[:200]
+        raise CheckpointError(f"config.json: layer_types {listed} found, full_attention expected")
 
 
 def _rope_theta(config: Mapping[str, Any]) -> dict[str, float]:
@@ -221,15 +253,15 @@ def _rope_theta(config: Mapping[str, Any]) -> dict[str, float]:
         if rope is None:
             continue
         if not isinstance(rope, Mapping):
-            problems.add(CheckpointError(f"config.json: {key} {rope!r} found, an object or null expected"))
+            problems.add(CheckpointError(f"config.json: {key} {rope!r:.60} found, an object or null expected"))
             continue
         kinds = {str(rope[name]) for name in ("rope_type", "type") if rope.get(name) is not None} or {"default"}
         beyond = sorted(set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
         if kinds != {"default"} or beyond or rope.get("partial_rotary_factor") not in (None, 1):
             problems.add(
                 CheckpointError(
-                    f"config.json: {key} {dict(rope)!r} found, plain rotary positions (rope_type default) expected;"
-                    " scaled ones are not converted"
+                    f"config.json: {key} {dict(rope)!r:.200} found, plain rotary positions (rope_type default)"
+                    " expected; scaled ones are not converted"
                 )
             )
         found[f"{key}.rope_theta"] = rope.get("rope_theta")
@@ -237,7 +269,7 @@ def _rope_theta(config: Mapping[str, Any]) -> dict[str, float]:
     for name, value in found.items():
         if value is not None:
             with problems.gather():
-                thetas[name] = float(_number(name, value, (int, float)))
+                thetas[name] = _number(name, value, *_RANGES["rope_theta"])
     if len(set(thetas.values())) > 1:
         said = " and ".join(f"{name} {value:g}" for name, value in thetas.items())
         problems.add(CheckpointError(f"config.json: {said} found, which contradict each other; keep the right one"))
@@ -246,25 +278,30 @@ def _rope_theta(config: Mapping[str, Any]) -> dict[str, float]:
     return {} if theta is None else {"rope_theta": theta}
 
 
-def _checked(name: str, value: Any, annotation: Any) -> float | int | str | tuple[int, ...] | None:
-    if annotation == "str":
+def _checked(name: str, value: Any) -> float | int | str | tuple[int, ...] | None:
+    """The value of a field, which has the type and the range that the field must have."""
+    if name == "mtp_hidden_state":
         if value not in (PRE_NORM, POST_NORM):
-            raise CheckpointError(f"config.json: {name} {value!r} found, {PRE_NORM} or {POST_NORM} expected")
+            raise CheckpointError(f"config.json: {name} {value!r:.60} found, {PRE_NORM} or {POST_NORM} expected")
         return str(value)
-    if value is None and ("None" in str(annotation) or name == "num_nextn_predict_layers"):
-        return None if "None" in str(annotation) else 0
-    if isinstance(value, list) and "tuple" in str(annotation):
-        return tuple(_number(name, each, (int,)) for each in value)
-    number = _number(name, value, (int, float) if annotation == "float" else (int,))
-    return float(number) if annotation == "float" else int(number)
+    if value is None and name in _NULL:
+        return _NULL[name]
+    least, most = _RANGES[name]
+    if name == "eos_token_id" and isinstance(value, list):
+        return tuple(int(_number(name, each, least, most)) for each in value)
+    number = _number(name, value, least, most)
+    if name == "head_dim" and number % 2:
+        raise CheckpointError(f"config.json: head_dim {number} found, an even number expected: positions turn pairs")
+    return number
 
 
-def _number(name: str, value: Any, kinds: tuple[type[int] | type[float], ...]) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
-        raise CheckpointError(f"config.json: {name} {value!r} found, a number ≥ 0 expected")
-    if value == 0 and name not in _ZERO_ALLOWED:
-        raise CheckpointError(f"config.json: {name} is 0, a number above 0 expected")
-    return value
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    """A number in a range, which is a whole one when the range's ends are."""
+    kinds = (int, float) if isinstance(least, float) else (int,)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        whole = "a number" if float in kinds else "a whole number"
+        raise CheckpointError(f"config.json: {name} {value!r:.60} found, {whole} from {least:g} to {most:g} expected")
+    return float(value) if float in kinds else value
 
 
 MIMO_7B = MimoConfig(

@@ -11,8 +11,9 @@ import os
 import re
 import stat
 from collections import Counter
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 MOST_TEXT_BYTES = 32_000_000
 """The largest file of text or JSON that is read; MiMo-7B's tokenizer.json has 7 MB."""
@@ -29,7 +30,7 @@ _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[][{},]', re.DOTALL)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, open for reading; a pipe, a device or a folder is refused without waiting for it.
 
     Raises:
