@@ -1,4 +1,4 @@
-"""Which files are tried: all that the tests' generators (tests/hostile_*.py) make, and good ones with single bits flipped."""
+"""What is tried: all files that the tests' generators (tests/hostile_*.py) make, and good ones with one bit flipped."""
 
 from __future__ import annotations
 
