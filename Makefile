@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help quantize test test-lowest test-slow test-arm android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
-	bench-phone emulator-test lint-actions nano verify-optimum clean
+	bench-phone emulator-test lint-actions nano verify-optimum fuzz clean
 
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
@@ -11,6 +11,9 @@ PEERS_VENV ?= .venv-peers
 # llama.cpp's own server, unpatched, which has to run our files.
 LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
+
+# So long `make fuzz` fuzzes each reader.
+FUZZ_SECONDS ?= 600
 
 # Debian for arm64, aarch64 wheels and libraries, for `make test-arm`.
 ARM_ROOT ?= .venv-arm
@@ -45,6 +48,9 @@ test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.bui
 
 test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emulated ARM CPUs (QEMU; Debian)
 	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm
+
+fuzz: $(VENV)/.installed-fuzz  ## atheris on every reader of files of others, FUZZ_SECONDS=600 each, two at once (Linux, x86-64)
+	@$(BIN)/python -m tests.fuzz --seconds "$(FUZZ_SECONDS)" --out "$(OUT)/fuzz"
 
 android: quantize  ## the app (APK) and the library (AAR), in build/android, without an Android SDK
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
@@ -126,6 +132,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@bash tools/setup.sh "$(VENV)" bench
+	@touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	@bash tools/setup.sh "$(VENV)" fuzz
 	@touch $@
 
 $(LOWEST_VENV)/.installed: pyproject.toml tools/setup.sh $(VENV)/.installed

@@ -91,7 +91,7 @@ if [ "$extras" = lowest ]; then
     exit
 fi
 
-case ",$extras," in *,gguf,* | *,dev,* | *,bench,*) build_llama ;; esac
+case ",$extras," in *,gguf,* | *,dev,* | *,bench,* | *,fuzz,*) build_llama ;; esac
 
 echo "Installing mimo-mobile[$extras] into $venv" >&2
 quietly "installing mimo-mobile[$extras]" "$venv/install.log" "$venv/bin/python" -m pip install \

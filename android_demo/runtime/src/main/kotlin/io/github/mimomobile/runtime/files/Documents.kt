@@ -20,9 +20,9 @@ internal class FileFormat(private val name: String, private val version: Long) {
      * @throws MimoException.ModelLoad The file is damaged, or of a version that is not known here.
      */
     fun <T> read(file: File, advice: String, build: (Map<*, *>) -> T): T = try {
-        file.inputStream().use { read(it, "$file", advice, build) }
+        untrustedInput(file, MOST_DOCUMENT_BYTES).use { read(it, "$file", advice, build) }
     } catch (error: IOException) {
-        throw MimoException.ModelLoad("$file: cannot be read; $advice", error)
+        throw MimoException.ModelLoad("$file: cannot be read (${error.message}); $advice", error)
     }
 
     /** The same of an [input], which messages call [what]. */

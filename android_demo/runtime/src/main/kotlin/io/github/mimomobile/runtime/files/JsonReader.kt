@@ -16,6 +16,7 @@ internal class JsonReader(private val input: InputStream) {
     private var limit = 0
     private var consumed = 0L
     private var depth = 0
+    private var values = 0
 
     /** The characters of the name or string read last; how many of them count was returned by the reading call. */
     var chars: CharArray = CharArray(256)
@@ -38,12 +39,14 @@ internal class JsonReader(private val input: InputStream) {
     fun readChars(): Int {
         expect('"')
         var length = 0
+        var halves = false
         while (true) {
             if (length + 2 > chars.size) chars = chars.copyOf(2 * chars.size)
+            if (length > MOST_CHARS) fail("a string of more than $MOST_CHARS characters")
             val byte = next()
             when {
-                byte == '"'.code -> return length
-                byte == '\\'.code -> chars[length++] = escaped()
+                byte == '"'.code -> return length.also { if (halves) checkPairs(length) }
+                byte == '\\'.code -> chars[length++] = escaped().also { halves = halves || it.isSurrogate() }
                 byte < 0x20 -> fail("a control character in a string")
                 byte < 0x80 -> chars[length++] = byte.toChar()
                 else -> length += Character.toChars(codePoint(byte), chars, length)
@@ -68,6 +71,7 @@ internal class JsonReader(private val input: InputStream) {
         peek()
         val text = StringBuilder()
         while (fill() && buffer[position].toInt().toChar().let { it.isLetterOrDigit() || it in "+-." }) {
+            if (text.length == MOST_DIGITS) fail("a number of more than $MOST_DIGITS characters")
             text.append(next().toChar())
         }
         return text.takeIf(::isNumber)?.toString()?.toDouble()?.takeIf { it.isFinite() }
@@ -83,8 +87,8 @@ internal class JsonReader(private val input: InputStream) {
     }
 
     /** The next value of any kind: Map, List, String, Double, Boolean or null. For small texts. */
-    fun readValue(): Any? = when (peek()) {
-        '{' -> buildMap { readObject { name -> put(name, readValue()) } }
+    fun readValue(): Any? = when (peek().also { count() }) {
+        '{' -> buildMap { readObject { name -> if (name in this) fail("'$name' twice") else put(name, readValue()) } }
         '[' -> buildList { readArray { add(readValue()) } }
         '"' -> readString()
         't' -> true.also { word("true") }
@@ -130,6 +134,20 @@ internal class JsonReader(private val input: InputStream) {
         depth--
     }
 
+    private fun count() {
+        if (++values > MOST_VALUES) fail("more than $MOST_VALUES values")
+    }
+
+    /** Half a surrogate pair is no text. */
+    private fun checkPairs(length: Int) {
+        var at = 0
+        while (at < length) {
+            val pair = chars[at].isHighSurrogate() && at + 1 < length && chars[at + 1].isLowSurrogate()
+            if (chars[at].isSurrogate() && !pair) fail("half a surrogate pair in a string")
+            at += if (pair) 2 else 1
+        }
+    }
+
     private fun escaped(): Char = when (val char = next().toChar()) {
         '"', '\\', '/' -> char
         'b' -> '\b'
@@ -153,7 +171,10 @@ internal class JsonReader(private val input: InputStream) {
             if (byte and 0xC0 != 0x80) fail("bytes that are no UTF-8")
             code = code shl 6 or (byte and 0x3F)
         }
-        if (first < 0xC0 || !Character.isValidCodePoint(code)) fail("bytes that are no UTF-8")
+        val isHalf = code in 0xD800..0xDFFF
+        if (first < 0xC0 || code < LEAST_CODES[more] || isHalf || !Character.isValidCodePoint(code)) {
+            fail("bytes that are no UTF-8")
+        }
         return code
     }
 
@@ -182,6 +203,14 @@ internal class JsonReader(private val input: InputStream) {
 
     private companion object {
         const val MOST_DEPTH = 64
+
+        /** Of the values that [readValue] keeps in memory. */
+        const val MOST_VALUES = 200_000
+        const val MOST_CHARS = 1 shl 20
+        const val MOST_DIGITS = 1000
+
+        /** The least code point that is written with so many more bytes. */
+        val LEAST_CODES = intArrayOf(0, 0x80, 0x800, 0x10000)
         const val BLANKS = " \n\r\t"
 
         /** Java takes other numbers, too. */

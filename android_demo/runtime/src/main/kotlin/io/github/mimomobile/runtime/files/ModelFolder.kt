@@ -58,9 +58,11 @@ internal class ModelFolder private constructor(private val root: File, val manif
         fun read(root: File, recipe: String?): ModelFolder {
             val file = File(root, ModelManifest.NAME)
             val text = try {
-                file.readText()
+                untrustedText(file)
             } catch (error: IOException) {
-                throw MimoException.ModelLoad("$file: cannot be read; give what `mimo quantize` wrote", error)
+                throw MimoException.ModelLoad(
+                    "$file: cannot be read (${error.message}); give what `mimo quantize` wrote", error,
+                )
             }
             try {
                 return ModelFolder(root, ModelManifest.parse(text, recipe))

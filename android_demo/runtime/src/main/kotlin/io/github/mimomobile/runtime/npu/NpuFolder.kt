@@ -7,6 +7,7 @@ import io.github.mimomobile.runtime.files.flag
 import io.github.mimomobile.runtime.files.int
 import io.github.mimomobile.runtime.files.ints
 import io.github.mimomobile.runtime.files.text
+import io.github.mimomobile.runtime.files.untrustedInput
 import io.github.mimomobile.runtime.files.values
 import java.io.File
 import java.io.IOException
@@ -55,7 +56,7 @@ internal class NpuFolder private constructor(
     fun draftIds(): IntArray {
         val file = File(folder, "draft_ids.npy")
         val bytes = try {
-            file.readBytes()
+            untrustedInput(file).use { it.readBytes() }
         } catch (error: IOException) {
             throw MimoException.ModelLoad("$file: cannot be read; compile again", error)
         }
@@ -65,7 +66,10 @@ internal class NpuFolder private constructor(
             throw MimoException.ModelLoad("$file: no .npy of integers of 64 bits; compile again")
         }
         val values = ByteBuffer.wrap(bytes, start, bytes.size - start).order(ByteOrder.LITTLE_ENDIAN).asLongBuffer()
-        return IntArray(values.remaining()) { values[it].toInt() }
+        return IntArray(values.remaining()) {
+            values[it].takeIf { id -> id in 0..Int.MAX_VALUE }?.toInt()
+                ?: throw MimoException.ModelLoad("$file: token ids expected, ${values[it]} found; compile again")
+        }
     }
 
     companion object {

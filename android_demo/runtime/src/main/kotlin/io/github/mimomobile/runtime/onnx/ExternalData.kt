@@ -1,5 +1,6 @@
 package io.github.mimomobile.runtime.onnx
 
+import io.github.mimomobile.runtime.files.untrustedInput
 import java.io.File
 import java.io.IOException
 
@@ -44,7 +45,7 @@ private const val ALIGNMENT = 64
  * https://github.com/onnx/onnx/blob/v1.16.0/onnx/onnx.proto and knows nothing else of it.
  */
 private fun externalData(model: File, use: (key: String, value: String) -> Unit) = try {
-    Fields(model.readBytes()).each(7) { graph ->
+    Fields(untrustedInput(model).use { it.readBytes() }).each(7) { graph ->
         graph.each(5) { tensor ->
             tensor.each(13) { pair ->
                 var key = ""

@@ -7,8 +7,11 @@ import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.files.JsonException
 import io.github.mimomobile.runtime.files.JsonReader
+import io.github.mimomobile.runtime.files.MOST_DOCUMENT_BYTES
 import io.github.mimomobile.runtime.files.ModelFolder
 import io.github.mimomobile.runtime.files.long
+import io.github.mimomobile.runtime.files.untrustedInput
+import io.github.mimomobile.runtime.files.untrustedText
 import io.github.mimomobile.runtime.npu.OpenPiece
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.Tokenizer
@@ -63,14 +66,21 @@ internal class ModelLoader(
             fallback = opened.fallback,
             placement = opened.placement,
             draftsWithMtp = opened.backend.mtp != null,
-            hasChatTemplate = template.isFile && ChatTemplate.isKnown(template.readText()),
+            hasChatTemplate = template.isFile && ChatTemplate.isKnown(text(template)),
             synthetic = settings["mimo_mobile_synthetic"] == true,
         )
         return LoadedModel(info, tokenizer, opened.backend)
     }
 
+    private fun text(file: File): String = try {
+        untrustedText(file)
+    } catch (error: IOException) {
+        throw MimoException.ModelLoad("$file: cannot be read (${error.message}); copy the folder again", error)
+    }
+
     private fun settings(file: File): Map<*, *> = try {
-        (file.inputStream().use { JsonReader(it).readDocument() } as Map<*, *>).also { it.long("max_position_embeddings") }
+        val found = untrustedInput(file, MOST_DOCUMENT_BYTES).use { JsonReader(it).readDocument() }
+        (found as Map<*, *>).also { it.long("max_position_embeddings") }
     } catch (error: IOException) {
         throw MimoException.ModelLoad("$file: cannot be read; copy the folder again", error)
     } catch (error: JsonException) {

@@ -4,7 +4,10 @@ package io.github.mimomobile.runtime.text
 internal class MergeTable {
     private var pairs = LongArray(1024)
     private var merged = IntArray(1024)
-    private var size = 0
+
+    /** How many pairs there are. */
+    var size: Int = 0
+        private set
     private var slots = IntArray(1)
 
     /** Enters the pair of the next rank. */

@@ -16,12 +16,17 @@ internal class TokenTable {
     var size: Int = 0
         private set
 
-    /** Enters the first [length] of [bytes] as token [id]. */
+    /**
+     * Enters the first [length] of [bytes] as token [id].
+     *
+     * @throws TokenizerException There is another token of this id.
+     */
     fun add(id: Int, bytes: ByteArray, length: Int) {
         if (id >= starts.size) {
             starts = starts.copyOf(maxOf(id + 1, 2 * starts.size))
             ends = ends.copyOf(starts.size)
         }
+        if (ends[id] > starts[id]) throw TokenizerException("two tokens with the id $id")
         while (used + length > pool.size) pool = pool.copyOf(2 * pool.size)
         bytes.copyInto(pool, used, 0, length)
         starts[id] = used
@@ -30,13 +35,22 @@ internal class TokenTable {
         size = maxOf(size, id + 1)
     }
 
-    /** Makes [find] possible, after the last [add]. */
+    /**
+     * Makes [find] possible, after the last [add].
+     *
+     * @throws TokenizerException A token has two ids.
+     */
     fun index() {
         slots = IntArray(slotsFor(size))
         for (id in 0 until size) {
             if (starts[id] == ends[id]) continue
             var slot = hash(pool, starts[id], ends[id]) and slots.size - 1
-            while (slots[slot] != 0) slot = slot + 1 and slots.size - 1
+            while (slots[slot] != 0) {
+                if (equal(slots[slot] - 1, pool, starts[id], ends[id])) {
+                    throw TokenizerException("a token with the ids ${slots[slot] - 1} and $id")
+                }
+                slot = slot + 1 and slots.size - 1
+            }
             slots[slot] = id + 1
         }
     }

@@ -2,6 +2,7 @@ package io.github.mimomobile.runtime.text
 
 import io.github.mimomobile.runtime.files.JsonException
 import io.github.mimomobile.runtime.files.JsonReader
+import io.github.mimomobile.runtime.files.untrustedInput
 import java.io.File
 import java.io.IOException
 
@@ -19,9 +20,12 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
     private fun read(): Tokenizer {
         val seen = mutableSetOf<String>()
         json.readObject { name ->
-            seen += name
+            if (!seen.add(name)) fail("$name is there twice")
             when (name) {
-                "added_tokens" -> json.readArray { added += addedToken() }
+                "added_tokens" -> json.readArray {
+                    added += addedToken()
+                    if (added.size > MOST_ADDED) fail("more than $MOST_ADDED added tokens")
+                }
                 "normalizer" -> check(name, "NFC", (json.readValue() as? Map<*, *>)?.get("type"))
                 "pre_tokenizer" -> checkPreTokenizer(json.readValue())
                 "model" -> readModel()
@@ -71,6 +75,7 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
         val right = tokens.find(bytes, middle, length)
         val result = tokens.find(bytes, 0, length)
         if (left < 0 || right < 0 || result < 0) fail("a merge with a token that is not in the vocabulary")
+        if (merges.size == MOST_IDS) fail("more than $MOST_IDS merges")
         merges.add(left, right, result)
     }
 
@@ -122,7 +127,11 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
     private fun fail(problem: String): Nothing = throw TokenizerException(problem)
 
     companion object {
-        private const val MOST_IDS = 1 shl 22
+        /** MiMo-7B has 151,680 ids; tables for many more would fill an app's memory. */
+        private const val MOST_IDS = 1 shl 20
+
+        /** Each is looked for at each place of a text; MiMo-7B has 25. */
+        private const val MOST_ADDED = 1000
 
         /**
          * The tokenizer in [file].
@@ -130,7 +139,7 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
          * @throws TokenizerException The file is missing, damaged or not MiMo's.
          */
         fun read(file: File): Tokenizer = try {
-            file.inputStream().use { TokenizerFile(JsonReader(it)).read() }
+            untrustedInput(file).use { TokenizerFile(JsonReader(it)).read() }
         } catch (error: TokenizerException) {
             throw TokenizerException("$file: ${error.message}; convert the checkpoint again", error)
         } catch (error: JsonException) {
