@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mimo_mobile.errors import Cancelled as Cancelled  # what a backend raises when its run was cut off
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -66,6 +68,7 @@ class Backend(Protocol):
         """The logits [T, V] of ``ids`` from position 0.
 
         Raises:
+            Cancelled: ``cancel`` was called meanwhile.
             SessionError: The backend failed.
         """
 
@@ -80,11 +83,7 @@ class Backend(Protocol):
         """
 
     def cancel(self) -> None:
-        """End a running ``decode`` soon; called from any thread, after the event was set."""
+        """End the run under way soon; called from any thread, after the event of ``decode`` was set."""
 
     def close(self) -> None:
         """Free the memory."""
-
-
-class Cancelled(Exception):
-    """A computation was cut off; control flow between a backend and the session, never seen by users."""

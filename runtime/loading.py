@@ -10,7 +10,9 @@ from typing import Any
 from mimo_mobile import manifest
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 from mimo_mobile.layout import MODEL
+from mimo_mobile.runtime import process
 from mimo_mobile.runtime.load_config import LoadConfig
+from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,16 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
         BadArgumentError: A value is out of its range, or ``ep_options`` are another provider's.
     """
     config = dataclasses.replace(config or LoadConfig(), **changes)
-    path = Path(path)
+    files = MappedFiles()
+    with process.loading():
+        try:
+            return _load(Path(path), config, files)
+        except BaseException:
+            files.close()
+            raise
+
+
+def _load(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     if manifest.is_there(path):
         path = _entry(path, config.recipe)
     elif config.recipe is not None:
@@ -44,7 +55,7 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
             raise BackendUnavailableError(
                 f"{path}: --ep {config.ep}, its options and --strict are ONNX Runtime's; take an ONNX recipe"
             )
-        return _announced(path, load_gguf(path, config))
+        return _announced(path, load_gguf(path, config, files))
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
     if (path / MODEL).is_file():
@@ -52,7 +63,7 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
 
         if config.repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
-        return _announced(path, load_onnx(path, config))
+        return _announced(path, load_onnx(path, config, files))
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,15 +9,17 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import ContextFullError, SessionError
-from mimo_mobile.runtime.backend import Backend, Cancelled
+from mimo_mobile.errors import Cancelled, ContextFullError, SessionError
+from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.session import Session
 from mimo_mobile.runtime.decode.speculator import Speculator
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
+from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.text.chat_template import MessageLike, encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.runtime.turns import CancelEvent, Turns
 
 
 class Model:
@@ -28,7 +27,12 @@ class Model:
 
     ``session()`` begins a conversation; several can take turns, each with its own part of the KV cache, which is
     copied away while another one computes. ``generate`` is the short way for programs with one conversation. One
-    generation at a time; ``cancel`` and ``close`` may be called from any thread.
+    generation at a time: whoever asks for a second one, from this thread or another, gets an error and no queue.
+    ``cancel`` and ``close`` may be called from any thread, and from signal handlers and callbacks.
+
+    When the program ends, runs and loads in other threads are ended first. A fork can use no model that its parent
+    loaded. A model whose file was changed in place while it is loaded computes nothing any more; only when a file is
+    cut off during a run the system ends the process (SIGBUS), which nothing here can prevent.
 
     Attributes:
         tokenizer: It turns text into token ids and back.
@@ -36,6 +40,7 @@ class Model:
         speculator: It drafts and knows how well; None when nothing does.
         placement: It tells what each execution provider took of the model; None with llama.cpp.
         synthetic: Whether the weights are random, so that the text means nothing.
+        turns: It says who may use the backend, and when.
     """
 
     def __init__(
@@ -47,16 +52,15 @@ class Model:
         speculator: Speculator | None = None,
         placement: Placement | None = None,
         synthetic: bool = False,
+        files: MappedFiles | None = None,
     ) -> None:
-        """Join a backend, which may be one of your own, with its tokenizer; the model closes it in the end."""
+        """Join a backend, which may be one of your own, with its tokenizer; the model closes it in the end.
+
+        It closes ``files``, too, and computes nothing once they were changed.
+        """
         self.tokenizer, self.chat_template = tokenizer, chat_template
         self.speculator, self.placement, self.synthetic = speculator, placement, synthetic
-        self._backend: Backend | None = backend
-        self._process = os.getpid()
-        self._runs = threading.Lock()  # held while the backend computes, never while a caller reads tokens
-        self._busy = threading.Lock()  # held from a generation's first token to its last
-        self._cancelled = threading.Event()  # of the generation that runs or is about to
-        self._holder: weakref.ref[Session] | None = None  # whose tokens are in the KV cache
+        self.turns = Turns(backend, files or MappedFiles())
         self._own: Session | None = None
 
     def __enter__(self) -> Model:
@@ -68,7 +72,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """How many tokens prompt and answer may have together."""
-        return self._opened().context_length
+        return self.turns.opened().context_length
 
     @property
     def has_chat_template(self) -> bool:
@@ -112,31 +116,29 @@ class Model:
         """The logits [T, V] after each of ``ids``.
 
         Raises:
+            Cancelled: ``cancel`` or ``close`` was called meanwhile.
             ContextFullError: There are more ids than the context holds.
-            SessionError: There are no ids, or the model is closed or busy.
+            SessionError: There are no ids, the model is closed or busy, or the backend failed.
         """
         self.check_length(ids)
-        with self.exclusive() as backend:
-            return backend.all_logits(ids)
+        cancelled = CancelEvent()
+        with self.turns.alone(cancelled) as backend:
+            logits = backend.all_logits(ids)
+        if cancelled.is_set():  # too late to end the run, and still not to be answered
+            raise Cancelled
+        return logits
 
     def cancel(self) -> None:
         """End the running generation within one token, during prefill too; its last record says ``cancelled``."""
-        self._cancelled.set()
-        if (backend := self._backend) is not None:
-            backend.cancel()
+        self.turns.cancel()
 
     def close(self) -> None:
         """End the running generation and free the memory; closing twice does no harm.
 
-        It waits for the run under way and for nobody who reads tokens.
+        It waits for the run under way and for nobody who reads tokens. Called from within a run, by a signal handler, a
+        finalizer or a constraint, it waits for nothing, and the memory is freed when the run has ended.
         """
-        if os.getpid() != self._process:
-            return  # freeing would wait for threads that only the process that loaded it has
-        self.cancel()
-        with self._runs:
-            if self._backend is not None:
-                self._backend.close()
-                self._backend = None
+        self.turns.close()
 
     def check_length(self, ids: Sequence[int], room: int = 0) -> None:
         """See that ids fit into the context, with ``room`` for so many more.
@@ -160,71 +162,5 @@ class Model:
         Raises:
             SessionError: The model is closed or busy.
         """
-        with self.turn(threading.Event()), self.running() as backend:
-            self.claim(None, backend)
+        with self.turns.alone(CancelEvent()) as backend:
             yield backend
-
-    @contextmanager
-    def turn(self, cancelled: threading.Event) -> Iterator[None]:
-        """Be the only generation while the block lasts; a second caller gets an error, not a queue.
-
-        Raises:
-            SessionError: Another generation is under way.
-        """
-        if not self._busy.acquire(blocking=False):
-            raise SessionError("the model is busy with another generation; cancel it, or load the model once more")
-        try:
-            self._cancelled = cancelled
-            yield
-        finally:
-            self._busy.release()
-
-    @contextmanager
-    def running(self, cancelled: threading.Event | None = None) -> Iterator[Backend]:
-        """The backend while it is certainly not freed, for one run.
-
-        Raises:
-            Cancelled: The generation was cancelled; closing does that, too.
-            SessionError: The model is closed, or was loaded before a fork.
-        """
-        self._check_process()
-        with self._runs:
-            if cancelled is not None and cancelled.is_set():
-                raise Cancelled
-            yield self._opened()
-
-    def claim(self, session: Session | None, backend: Backend) -> None:
-        """Give the KV cache to a session, or to nobody; what another one had there is kept with that one."""
-        holder = self._holder() if self._holder is not None else None
-        if holder is session and session is not None:
-            return
-        if holder is not None:
-            holder.put_away(backend)
-        self._holder = None  # what comes next may fail half-way
-        if session is not None:
-            session.take_back(backend)
-            self._holder = weakref.ref(session)
-
-    def begin(self, cancelled: threading.Event) -> None:
-        """Let ``cancel`` mean a generation that is about to begin, unless another one runs."""
-        if not self._busy.locked():
-            self._cancelled = cancelled
-
-    def cancel_only(self, cancelled: threading.Event) -> None:
-        """End one generation, and no other that runs meanwhile."""
-        cancelled.set()
-        if self._cancelled is cancelled and (backend := self._backend) is not None:
-            backend.cancel()
-
-    def _opened(self) -> Backend:
-        self._check_process()
-        if self._backend is None:
-            raise SessionError("the model is closed; load it again")
-        return self._backend
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise SessionError(
-                f"the model was loaded in process {self._process}, of which this one is a fork without its threads;"
-                " load it in this process, and start processes with multiprocessing's 'spawn'"
-            )

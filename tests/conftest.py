@@ -13,6 +13,7 @@ import pytest
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from tests.tiny import write_tiny_checkpoint
 
 # Tests import ONNX Runtime themselves, before our package could turn its telemetry off. That our package does not lean
@@ -76,3 +77,11 @@ def nano_gguf(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nano_onnx(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert_checkpoint(nano, tmp_path_factory.mktemp("nano-onnx") / "nano-onnx", to="onnx")[0]
+
+
+@pytest.fixture(scope="session")
+def nano_q4(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """MiMo-nano in four bits for both engines, with its MTP layer."""
+    out = tmp_path_factory.mktemp("nano-q4")
+    quantize_checkpoint(nano, out, ["int4_b32", "q4_0"], problems=0)
+    return {"onnx": out / "mimo-nano-int4_b32-onnx", "gguf": out / "mimo-nano-q4_0.gguf"}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import NumericsError
-from mimo_mobile.runtime.backend import Backend, Cancelled
+from mimo_mobile.errors import Cancelled, NumericsError
+from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.decode.speculator import Draft
 from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationStats
@@ -76,21 +76,30 @@ class Decoder:
 
     def _step(self) -> tuple[NDArray[np.float32], float]:
         """One run of what is pending, with drafts behind it: logits [rows, V], and what the run took."""
-        with self._model.running(self._cancelled) as backend:
-            if self._generation.count:
-                self._draft = self._propose()
-            else:
-                self._resume(backend)
-            del self._session.tokens[self._position :]
-            rows, started = len(self._draft.ids) + 1, time.perf_counter()
-            ids = [*self._pending, *self._draft.ids]
-            # A copy, since another thread may close the model between two rows.
-            logits = backend.decode(ids, self._position, self._cancelled, rows, self._draft.padding).copy()
-            return logits, time.perf_counter() - started
+        with self._model.turns.running(self._cancelled) as backend:
+            try:
+                return self._computed(backend)
+            except Cancelled:
+                raise
+            except BaseException:  # one that a signal handler raised, too
+                self._session.tokens.clear()  # nobody knows what the KV cache holds now
+                raise
+
+    def _computed(self, backend: Backend) -> tuple[NDArray[np.float32], float]:
+        if self._generation.count:
+            self._draft = self._propose()
+        else:
+            self._resume(backend)
+        del self._session.tokens[self._position :]
+        rows, started = len(self._draft.ids) + 1, time.perf_counter()
+        ids = [*self._pending, *self._draft.ids]
+        # A copy, since another thread may close the model between two rows.
+        logits = backend.decode(ids, self._position, self._cancelled, rows, self._draft.padding).copy()
+        return logits, time.perf_counter() - started
 
     def _resume(self, backend: Backend) -> None:
         """Begin after what the KV cache has of the prompt; at least one token is left to compute."""
-        self._model.claim(self._session, backend)
+        self._model.turns.claim(self._session, backend)
         for old, new in zip(self._session.tokens, self._ids[:-1], strict=False):
             if old != new:
                 break

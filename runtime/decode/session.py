@@ -14,6 +14,7 @@ from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
 from mimo_mobile.runtime.text.chat_template import Message, MessageLike
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
+from mimo_mobile.runtime.turns import CancelEvent
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.model import Model
@@ -34,7 +35,7 @@ class Session:
         self.tokens: list[int] = []
         self._model = model
         self._kept: BackendState | None = None
-        self._cancelled = threading.Event()
+        self._cancelled = CancelEvent()
 
     def generate(
         self,
@@ -65,7 +66,7 @@ class Session:
         if isinstance(prompt, Message | Mapping):
             raise BadArgumentError("one message was given; give a list of messages, such as [message]")
         config, model = config or GenerationConfig(), self._model
-        cancelled = threading.Event()
+        cancelled = CancelEvent()
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
@@ -76,13 +77,13 @@ class Session:
             ids = list(cast(Sequence[int], prompt))
         model.check_length(ids, room=1)
         self._cancelled = cancelled
-        model.begin(cancelled)
+        model.turns.begin(cancelled)
         generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint)
         return self._run(ids, generation, cancelled)
 
     def cancel(self) -> None:
         """End this session's generation within one token; those of other sessions go on."""
-        self._model.cancel_only(self._cancelled)
+        self._model.turns.cancel_only(self._cancelled)
 
     def take_back(self, backend: Backend) -> None:
         """Put what is kept of the conversation into the KV cache, which nobody holds."""
@@ -99,5 +100,8 @@ class Session:
     def _run(
         self, ids: list[int], generation: Generation, cancelled: threading.Event
     ) -> Generator[GeneratedToken, None, None]:
-        with self._model.turn(cancelled):
+        turn = self._model.turns.take(cancelled)
+        try:
             yield from Decoder(self._model, self, ids, generation, cancelled).run()
+        finally:
+            turn.over = True

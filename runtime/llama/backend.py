@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import SessionError
-from mimo_mobile.runtime.backend import BackendState, Cancelled
+from mimo_mobile.errors import Cancelled, SessionError
+from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama_log
 
@@ -72,7 +72,12 @@ class LlamaBackend:
         return self._context.logits(rows, shown - rows if shown else 0)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The logits [T, V] of ``ids`` from position 0."""
+        """The logits [T, V] of ``ids`` from position 0.
+
+        Raises:
+            Cancelled: ``cancel`` was called meanwhile.
+            SessionError: llama.cpp failed.
+        """
         self._flag.set(False)
         self._context.forget(0)
         self._context.give_hidden(False)
@@ -166,5 +171,7 @@ class LlamaMtp:
 
 
 def _check_status(status: int) -> None:
+    if status == ABORTED:
+        raise Cancelled
     if status != 0:
         raise SessionError(f"llama_decode failed with status {status}: {llama_log().text()}")

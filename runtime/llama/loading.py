@@ -26,14 +26,15 @@ from mimo_mobile.runtime.llama.context import llama_log
 from mimo_mobile.runtime.llama.opening import KV_TYPES, open_mtp, open_trunk
 from mimo_mobile.runtime.llama.probe import probe
 from mimo_mobile.runtime.load_config import LoadConfig, Speculate
+from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
-def load_gguf(path: Path, config: LoadConfig) -> Model:
-    """The model in a GGUF file.
+def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
+    """The model in a GGUF file; ``files`` watches what is mapped.
 
     With f32 as ``kv_dtype`` flash attention is off, too, which serves comparisons. The first load decides for the
     whole process whether idle threads ``spin``.
@@ -51,6 +52,7 @@ def load_gguf(path: Path, config: LoadConfig) -> Model:
         _wait_passively()
     require("llama_cpp", "gguf")
     log = llama_log()
+    files.add(path)
     kv_dtype = config.kv_dtype or "f16"
     header = GgufHeader(path)
     model = _trunk(header)
@@ -66,6 +68,8 @@ def load_gguf(path: Path, config: LoadConfig) -> Model:
     ]
     chosen = memory.choose(path, [need for need, _, _ in ways])
     repack, drafter = next((way, each) for need, way, each in ways if need is chosen)
+    if drafter is not None:
+        files.add(drafter.path)
     threads = config.threads or default_threads(path)
     if not config.trust:
         probe(header, drafter, threads, keep=config.cache)
@@ -82,6 +86,7 @@ def load_gguf(path: Path, config: LoadConfig) -> Model:
             header.value("tokenizer.chat_template"),
             speculator=speculator_for(backend, config, *key),
             synthetic=header.value(SYNTHETIC) is True,
+            files=files,
         )
     except BaseException:
         backend.close()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.runtime.backend import BackendState, Cancelled
+from mimo_mobile.errors import Cancelled
+from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.npu.model import NpuModel
 from mimo_mobile.runtime.onnx.kv_cache import copied, put_back

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import SessionError
-from mimo_mobile.runtime.backend import BackendState, Cancelled
+from mimo_mobile.errors import Cancelled
+from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
 from mimo_mobile.runtime.onnx.kv_cache import copied, put_back
@@ -33,24 +33,24 @@ class OrtBackend:
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
-        try:
-            for start in range(0, len(ids), BATCH_TOKENS):
-                self._graph.renew()  # first, so that a cancel from here on ends this run
-                if cancel.is_set():
-                    raise Cancelled
-                chunk = ids[start : start + BATCH_TOKENS]
-                last = start + len(chunk) == len(ids)
-                self._run(chunk, position + start, rows if last else 0, padding if last else 0)
-        except SessionError:
+        for start in range(0, len(ids), BATCH_TOKENS):
+            self._graph.renew()  # first, so that a cancel from here on ends this run
             if cancel.is_set():
-                raise Cancelled from None
-            raise
+                raise Cancelled
+            chunk = ids[start : start + BATCH_TOKENS]
+            last = start + len(chunk) == len(ids)
+            self._run(chunk, position + start, rows if last else 0, padding if last else 0)
         if cancel.is_set():
             raise Cancelled
         return self._rows[:rows].astype(np.float32, copy=False)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The logits [T, V] of ``ids`` from position 0."""
+        """The logits [T, V] of ``ids`` from position 0.
+
+        Raises:
+            Cancelled: ``cancel`` was called meanwhile.
+            SessionError: ONNX Runtime failed.
+        """
         rows = self._graph.empty_logits(len(ids))
         self._graph.renew()
         for start in range(0, len(ids), BATCH_TOKENS):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import ModelLoadError, SessionError
+from mimo_mobile.errors import Cancelled, ModelLoadError, SessionError
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
@@ -117,7 +117,8 @@ class CachedGraph:
             logits: The logits [0…T, logits_size] of the last rows are written here.
 
         Raises:
-            SessionError: ONNX Runtime failed, or the run was ended.
+            Cancelled: ``run_options.terminate`` was set.
+            SessionError: ONNX Runtime failed.
         """
         count = len(ids)
         self._ids[0, :count] = ids
@@ -129,6 +130,8 @@ class CachedGraph:
         try:
             self._session.run_with_iobinding(self._binding, self.run_options)
         except Exception as error:  # its exceptions share no public base
+            if self.run_options.terminate:
+                raise Cancelled from None
             raise SessionError(f"ONNX Runtime failed: {first_line(error)}") from error
 
     def empty_logits(self, rows: int) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from mimo_mobile.mimo7b import POST_NORM, SYNTHETIC
 from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.load_config import LoadConfig
+from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.runtime.onnx.ep_choice import open_on
@@ -19,8 +20,8 @@ from mimo_mobile.runtime.onnx.opening import OnnxOpening
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 
-def load_onnx(folder: Path, config: LoadConfig) -> Model:
-    """The model in a folder that ``mimo convert`` or ``mimo quantize`` wrote.
+def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
+    """The model in a folder that ``mimo convert`` or ``mimo quantize`` wrote; ``files`` watches what is mapped.
 
     The folder holds model.onnx, its data, tokenizer.json, config.json and the chat template. With int8 as
     ``kv_dtype`` the graph with an int8 cache is taken; any other type must be the one that model.onnx has built in.
@@ -56,6 +57,7 @@ def load_onnx(folder: Path, config: LoadConfig) -> Model:
         config.choose_context_length(folder, trained),
         config.threads or default_threads(model, folder / DATA),
         described.get("mtp_hidden_state") == POST_NORM,
+        files,
     )
     backend, placement = open_on(opening)
     try:
@@ -69,6 +71,7 @@ def load_onnx(folder: Path, config: LoadConfig) -> Model:
             speculator=speculator_for(backend, config, *key),
             placement=placement,
             synthetic=synthetic,
+            files=files,
         )
     except BaseException:
         backend.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mimo_mobile import providers
 from mimo_mobile.errors import BackendUnavailableError, MemoryFullError, MimoMobileError, ModelLoadError
-from mimo_mobile.layout import MODEL, MTP
+from mimo_mobile.layout import DATA, MODEL, MTP
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.providers import Options
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
@@ -17,6 +17,7 @@ from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.devices.placement import Placement, placement
 from mimo_mobile.runtime.load_config import LoadConfig
+from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.onnx import prepacked
 from mimo_mobile.runtime.onnx.backend import OrtBackend, OrtMtp
 from mimo_mobile.runtime.onnx.cached_graph import CachedGraph
@@ -42,6 +43,7 @@ class OnnxOpening:
         context_length: How many tokens the KV caches hold.
         threads: How many CPU threads compute.
         reads_normed_states: Whether the MTP layer wants hidden states after the trunk's last norm.
+        files: It watches what is mapped.
     """
 
     ort: Any
@@ -51,6 +53,7 @@ class OnnxOpening:
     context_length: int
     threads: int
     reads_normed_states: bool = False
+    files: MappedFiles = field(default_factory=MappedFiles)
 
     def backend(
         self, ep: str = "cpu", options: Options | None = None, cache: KvCache | None = None
@@ -97,6 +100,8 @@ class OnnxOpening:
         ort, cache = self.ort, self.config.cache and ep == "cpu"
 
         def start(model: Path) -> Any:
+            if (data := model.with_name(DATA)).is_file():
+                self.files.add(data)
             made = self._session_options()
             if ep != "cpu":
                 providers.attach(ort, made, ep, options or providers.PROVIDERS[ep].options())

@@ -14,6 +14,7 @@
     │   │   └── MemoryFullError      a model would not fit in the available memory
     │   ├── ContextFullError         prompt and answer do not fit the context
     │   ├── NumericsError            a model computed NaN or infinity
+    │   ├── Cancelled                a computation was cut off by cancel() or close()
     │   └── BackendUnavailableError  a backend or an execution provider is not here
     ├── MissingDependencyError       an extra was not installed
     └── BadArgumentError             an argument is out of range or comes to nothing; a ``ValueError``, too
@@ -91,6 +92,14 @@ class ContextFullError(SessionError):
 
 class NumericsError(SessionError):
     """A model computed NaN or infinity."""
+
+
+class Cancelled(SessionError):
+    """A computation was cut off by ``cancel`` or ``close``; a generation ends with a record that says so instead."""
+
+    def __init__(self, message: str = "the computation was cancelled, or the model closed meanwhile") -> None:
+        """Say what happened, which callers know best who called ``cancel``."""
+        super().__init__(message)
 
 
 class BackendUnavailableError(SessionError):
