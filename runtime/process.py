@@ -53,13 +53,19 @@ def is_ending() -> bool:
     return _ender is not None and _ender != threading.get_ident()
 
 
+def pause() -> None:
+    """Keep a thread from printing an error while the interpreter ends."""
+    if is_ending():
+        time.sleep(PAUSE_S)
+
+
 def refuse() -> NoReturn:
     """Refuse to begin something while the interpreter ends, in a moment.
 
     Raises:
         SessionError: Always.
     """
-    time.sleep(PAUSE_S)
+    pause()
     raise SessionError("the program is ending; nothing can be loaded or computed in its other threads any more")
 
 

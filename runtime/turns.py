@@ -70,6 +70,8 @@ class Turns:
             SessionError: Another generation is under way.
         """
         self._check_process()
+        if process.is_ending():
+            process.refuse()
         turn = Turn()
         with self._claims:
             if self._is_taken():
@@ -89,6 +91,9 @@ class Turns:
             with self.running() as backend:
                 self.claim(None, backend)
                 yield backend
+        except Cancelled:
+            process.pause()
+            raise
         finally:
             turn.over = True
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -154,24 +155,43 @@ class LlamaLog:
 
     def __init__(self, api: Any) -> None:
         """Listen to llama.cpp from now on."""
-        self._lines: list[tuple[int, str]] = []
-        self._callback = api.llama_log_callback(self._add)
-        api.llama_log_set(self._callback, ctypes.c_void_p())
+        self._api, self._lines, self._last = api, list[tuple[int, str]](), dict[int, bytes]()
+        self._listener = api.llama_log_callback(self._add)
+        # Runs keep only their last message of each level, and Python's own code does that: a signal handler that runs
+        # in a callback written in Python would have its exception, such as KeyboardInterrupt, printed and dropped.
+        self._keeper = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p)(self._last.__setitem__)
+        self._keep_last()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep more messages while a model is loaded, for its error."""
+        self._lines = []
+        self._api.llama_log_set(self._listener, ctypes.c_void_p())
+        try:
+            yield
+        finally:
+            self._keep_last()
+            self._lines = []
+            self._last.clear()
+
+    def text(self) -> str:
+        """The last two errors, or the last warning when there was no error."""
+        lines = self._lines or [(level, _line(self._last[level])) for level in (_WARNING, _ERROR) if level in self._last]
+        errors = [line for level, line in lines if level == _ERROR][-2:]
+        return ("; ".join(errors or [line for _, line in lines[-1:]]) or "no reason given")[:LONG]
 
     def _add(self, level: int, text: bytes, _: object) -> None:
-        line = untrusted.printable(text.decode("utf-8", errors="replace").strip())
+        line = _line(text)
         # What it says after every error tells nothing.
         if level in (_WARNING, _ERROR) and line and not line.endswith("failed to load model"):
             self._lines = [*self._lines[-4:], (level, line)]
 
-    def clear(self) -> None:
-        """Forget the messages so far."""
-        self._lines = []
+    def _keep_last(self) -> None:
+        self._api.llama_log_set(ctypes.cast(self._keeper, self._api.llama_log_callback), ctypes.c_void_p())
 
-    def text(self) -> str:
-        """The last two errors, or the last warning when there was no error."""
-        errors = [line for level, line in self._lines if level == _ERROR][-2:]
-        return ("; ".join(errors or [line for _, line in self._lines[-1:]]) or "no reason given")[:LONG]
+
+def _line(text: bytes) -> str:
+    return untrusted.printable(text.decode("utf-8", errors="replace").strip())
 
 
 _only_log: LlamaLog | None = None

@@ -63,21 +63,22 @@ def open_mtp(log: LlamaLog, backend: LlamaBackend, path: Path, threads: int, rep
 def _model(log: LlamaLog, path: Path, repack: bool, *, mtp: bool) -> Any:
     import llama_cpp
 
-    log.clear()
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts, params.load_mtp = repack, mtp
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
+    with log.listening():
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
     return model
 
 
 def _context(log: LlamaLog, path: Path, model: Any, params: Any, *, reads_hidden: bool = False) -> LlamaContext:
     import llama_cpp
 
-    try:
-        return LlamaContext(llama_cpp, model, params, reads_hidden=reads_hidden)
-    except MemoryError as error:
-        raise ModelLoadError(
-            f"{path}: no context of {params.n_ctx} tokens: {log.text()}; take another context length or kv_dtype"
-        ) from error
+    with log.listening():
+        try:
+            return LlamaContext(llama_cpp, model, params, reads_hidden=reads_hidden)
+        except MemoryError as error:
+            raise ModelLoadError(
+                f"{path}: no context of {params.n_ctx} tokens: {log.text()}; take another context length or kv_dtype"
+            ) from error

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mimo_mobile import providers
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError
 from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, read_npu_settings
-from mimo_mobile.onnxruntime_library import first_line
+from mimo_mobile.onnxruntime_library import first_line, is_its_own
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.runtime.devices.placement import Placement, joined
 from mimo_mobile.runtime.onnx.cached_graph import DTYPES
@@ -64,6 +64,8 @@ class Piece:
         try:
             self.sessions[window].run_with_iobinding(self._bindings[window])
         except Exception as error:  # its exceptions share no public base
+            if not is_its_own(error):
+                raise
             raise SessionError(f"the NPU failed: {first_line(error)}") from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import Cancelled, ModelLoadError, SessionError
-from mimo_mobile.onnxruntime_library import first_line
+from mimo_mobile.onnxruntime_library import first_line, is_its_own
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
@@ -130,6 +130,8 @@ class CachedGraph:
         try:
             self._session.run_with_iobinding(self._binding, self.run_options)
         except Exception as error:  # its exceptions share no public base
+            if not is_its_own(error):
+                raise
             if self.run_options.terminate:
                 raise Cancelled from None
             raise SessionError(f"ONNX Runtime failed: {first_line(error)}") from error

@@ -25,3 +25,11 @@ def load() -> Any:
 def first_line(error: Exception) -> str:
     """What an exception of ONNX Runtime says, in short; its exceptions share no public base."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def is_its_own(error: BaseException) -> bool:
+    """Whether ONNX Runtime raised an error, and not a signal handler that interrupted it."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith("onnxruntime")
