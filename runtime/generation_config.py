@@ -28,13 +28,15 @@ class GenerationConfig:
         top_p: Only the most likely tokens that together reach this probability are sampled from; 1 is off.
         top_k: Only so many of the most likely tokens are sampled from; 0 is off.
         min_p: Only tokens at least this share as likely as the most likely one are sampled from; 0 is off.
-        seed: The same seed gives the same text on the same backend; by default one is drawn.
+        seed: The same seed draws the same random numbers, which give the same text again in a new session on the same
+            machine, with the same file, versions and options. Drafts change it by rounding at most. By default a seed
+            is drawn.
         max_tokens: How many tokens thinking and answer may have together.
         stop: The generation ends before any of these texts, in the thinking, too.
         thinking: Whether the model thinks before it answers; without, the thinking block is closed before it begins.
         thinking_budget: After how many tokens the thinking is closed, so that the answer follows; by default there is
             no limit.
-        speculate: Whether drafts are used, which change the speed and no token.
+        speculate: Whether drafts are used, which change the speed, and the text by rounding at most.
     """
 
     temperature: float = SAMPLING_TEMPERATURE

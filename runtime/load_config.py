@@ -37,7 +37,8 @@ class LoadConfig:
         cache: Whether ONNX Runtime's prepacked weights, and what was measured of this machine, are kept on disk.
         spin: Whether idle threads wait actively, which is faster and takes more power.
         speculate: What drafts tokens, so that the model verifies several in one run: mtp is the model's own layer,
-            ngram is prompt lookup, and auto takes what pays at the moment. Drafts change the speed and no token.
+            ngram is prompt lookup, and auto takes what pays at the moment. Drafts change the speed, and
+            the text by rounding at most.
         mtp_drafts: How many tokens in a row the MTP layer drafts at most. It was trained for one; llama.cpp drafts
             one, too.
         ep: The execution provider that computes an ONNX model. With auto the NPU does when the model was compiled

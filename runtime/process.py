@@ -11,15 +11,17 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import importlib
 import os
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import NoReturn, Protocol
 
-from mimo_mobile.errors import SessionError
+from mimo_mobile.errors import BackendUnavailableError, SessionError
 
 END_WAIT_S = 60.0
 """The end of the interpreter waits so long at most for a load or a run, which usually takes less than a second."""
@@ -74,8 +76,11 @@ def loading() -> Iterator[None]:
     """Let the end of the interpreter wait for what is loaded in the block.
 
     Raises:
+        BackendUnavailableError: This is a sub-interpreter.
         SessionError: The interpreter ends already.
     """
+    if not _is_main_interpreter():
+        raise BackendUnavailableError("models cannot be loaded in a sub-interpreter; load them in a process of its own")
     load = _Load()
     with load.lock:
         enter(load)
@@ -100,6 +105,15 @@ class _Load:
 
     def keep(self) -> None:
         """Do nothing: the thread that loads is not in the fork, and what it holds is never freed there."""
+
+
+def _is_main_interpreter() -> bool:
+    """False in a sub-interpreter, where the engines' bindings and NumPy hang."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # what Python's own modules and tests ask
+        if find_spec(name) is not None:
+            module = importlib.import_module(name)
+            return bool(module.get_current() == module.get_main())
+    return True
 
 
 @functools.cache

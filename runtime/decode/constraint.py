@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 class Constraint(Protocol):
     """Which tokens may come next in one generation.
 
-    It is asked wherever a token is chosen, verified drafts included, so that drafts change no token here either.
+    It is asked wherever a token is chosen, verified drafts included, so that it restricts drafts as well. It may call
+    ``cancel`` and ``close`` of its own model.
     """
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ class Generation:
         """What the next token but ``ahead`` would be if these were the logits of ``ids``: by the random number it gets.
 
         Token and guess come of one random number, so that they agree about as often as their distributions overlap,
-        while the tokens themselves are those of a generation that guesses nothing. A constraint is asked about the
+        while the tokens themselves are chosen as in a generation that guesses nothing. A constraint is asked about the
         next token only: for later ones it has not seen the text before them.
         """
         if self._constraint is not None and not ahead:

@@ -2,7 +2,7 @@
 
 There are two drafters: the checkpoint's own MTP layer, and a look-up of what followed the same tokens before (prompt
 lookup, https://github.com/apoorvumang/prompt-lookup-decoding). The trunk decides elsewhere whether a draft is right, so
-that nothing here can change a token. This module knows token ids and seconds, but no logits and no backend's ways.
+that nothing here chooses a token. This module knows token ids and seconds, but no logits and no backend's ways.
 """
 
 from __future__ import annotations

@@ -148,3 +148,25 @@ print(max(sizes[10:]) - max(sizes[:5]))
 """
     done = run(PROLOGUE + code, path)
     assert done.returncode == 0 and float(done.stdout) < 20, (done.stdout, done.stderr)
+
+
+def test_a_sub_interpreter_is_refused_instead_of_hanging(path: Path) -> None:
+    code = '''
+import importlib, importlib.util, sys
+name = next(each for each in ("_interpreters", "_xxsubinterpreters") if importlib.util.find_spec(each))
+interpreters = importlib.import_module(name)
+interpreters.run_string(interpreters.create(), f"""if True:
+    import sys, warnings
+    warnings.simplefilter('ignore')
+    sys.path[:] = {sys.path}
+    from mimo_mobile.errors import BackendUnavailableError
+    from mimo_mobile.runtime import load
+    try:
+        load({sys.argv[1]!r})
+    except BackendUnavailableError as error:
+        print(error, flush=True)
+""")
+'''
+    done = run(code, path)
+    message = "models cannot be loaded in a sub-interpreter; load them in a process of its own\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, message, "")

@@ -24,7 +24,10 @@ public enum class ExecutionProvider {
     WEBGPU,
 }
 
-/** Whether tokens are drafted by MiMo's own MTP layer, to compute two at once. It changes the speed, not the text. */
+/**
+ * Whether tokens are drafted by MiMo's own MTP layer, to compute two at once. It changes the speed, and the text by
+ * rounding at most.
+ */
 public enum class Speculation {
     /** Drafts while that is faster; what runs cost on this device is measured at the first generation. */
     AUTO,

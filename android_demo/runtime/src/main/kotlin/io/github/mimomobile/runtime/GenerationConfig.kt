@@ -30,12 +30,13 @@ public sealed interface Prompt {
  * @property topP Nucleus sampling; 1 is off.
  * @property topK 0 is off.
  * @property minP 0 is off.
- * @property seed Same seed, same text on the same device; null draws one.
+ * @property seed The same seed gives the same text again on the same device, with the same model and options; drafts change
+ *   it by rounding at most. Null draws one.
  * @property maxTokens Thinking and answer together.
  * @property stop Generation ends before any of these texts, in thinking too.
  * @property thinking False closes the thinking block before it begins.
  * @property thinkingBudget Tokens after which thinking is closed and the answer follows; null is no limit.
- * @property speculate False does without drafts, which changes the speed only.
+ * @property speculate False does without drafts, which changes the speed, and the text by rounding at most.
  * @property ignoreEnd For benchmarks: the model's end of its turn is a token like others, so that exactly [maxTokens]
  *   are generated where the context has room for them.
  */
