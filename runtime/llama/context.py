@@ -176,7 +176,9 @@ class LlamaLog:
 
     def text(self) -> str:
         """The last two errors, or the last warning when there was no error."""
-        lines = self._lines or [(level, _line(self._last[level])) for level in (_WARNING, _ERROR) if level in self._last]
+        lines = self._lines or [
+            (level, _line(self._last[level])) for level in (_WARNING, _ERROR) if level in self._last
+        ]
         errors = [line for level, line in lines if level == _ERROR][-2:]
         return ("; ".join(errors or [line for _, line in lines[-1:]]) or "no reason given")[:LONG]
 
