@@ -151,7 +151,7 @@ def _check_structure(text: str) -> None:
     brackets = structure.replace(",", "")
     for _ in range(MOST_DEPTH):  # each time, the innermost ones of those that belong together go
         brackets = brackets.replace("[]", "").replace("{}", "")
-    if "[[" in brackets or "[{" in brackets or "{[" in brackets or "{{" in brackets:
+    if "[]" in brackets or "{}" in brackets or brackets.count("[") + brackets.count("{") > MOST_DEPTH:
         raise ValueError(f"no JSON that we read: arrays and objects are nested more than {MOST_DEPTH} deep")
 
 
