@@ -76,5 +76,5 @@ def test_what_steers_a_terminal_is_escaped() -> None:
 
 def test_a_text_that_ends_too_early_is_no_json_rather_than_nested() -> None:
     for text in ("[" * 60, '{"a": [' * 30 + ", " * 100, "[1, 2" + ", 3" * 100, "[" * 20 + "}" * 90):
-        with pytest.raises(ValueError, match="Expecting|Extra data"):
+        with pytest.raises(ValueError, match=r"Expecting|Extra data"):
             untrusted.parse_json(text)

@@ -11,11 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mimo_mobile.mimo7b import QWEN2_PATTERN, byte_alphabet
+from mimo_mobile.mimo7b import LARGEST_VOCABULARY, QWEN2_PATTERN, byte_alphabet
 from mimo_mobile.untrusted import printable
-
-MOST_TOKENS = 1 << 22
-"""A larger id is taken for damage; MiMo-7B has 151,665 tokens."""
 
 LONGEST_TOKEN = 1024
 """Characters of a token; the longest of MiMo-7B has 128."""
@@ -119,7 +116,7 @@ def read_tokenizer(document: object) -> TokenizerData:
     for right, expected in (
         (with_ids, "model.vocab, an object of tokens and their ids"),
         (isinstance(merges, list), "model.merges, a list"),
-        (isinstance(added, list), "added_tokens, a list of objects"),
+        (isinstance(added, list) and len(added) <= MOST_ADDED, f"added_tokens, a list of at most {MOST_ADDED} objects"),
     ):
         if not right:
             problems.append(f"{expected}, expected")
@@ -151,9 +148,9 @@ def _id_problems(found: TokenizerData) -> Iterator[str]:
     if len(added) != len(found.added):
         yield "an added token is there twice"
     for numbers in (found.vocab, added):
-        beyond = [token for token, number in numbers.items() if not 0 <= number < MOST_TOKENS]
+        beyond = [token for token, number in numbers.items() if not 0 <= number < LARGEST_VOCABULARY]
         if beyond:
-            yield f"token {_shown(beyond[0])} has id {_shown(numbers[beyond[0]])}, one below {MOST_TOKENS:,} expected"
+            yield f"token {_shown(beyond[0])} has id {_shown(numbers[beyond[0]])}, one below {LARGEST_VOCABULARY:,} expected"
     both = [token for token in added.keys() & found.vocab.keys() if added[token] != found.vocab[token]]
     if both:
         yield f"{_shown(both[0])} has the ids {found.vocab[both[0]]} and {added[both[0]]}"
@@ -175,8 +172,6 @@ def _token_problems(found: TokenizerData) -> Iterator[str]:
         yield "an empty token found"
     if max(map(len, (*found.vocab, *(each.content for each in found.added))), default=0) > LONGEST_TOKEN:
         yield f"a token of more than {LONGEST_TOKEN} characters found"
-    if len(found.added) > MOST_ADDED:
-        yield f"{len(found.added):,} added tokens found, {MOST_ADDED:,} at most expected"
 
 
 def _ends(settings: Mapping[str, Any]) -> dict[str, Any]:
