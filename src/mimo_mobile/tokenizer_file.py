@@ -116,7 +116,10 @@ def read_tokenizer(document: object) -> TokenizerData:
     for right, expected in (
         (with_ids, "model.vocab, an object of tokens and their ids"),
         (isinstance(merges, list), "model.merges, a list"),
-        (isinstance(added, list) and len(added) <= MOST_ADDED, f"added_tokens, a list of at most {MOST_ADDED} objects"),
+        (
+            isinstance(added, list) and len(added) <= MOST_ADDED,
+            f"added_tokens, objects with content and id and {MOST_ADDED:,} at most",
+        ),
     ):
         if not right:
             problems.append(f"{expected}, expected")
@@ -150,7 +153,8 @@ def _id_problems(found: TokenizerData) -> Iterator[str]:
     for numbers in (found.vocab, added):
         beyond = [token for token, number in numbers.items() if not 0 <= number < LARGEST_VOCABULARY]
         if beyond:
-            yield f"token {_shown(beyond[0])} has id {_shown(numbers[beyond[0]])}, one below {LARGEST_VOCABULARY:,} expected"
+            found_id = _shown(numbers[beyond[0]])
+            yield f"token {_shown(beyond[0])} has id {found_id}, one below {LARGEST_VOCABULARY:,} expected"
     both = [token for token in added.keys() & found.vocab.keys() if added[token] != found.vocab[token]]
     if both:
         yield f"{_shown(both[0])} has the ids {found.vocab[both[0]]} and {added[both[0]]}"
