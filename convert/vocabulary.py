@@ -81,9 +81,8 @@ def read_vocabulary(folder: Path, vocab_size: int | None) -> Vocabulary:
     ids = {**found.vocab, **{each.content: each.id for each in found.added}}
     kinds: dict[int, Kind] = dict.fromkeys(found.vocab.values(), "normal")
     kinds |= {each.id: "control" if each.special else "user_defined" for each in found.added}
-    if found.added:  # else all special tokens would be called missing too
-        for problem in _check_special_tokens(folder, config or {}, ids):
-            problems.add(problem)
+    for problem in _check_special_tokens(folder, config or {}, ids):
+        problems.add(problem)
     problems.raise_any(folder)
     special = {key: ids[token] for key, token in _special_tokens(config or {}).items() if token is not None}
     text_end_id = ids[STOP_TOKENS[1]]
@@ -133,9 +132,6 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_special_tokens(folder: Path, config: Mapping[str, Any], ids: Mapping[str, int]) -> Iterator[CheckpointError]:
     """What is wrong with the special tokens; a checkpoint need not have a token for padding."""
-    for stop in STOP_TOKENS:
-        if stop not in ids:
-            yield CheckpointError(f"{folder / TOKENIZER}: no token {stop}; not MiMo's tokenizer")
     for key, text in _special_tokens(config).items():
         if (key, text) != ("pad_token", None) and not (isinstance(text, str) and text in ids):
             yield CheckpointError(f"{folder / TOKENIZER_CONFIG}: {key} {text!r:.80} found, one of the tokens expected")

@@ -40,11 +40,7 @@ class TextTokenizer:
     """
 
     def __init__(self, data: TokenizerData) -> None:
-        """Build the tokenizer from checked data.
-
-        Raises:
-            ModelLoadError: It lacks MiMo's stop tokens.
-        """
+        """Build the tokenizer from checked data."""
         self._added = {each.id: each for each in data.added}
         self.special_tokens = {each.content: each.id for each in data.added if each.special}
         # Added tokens too: only so may they have any ids, the lowest ones or ones after a gap.
@@ -65,12 +61,7 @@ class TextTokenizer:
         self._finder.add_tokens(added)
         self._finder_tokens = self._finder.get_added_tokens_decoder()
         self.size = max(ids.values()) + 1
-        stops = [ids.get(token) for token in STOP_TOKENS]
-        if None in stops:
-            raise ModelLoadError(
-                f"tokenizer: {' and '.join(STOP_TOKENS)} expected, one is missing; not MiMo's tokenizer"
-            )
-        self.stop_ids = frozenset(stops)
+        self.stop_ids = frozenset(ids[token] for token in STOP_TOKENS)
 
     @classmethod
     def from_file(cls, path: Path) -> TextTokenizer:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mimo_mobile.mimo7b import LARGEST_VOCABULARY, QWEN2_PATTERN, byte_alphabet
+from mimo_mobile.mimo7b import LARGEST_VOCABULARY, QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
 from mimo_mobile.untrusted import printable
 
 LONGEST_TOKEN = 1024
@@ -172,6 +172,9 @@ def _token_problems(found: TokenizerData) -> Iterator[str]:
     missing = [byte for character, byte in byte_alphabet().items() if character not in found.vocab]
     if missing and not foreign:
         yield f"no token for the byte {missing[0]}, one for each expected"
+    for stop in STOP_TOKENS:
+        if stop not in found.vocab and all(each.content != stop for each in found.added):
+            yield f"no token {stop}"
     if "" in learnt:
         yield "an empty token found"
     if max(map(len, (*found.vocab, *(each.content for each in found.added))), default=0) > LONGEST_TOKEN:
