@@ -72,3 +72,9 @@ def test_a_path_stays_inside_its_folder(tmp_path: Path) -> None:
 def test_what_steers_a_terminal_is_escaped() -> None:
     assert untrusted.printable("a\x1b]0;x\x07\u202eb\nc") == r"a\x1b]0;x\x07\u202eb\nc"
     assert untrusted.printable("Größe 大小") == "Größe 大小"
+
+
+def test_a_text_that_ends_too_early_is_no_json_rather_than_nested() -> None:
+    for text in ("[" * 60, '{"a": [' * 30 + ", " * 100, "[1, 2" + ", 3" * 100, "[" * 20 + "}" * 90):
+        with pytest.raises(ValueError, match=r"Expecting|Extra data"):
+            untrusted.parse_json(text)

@@ -6,7 +6,6 @@ Knows MiMo's tokenizer type (Qwen2's); knows nothing of chats. A special token i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mimo_mobile import tokenizer_file, untrusted
 from mimo_mobile.errors import BadArgumentError, ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
+from mimo_mobile.tokenizer_file import ADDED_FLAGS, TokenizerData, TokenizerError, check_tokenizer, read_tokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 """enum llama_token_type."""
@@ -38,31 +39,29 @@ class TextTokenizer:
         size: One more than the largest id in use; larger rows of the logits are padding.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wrap a tokenizer of the tokenizers library.
-
-        Raises:
-            ModelLoadError: It lacks MiMo's stop tokens.
-        """
-        self._tokenizer = tokenizer
-        self._added = dict(tokenizer.get_added_tokens_decoder())
-        self.special_tokens = {token.content: number for number, token in self._added.items() if token.special}
-        tokenizer.encode_special_tokens = True  # their names are text to it; ``segments`` finds them
+    def __init__(self, data: TokenizerData) -> None:
+        """Build the tokenizer from checked data."""
+        self._added = {each.id: each for each in data.added}
+        self.special_tokens = {each.content: each.id for each in data.added if each.special}
+        # Added tokens too: only so may they have any ids, the lowest ones or ones after a gap.
+        ids = {**data.vocab, **{each.content: each.id for each in data.added}}
+        self._tokenizer = Tokenizer(models.BPE(ids, list(data.merges)))
+        self._tokenizer.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
+        bytes_step = pre_tokenizers.ByteLevel(False, use_regex=False)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_step])
+        self._tokenizer.decoder = decoders.ByteLevel()
+        added = [
+            AddedToken(each.content, special=each.special, **{flag: flag in each.flags for flag in ADDED_FLAGS})
+            for each in data.added
+        ]
+        self._tokenizer.add_tokens(added)
+        self._tokenizer.encode_special_tokens = True  # their names are text to it; ``segments`` finds them
         self._finder = Tokenizer(models.BPE())
-        self._finder.add_tokens(list(self._added.values()))
+        self._finder.add_tokens(added)
         self._finder_tokens = self._finder.get_added_tokens_decoder()
-        learnt = tokenizer.get_vocab(with_added_tokens=True).keys() - {each.content for each in self._added.values()}
-        if foreign := set("".join(learnt)) - byte_alphabet().keys():
-            raise ModelLoadError(
-                f"tokenizer: {min(foreign)!r} found in a token, GPT-2's byte alphabet expected; not MiMo's tokenizer"
-            )
-        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
-        if None in stops:
-            raise ModelLoadError(
-                f"tokenizer: {' and '.join(STOP_TOKENS)} expected, one is missing; not MiMo's tokenizer"
-            )
-        self.stop_ids = frozenset(stops)
+        self.size = max(ids.values()) + 1
+        self.stop_ids = frozenset(ids[token] for token in STOP_TOKENS)
 
     @classmethod
     def from_file(cls, path: Path) -> TextTokenizer:
@@ -72,18 +71,13 @@ class TextTokenizer:
             ModelLoadError: The file is missing, damaged or not MiMo's.
         """
         try:
-            text = path.read_bytes().decode()
-            tokenizer, fields = Tokenizer.from_str(text), json.loads(text)
-            added = {each["content"]: each["id"] for each in fields["added_tokens"]}
-            if any(tokenizer.token_to_id(token) != number for token, number in added.items()):
-                # The library counts added tokens on after the learnt ones, whatever their ids; the model keeps ids.
-                fields["model"]["vocab"] |= added
-                tokenizer = Tokenizer.from_str(json.dumps(fields))
-            return cls(tokenizer)
-        except ModelLoadError:
-            raise
-        except Exception as error:  # the library raises nothing more exact
-            raise ModelLoadError(f"{path}: cannot be read ({error}); convert the checkpoint again") from error
+            return cls(read_tokenizer(untrusted.parse_json(untrusted.read_text(path))))
+        except OSError as error:
+            raise ModelLoadError(f"{path}: cannot be read: {error.strerror}; convert the checkpoint again") from error
+        except TokenizerError as error:
+            raise ModelLoadError(f"{path}: not MiMo's tokenizer: {error}; convert the checkpoint again") from error
+        except ValueError as error:
+            raise ModelLoadError(f"{path}: cannot be read: {error}; convert the checkpoint again") from error
 
     @classmethod
     def from_gguf(cls, header: GgufHeader) -> TextTokenizer:
@@ -99,28 +93,21 @@ class TextTokenizer:
         if len(tokens) != len(kinds):
             raise ModelLoadError(f"{header.path}: {len(tokens)} tokens with {len(kinds)} types; convert it again")
         pairs = [merge.partition(" ") for merge in header.strings("tokenizer.ggml.merges")]
-        merges = [(left, right) for left, _, right in pairs]
-        # Added tokens too: only so may they have any ids, the lowest ones or ones after a gap.
-        used = {_NORMAL, _CONTROL, _USER_DEFINED}
-        vocab = {token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in used}
-        if len(vocab) != sum(kind in used for kind in kinds):
+        numbered = list(zip(tokens, kinds, range(len(tokens)), strict=True))
+        vocab = {token: number for token, kind, number in numbered if kind == _NORMAL}
+        added = [
+            tokenizer_file.AddedToken(token, number, special=kind == _CONTROL)
+            for token, kind, number in numbered
+            if kind in (_CONTROL, _USER_DEFINED)
+        ]
+        if len(vocab) != kinds.count(_NORMAL):
             raise ModelLoadError(f"{header.path}: a token has two ids; a damaged vocabulary, convert it again")
+        data = TokenizerData(vocab, [(left, right) for left, _, right in pairs], added)
         try:
-            tokenizer = Tokenizer(models.BPE(vocab, merges))
-        except Exception as error:  # a merge that makes no token
-            raise ModelLoadError(f"{header.path}: damaged vocabulary ({error}); convert it again") from error
-        tokenizer.normalizer = normalizers.NFC()
-        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_tokens(
-            [
-                AddedToken(token, special=kind == _CONTROL, normalized=False)
-                for token, kind in zip(tokens, kinds, strict=True)
-                if kind in (_CONTROL, _USER_DEFINED)
-            ]
-        )
-        return cls(tokenizer)
+            check_tokenizer(data)
+        except TokenizerError as error:
+            raise ModelLoadError(f"{header.path}: damaged vocabulary: {error}; convert it again") from error
+        return cls(data)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; names of special tokens in the text become these tokens.

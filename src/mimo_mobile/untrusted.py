@@ -25,7 +25,10 @@ than a million."""
 MOST_DEPTH = 64
 """So deeply arrays and objects of a JSON file may be nested, which keeps recursive readers within their stack."""
 
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[][{},]', re.DOTALL)
+_NO_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^][{},"]+', re.DOTALL)
+"""What in a JSON text opens, closes and parts nothing: strings, numbers, words and white space."""
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -90,7 +93,7 @@ def parse_json(text: str) -> Any:
     _check_structure(text)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if "\\u" in text:  # only an escape can stand for half a surrogate pair, which no file can be written with
+        if _HALF_PAIR.search(text):  # only an escape can stand for one, which no file can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError("half a surrogate pair found, which is no text") from error
@@ -142,19 +145,14 @@ def _check_structure(text: str) -> None:
     """Refuse a text that a recursive reader could not take, or that would fill the memory."""
     if text.count(",") + text.count("[") + text.count("{") <= MOST_DEPTH:
         return
-    depth, values = 0, 0
-    for found in _STRUCTURE.finditer(text):
-        mark = found[0]
-        if mark in "[{":
-            depth += 1
-            if depth > MOST_DEPTH:
-                raise ValueError(f"no JSON that we read: arrays and objects are nested more than {MOST_DEPTH} deep")
-        elif mark in "]}":
-            depth -= 1
-        if mark in "[{,":
-            values += 1
-            if values > MOST_VALUES:
-                raise ValueError(f"no JSON that we read: it holds more than {MOST_VALUES:,} values")
+    structure = _NO_STRUCTURE.sub("", text)
+    if structure.count(",") + structure.count("[") + structure.count("{") > MOST_VALUES:
+        raise ValueError(f"no JSON that we read: it holds more than {MOST_VALUES:,} values")
+    brackets = structure.replace(",", "")
+    for _ in range(MOST_DEPTH):  # each time, the innermost ones of those that belong together go
+        brackets = brackets.replace("[]", "").replace("{}", "")
+    if "[]" in brackets or "{}" in brackets or brackets.count("[") + brackets.count("{") > MOST_DEPTH:
+        raise ValueError(f"no JSON that we read: arrays and objects are nested more than {MOST_DEPTH} deep")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -271,18 +271,21 @@ def put(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no model": (set_in("model", value=None), "None with normalizer NFC"),
-    "a list for the model": (set_in("model", value=[]), "None with normalizer NFC"),
+    "no model": (set_in("model", value=None), "model null found, an object expected"),
+    "a list for the model": (set_in("model", value=[]), r"model \[\] found, an object expected"),
     "no vocab": (set_in("model", "vocab", value=None), r"model\.vocab, an object"),
     "ids as texts": (set_in("model", "vocab", value={"a": "0"}), r"model\.vocab, an object"),
     "no merges": (set_in("model", "merges", value=None), r"model\.merges, a list"),
     "a merge of three": (set_in("model", "merges", value=["a b c"]), "two tokens expected"),
     "a merge of numbers": (set_in("model", "merges", value=[[1, 2]]), "two tokens expected"),
     "a merge of nothing": (set_in("model", "merges", value=["é é"]), "no token of the vocabulary"),
-    "normalizer a text": (set_in("normalizer", value="NFC"), "normalizer None"),
-    "pre_tokenizer a list": (set_in("pre_tokenizer", value=[]), "not Qwen2's pre-tokenizer"),
-    "steps no objects": (set_in("pre_tokenizer", "pretokenizers", value=["x"]), "not Qwen2's pre-tokenizer"),
-    "bytes as a fallback": (set_in("model", "byte_fallback", value=True), "byte_fallback True"),
+    "normalizer a text": (set_in("normalizer", value="NFC"), r'normalizer "NFC" found, NFC expected'),
+    "pre_tokenizer a list": (set_in("pre_tokenizer", value=[]), r"pre_tokenizer \[\] found, Sequence expected"),
+    "steps no objects": (
+        set_in("pre_tokenizer", "pretokenizers", value=["x"]),
+        r"pretokenizers \[.*\] found, Split, ByteLevel",
+    ),
+    "bytes as a fallback": (set_in("model", "byte_fallback", value=True), "byte_fallback true found, false"),
     "added tokens null": (set_in("added_tokens", value=None), "added_tokens, objects"),
     "added tokens as texts": (set_in("added_tokens", value=["<x>"]), "added_tokens, objects"),
     "an added token without id": (set_in("added_tokens", value=[{"content": "x"}]), "added_tokens, objects"),

@@ -85,14 +85,13 @@ _VALUES = ("m", "m.role", "m.content", "n", "3", "0", "-1", "2.5", "'ab c'", "''
            "{'k': 1, 'j': 'x'}", "nothing", "('t', 1)", "ns.a", "loop.index0", "messages")  # fmt: skip
 _FILTERS = ("trim", "length", "upper", "lower", "first", "last", "list", "string", "int", "float", "tojson", "title",
             "default('d')", "default('d', true)", "join('-')", "replace('a', 'bb')", "reverse | list", "capitalize",
-
-            "items | list", "sort", "unique | list", "map('string') | list", "select | list", "reject('none') | list", "dictsort",
-            "selectattr('role') | list")  # fmt: skip
+            "items | list", "sort", "unique | list", "map('string') | list", "select | list", "reject('none') | list",
+            "dictsort", "selectattr('role') | list")  # fmt: skip
 _TESTS = ("defined", "none", "string", "mapping", "number", "integer", "boolean", "iterable", "sequence", "true",
           "false", "odd", "even", "undefined", "float", "in 'abc'", "in [1, 'b']", "eq 3")  # fmt: skip
 _METHODS = ("strip()", "split()", "split('b')", "startswith('a')", "upper()", "replace('b', '')", "items() | list",
-
-            "keys() | list", "get('k')", "get('k', 5)", "rstrip('c')", "find('c')", "splitlines()", "title()", "x", "k")  # fmt: skip
+          "keys() | list", "get('k')", "get('k', 5)", "rstrip('c')", "find('c')", "splitlines()", "title()", "x",
+          "k")  # fmt: skip
 _SLICES = ("[1:]", "[:2]", "[::-1]", "[-2:]", "[1:n]", "[n:9:2]")
 _SLICED = ("m.content", "messages", "ns.a")
 _OPERATORS = ("+", "-", "*", "/", "//", "%", "~", "and", "or", "==", "!=", "<", ">=", "in", "not in")
@@ -107,8 +106,8 @@ def expression(draw: random.Random, depth: int) -> str:
         [f"({one} | {draw.choice(_FILTERS)})", f"({one} is {draw.choice(_TESTS)})", f"({one}.{draw.choice(_METHODS)})",
          f"({one} {draw.choice(_OPERATORS)} {two})", f"({one} {draw.choice(_OPERATORS)} {two})", f"({one})[{two}]",
          f"mac({one}, m){draw.choice(_SLICES)}", f"{draw.choice(_SLICED)}{draw.choice(_SLICES)}",
-
-         f"({one} if {two} else {one})", f"[{one}, {two}]", f"(not {one})", f"{{'a': {one}, 'b': {two}}}", f"mac({one}, {two})"]
+         f"({one} if {two} else {one})", f"[{one}, {two}]", f"(not {one})", f"{{'a': {one}, 'b': {two}}}",
+         f"mac({one}, {two})"]
     )  # fmt: skip
 
 
