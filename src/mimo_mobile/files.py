@@ -5,6 +5,7 @@ Nothing is replaced but what mimo writes: no pipe or device, and no folder that 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -83,11 +84,12 @@ def whole(final: Path, *, force: bool, kind: FolderKind | None = None) -> Iterat
 
     Raises:
         OutputExistsError: ``final`` exists and ``force`` is false, or it is something that is never replaced.
+        DiskFullError: The disk is full, or takes no file of this size.
     """
     final = replaceable(final, force=force, kind=kind)
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(final.parent, f".{glob.escape(final.name)}.*{PARTIAL}")
-    with workplace(final) as folder:
+    with workplace(final) as folder, _full_disk_named(final):
         temporary = folder / final.name
         yield temporary
         _flush(temporary)
@@ -105,6 +107,20 @@ def whole(final: Path, *, force: bool, kind: FolderKind | None = None) -> Iterat
                 os.replace(old, final)
             raise
         _flush_entry(final.parent)
+
+
+@contextmanager
+def _full_disk_named(final: Path) -> Iterator[None]:
+    """Say which output did not fit: numpy's error says only how many elements it has written, others say less."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "requested and" in str(error):
+            raise DiskFullError(
+                f"{final}: not written, the disk or the quota is full, or no file may be so large"
+                f" ({error.strerror or error}); make room, or choose another place"
+            ) from error
+        raise
 
 
 @contextmanager

@@ -33,6 +33,7 @@ HARMLESS = {
     "heldout.jsonl: empty",
     "config: rope_theta 10**9",
     "config: eos_token_id list",
+    "config: eos_token_id many",
 }
 """What is refused by nobody: a GGUF file needs neither of these files, and these values are in range."""
 
