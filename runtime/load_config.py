@@ -46,9 +46,9 @@ class LoadConfig:
         ep_options: The execution provider's own options.
         strict: Whether it is an error when the execution provider leaves work to the CPU or computes wrong numbers,
             instead of going on with the CPU.
-        trust: Whether a GGUF file is loaded without a trial. By default a process of its own tries a file when it is
-            seen for the first time, which takes about half a second, so that a file that kills llama.cpp does not
-            end this program.
+        trust: Whether a GGUF file is loaded without a trial. By default a process of its own tries a file that is seen
+            for the first time, which takes as long as one step of the model and 0.2 s more, so that a file that kills
+            llama.cpp does not end this program.
     """
 
     recipe: str | None = None

@@ -33,8 +33,8 @@ KIND = "probe"
 
 CONTEXT_LENGTH = 64
 
-SPARE_BYTES = 2 << 30
-"""Address space that the child may take beside the files: its libraries need most of it, and use little memory."""
+SPARE_BYTES, THREAD_BYTES = 2 << 30, 128 << 20
+"""Address space that the child may take beside its libraries and the files, and for each thread; it uses little."""
 
 START_S, MOST_S, BYTES_PER_S = 30, 600, 30e6
 """The child has so much time to start, so much at most in all, and reads a file at this speed or faster."""
@@ -126,10 +126,7 @@ def _child(threads: int, paths: list[Path]) -> None:
 
     log = llama_log()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    room = sum(path.stat().st_size for path in paths) + SPARE_BYTES
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    room = room if most == resource.RLIM_INFINITY else min(room, most)
-    resource.setrlimit(resource.RLIMIT_AS, (room, most))
+    _limit_memory(sum(path.stat().st_size for path in paths) + SPARE_BYTES + threads * THREAD_BYTES)
     print(_STARTED, flush=True)
     trunk, drafter = paths[0], paths[1] if len(paths) > 1 else None
     backend = open_trunk(log, trunk, CONTEXT_LENGTH, threads, "f16", repack=False, mtp=drafter == trunk)
@@ -140,6 +137,18 @@ def _child(threads: int, paths: list[Path]) -> None:
         mtp.read(np.ones((1, backend.hidden_size), np.float32), [1], 1)
     print(_WELL, flush=True)
     os._exit(0)  # a file that is well needs no tidying up
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take so much more address space at most, where the system tells how much it has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = pages * resource.getpagesize() + more_bytes
+    lowest = min([wanted, *(each for each in limits if each != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_AS, (lowest, limits[1]))
 
 
 def main() -> None:
