@@ -11,9 +11,9 @@ from random import Random
 
 from mimo_mobile import inspection
 from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
-from mimo_mobile.runtime.llama.gguf_header import GgufHeader
-from mimo_mobile.runtime.llama.loading import _check
+from mimo_mobile.runtime.llama.checked import checked
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.fuzz.mutations import NUMBERS
 from tests.fuzz.scratch import scratch
@@ -35,9 +35,9 @@ def check(data: bytes) -> None:
     os.truncate(file, len(data) + WEIGHTS_BYTES)
     try:
         inspection.inspect(file, tensors=True)
-        with GgufHeader(file) as header:
-            _check(header)
-            TextTokenizer.from_gguf(header).encode("1 + 1 <|im_end|>")
+        header = GgufHeader(file)
+        checked(header)
+        TextTokenizer.from_gguf(header).encode("1 + 1 <|im_end|>")
     finally:
         file.unlink()
 
