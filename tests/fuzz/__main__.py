@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 TARGETS = ("gguf", "checkpoint", "documents", "template", "tokenizer_json", "text")
@@ -24,6 +25,11 @@ INPUT_S = 10
 """So long one input may take."""
 
 MOST_BYTES = 1 << 17
+
+NO_ATHERIS = (
+    "atheris, which fuzzes, is not installed: it is published for Linux on x86-64 processors only, where `make fuzz`"
+    " installs it. Elsewhere, `pytest tests/fuzz` reads the kept corpus and some changes of it."
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+    if find_spec("atheris") is None:
+        raise SystemExit(NO_ATHERIS)
     targets, out = options.targets or TARGETS, options.out
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:

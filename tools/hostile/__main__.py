@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -56,16 +57,29 @@ def main() -> None:
         os.environ["MIMO_CACHE"] = str(folder / "cache")
         os.environ["HF_HUB_OFFLINE"] = "1"
         batches = _apart(folder, options.flips, options.every, options.only)
-        print(f"{len(batches)} processes after {time.monotonic() - start:.0f} s", flush=True)
-        outcomes = list(processes.run(batches, options.jobs))
+        calls = sum(len(batch.steps) for batch in batches)
+        print(f"{calls} calls to make after {time.monotonic() - start:.0f} s", file=sys.stderr)
+        outcomes: list[Outcome] = []
+        for outcome in processes.run(batches, options.jobs):
+            outcomes.append(outcome)
+            if outcome.problem:
+                print(described(outcome), file=sys.stderr)
+            if len(outcomes) % 500 == 0:
+                print(f"{len(outcomes)} calls after {time.monotonic() - start:.0f} s", file=sys.stderr)
     print(table(outcomes))
     bad = [outcome for outcome in outcomes if outcome.problem]
     for each in bad[:60]:
-        print(f"{each.problem}: {each.kind}, {each.name}: mimo {' '.join(each.arguments)}: {each.message}")
+        print(described(each))
     print(f"{len(outcomes)} calls, {len(bad)} not as they must be, {time.monotonic() - start:.0f} s")
     if options.json:
         options.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=1), encoding="utf-8")
     raise SystemExit(bool(bad))
+
+
+def described(outcome: Outcome) -> str:
+    """What happened, in a line."""
+    call = " ".join(outcome.arguments)
+    return f"{outcome.problem}: {outcome.kind}, {outcome.name}: mimo {call}: {outcome.message}"
 
 
 def table(outcomes: list[Outcome]) -> str:

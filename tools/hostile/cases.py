@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -33,7 +34,11 @@ def hostile(folder: Path) -> Iterator[Batch]:
         kind = file.stem.removeprefix("hostile_")
         place = folder / kind
         place.mkdir()
-        for case, path in importlib.import_module(name).cases(place):
+        for number, (case, path) in enumerate(importlib.import_module(name).cases(place)):
+            if path.is_dir():  # generators may take it away before the next one
+                path = shutil.copytree(
+                    path, folder / f"{kind}-{number}" / path.name, symlinks=True, copy_function=os.link
+                )
             for arguments in commands(path, folder / "made"):
                 yield Batch(kind, (Step(case, arguments),))
 

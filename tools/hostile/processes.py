@@ -33,7 +33,8 @@ MOST_LINES = 12
 PRELOADED = (
     "click", "gguf", "jinja2", "llama_cpp", "numpy", "onnx", "onnx_ir", "onnxruntime", "rich.console", "rich.table",
     "safetensors", "tokenizers", "mimo_mobile.cli", "mimo_mobile.convert.model", "mimo_mobile.inspection",
-    "mimo_mobile.runtime.llama.loading", "mimo_mobile.runtime.onnx.loading", "mimo_mobile.terminal",
+    "mimo_mobile.runtime.llama.loading", "mimo_mobile.runtime.llama.probe", "mimo_mobile.runtime.onnx.loading",
+    "mimo_mobile.terminal",
 )  # fmt: skip
 
 
