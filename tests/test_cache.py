@@ -19,7 +19,7 @@ import pytest
 
 from mimo_mobile import cache, cache_folder, checksums, files
 from mimo_mobile.cli import main
-from mimo_mobile.errors import BadArgumentError, OutputExistsError
+from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import resolve
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
@@ -385,39 +385,3 @@ def test_what_cannot_be_kept_is_read_once_in_a_process(folder: Path, tmp_path: P
     path.write_bytes(bytes(1_500_000))
     assert checksums.sha256(path, read.append) == checksums.sha256(path, read.append) == files.sha256(path)
     assert len({id(each) for each in read}) == len(read) == 1
-
-
-@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder", "socket"])
-def test_a_lock_that_is_something_else_is_neither_emptied_nor_waited_for(kind: str, tmp_path: Path) -> None:
-    lock, target = tmp_path / "out/.lock", tmp_path / "target"
-    lock.parent.mkdir()
-    target.write_text("precious")
-    spoil = {
-        "link": lambda: lock.symlink_to(target),
-        "link to nothing": lambda: lock.symlink_to(tmp_path / "nothing"),
-        "pipe": lambda: os.mkfifo(lock),
-        "folder": lock.mkdir,
-        "socket": lambda: hostile_caches.REPLACED["a socket"](lock, tmp_path),
-    }
-    spoil[kind]()
-    told = rf"\.lock: a {kind.split()[0]} found, our lock expected; remove it"
-    with pytest.raises(OutputExistsError, match=told), files.locked(lock.parent):
-        pass
-    assert target.read_text() == "precious" and not (tmp_path / "nothing").exists()
-
-
-def test_a_lock_that_its_holder_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, opened = tmp_path / ".lock", list[int]()
-    make = files._lock_file
-
-    def removed_at_first(path: Path) -> int:
-        opened.append(make(path))
-        if len(opened) == 1:
-            path.unlink()
-        return opened[-1]
-
-    monkeypatch.setattr(files, "_lock_file", removed_at_first)
-    with files.locked(tmp_path):
-        assert len(opened) == 2 and lock.exists()
-        with pytest.raises(OutputExistsError, match="another mimo process"), files.locked(tmp_path):
-            pass
