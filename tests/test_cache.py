@@ -118,7 +118,7 @@ def test_no_cache_of_all_that_are_spoilt_does_either(
         monkeypatch.setenv("MIMO_CACHE", str(path))
         survives(name, path, quantized, plain, precious)
         seen += 1
-    assert seen > 200
+    assert seen > 200, seen
 
 
 def test_folders_and_files_are_made_for_their_owner_alone(quantized: Path, folder: Path) -> None:
