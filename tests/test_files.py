@@ -207,14 +207,46 @@ def test_what_a_killed_process_left_goes_at_the_next_start_and_what_is_in_use_st
     assert (tmp_path / "out").read_text() == "first" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_link_or_a_pipe_in_the_locks_place_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("precious")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".lock").symlink_to("../precious")
-    with pytest.raises(OSError, match="symbolic links"), files.locked(tmp_path / "out"):
-        pytest.fail("locked")
-    assert (tmp_path / "precious").read_text() == "precious"
-    (tmp_path / "out" / ".lock").unlink()
-    os.mkfifo(tmp_path / "out" / ".lock")
-    with pytest.raises(OutputExistsError, match="a pipe found"), files.locked(tmp_path / "out"):
-        pytest.fail("locked")
+def bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a socket, whose name must be short."""
+    monkeypatch.chdir(path.parent)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder", "socket"])
+def test_a_lock_that_is_something_else_is_neither_emptied_nor_waited_for(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, target = tmp_path / "out/.lock", tmp_path / "target"
+    lock.parent.mkdir()
+    target.write_text("precious")
+    spoil = {
+        "link": lambda: lock.symlink_to(target),
+        "link to nothing": lambda: lock.symlink_to(tmp_path / "nothing"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "socket": lambda: bound(lock, monkeypatch),
+    }
+    spoil[kind]()
+    told = rf"\.lock: a {kind.split()[0]} found, our lock expected; remove it"
+    with pytest.raises(OutputExistsError, match=told), files.locked(lock.parent):
+        pass
+    assert target.read_text() == "precious" and not (tmp_path / "nothing").exists()
+
+
+def test_a_lock_that_its_holder_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, opened = tmp_path / ".lock", list[int]()
+    make = files._lock_file
+
+    def removed_at_first(path: Path) -> int:
+        opened.append(make(path))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(files, "_lock_file", removed_at_first)
+    with files.locked(tmp_path):
+        assert len(opened) == 2 and lock.exists()
+        with pytest.raises(OutputExistsError, match="another mimo process"), files.locked(tmp_path):
+            pass

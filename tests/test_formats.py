@@ -96,13 +96,15 @@ def test_what_the_cache_keeps_is_valid(out: Path, tmp_path: Path, monkeypatch: p
     check("costs", costs)
     (record,) = tmp_path.glob("prepacked/*/*/entry.json")
     check("prepacked", record)
-    assert cache.read_record(record) == (str(model / "model.onnx"), cache.state_of(model / "model.onnx"))
+    copy = record.with_name("model.onnx")
+    told = cache.Record(str(model / "model.onnx"), cache.Sums.of(model / "model.onnx"), cache.Sums.of(copy))
+    assert cache.read_record(record) == told
     check("selftest", kept)
     assert pace.read_costs(costs) == measured
     assert selftest.recall(kept) == verdict and verdict.tested and not verdict.wrong
 
 
-def test_a_verdict_on_numbers_that_are_none_is_valid(tmp_path: Path) -> None:
+def test_a_verdict_on_numbers_that_are_none_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         context_length = 2048
 
@@ -114,9 +116,10 @@ def test_a_verdict_on_numbers_that_are_none_is_valid(tmp_path: Path) -> None:
     (tmp_path / "reference.json").write_text(json.dumps(format_cases.REFERENCE))
     verdict = selftest.judge(Broken(), None, tmp_path)  # type: ignore[arg-type]
     assert verdict.wrong and verdict.tested
-    selftest.keep(tmp_path / "kept.json", verdict)
-    check("selftest", tmp_path / "kept.json")
-    assert selftest.recall(tmp_path / "kept.json") == verdict
+    monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
+    selftest.keep(tmp_path / "selftest/kept.json", verdict)
+    check("selftest", tmp_path / "selftest/kept.json")
+    assert selftest.recall(tmp_path / "selftest/kept.json") == verdict
 
 
 def test_a_score_without_numbers_is_valid_and_read_again(out: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_a_wheel_holds_code_schemas_and_nano_and_nothing_else(tmp_path: Path) ->
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
     expected = {f"mimo_mobile/{path.name}" for path in (ROOT / "src/mimo_mobile").glob("*.py")} | {
         "mimo_mobile/py.typed",
+        "mimo_mobile/qnn-affinity.json",
         "mimo_mobile/quantize/calibration.txt",
     }
     expected |= {f"mimo_mobile/{path.relative_to(ROOT)}" for stage in STAGES for path in (ROOT / stage).rglob("*.py")}

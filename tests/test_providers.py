@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,7 +92,7 @@ def test_options_reach_providers_as_they_spell_them() -> None:
         assert providers._settings(PROVIDERS[name], options) == expected
     found = providers._settings(PROVIDERS["qnn"], QnnOptions(vtcm_mb=8, soc="SM8650", activations="uint16"))
     assert set(found) == {"vtcm_mb", "backend_path", "op_affinity", "htp_performance_mode"}
-    assert Path(found["op_affinity"]).read_text() == '{"op_type": {"GroupQueryAttention": "htp"}}'
+    assert json.loads(Path(found["op_affinity"]).read_text()) == {"op_type": {"GroupQueryAttention": "htp"}}
     assert Path(found["backend_path"]).is_file()
 
 

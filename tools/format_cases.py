@@ -72,7 +72,12 @@ NPU: Document = {
 }
 REFERENCE: Document = {"reference_version": 1, "ids": [5, 6, 7, 8], "top_ids": [9, 3], "logits": [2.5, -1]}
 COSTS: Document = {"costs_version": 1, "rows_s": [0.1, 0.11], "draft_s": 0.0}
-PREPACKED: Document = {"prepacked_version": 1, "model": "/models/a/model.onnx", "state": "10 20 30 40"}
+PREPACKED: Document = {
+    "prepacked_version": 2,
+    "model": "/models/a/model.onnx",
+    "source": {"graph": {"size_bytes": 9, "sha256": SHA}, "data": {"size_bytes": 0, "sha256": SHA}},
+    "files": {"graph": {"size_bytes": 9, "sha256": SHA}, "data": {"size_bytes": 7, "sha256": SHA}},
+}
 SELFTEST: Document = {
     "selftest_version": 1,
     "difference": 0.01,
@@ -126,7 +131,7 @@ GOOD: dict[str, list[Change]] = {
     ],
     "draft_vocabulary": [("", [7]), ("", [7, 7, 2])],
     "replies": [("replies_version", GONE), ("added_later", 1)],
-    "prepacked": [("prepacked_version", GONE), ("added_later", 1)],
+    "prepacked": [("added_later", 1)],
 }  # fmt: skip
 """Readers take these, which do not ask for what they do not need."""
 
@@ -170,7 +175,10 @@ BAD: dict[str, list[Change]] = {
     ],
     "draft_vocabulary": [("", []), ("", {}), ("", ["7"]), ("", [7, -1]), ("", [7.5]), ("", [True]), ("", 7)],
     "prepacked": [
-        ("prepacked_version", 2), ("", []), ("model", GONE), ("model", 1), ("state", GONE), ("state", []),
+        ("prepacked_version", 3), ("", []), ("", {"model": "/models/a/model.onnx", "state": "10 20 30 40"}),
+        ("model", GONE), ("model", 1), ("source", GONE), ("source", SHA),
+        ("source.graph", GONE), ("source.data", SHA), ("source.data.sha256", SHA.upper()), ("files", []),
+        ("files.graph.sha256", SHA[1:]), ("files.graph.size_bytes", -1), ("files.data.size_bytes", "7"),
     ],
     "replies": [
         ("replies_version", 2), ("", []), ("fingerprint", GONE), ("problem_set", 1), ("tokens", GONE), ("tokens", {}),
@@ -201,7 +209,7 @@ NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
 }  # fmt: skip
 """Schemas and the Python reader refuse these; the Kotlin reader does not ask for what is wrong in them."""
 
-OLDER: dict[str, list[Change]] = {"manifest": [("", MANIFEST_1)]}
+OLDER: dict[str, list[Change]] = {"manifest": [("", MANIFEST_1)], "prepacked": [("prepacked_version", GONE)]}
 """Readers take these, which earlier versions wrote; schemas describe the newest version only."""
 
 BEYOND_SCHEMAS: dict[str, list[Change]] = {

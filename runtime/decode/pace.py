@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from mimo_mobile import files
-from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile import cache_folder
+from mimo_mobile.cache import COSTS, cpu
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.runtime.backend import Backend
@@ -135,12 +135,12 @@ def measure(backend: Backend) -> Costs:
     return Costs(rows_s, draft_s)
 
 
-def costs_file(model: Path, *options: object) -> Path:
-    """The file that keeps the costs of a model file as it is loaded with ``options`` on this machine."""
+def costs_file(model: Path, *options: object) -> Path | None:
+    """The file that keeps the costs of a model file as it is loaded with ``options`` on this machine, if one can."""
     state = model.stat()
     parts = str(model.resolve()), state.st_size, state.st_mtime_ns, cpu(), options
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return cache_folder() / "costs" / f"{model.stem}-{key}.json"
+    return cache_folder.place(COSTS, f"{cache_folder.short(model.stem)}-{key}.json")
 
 
 def read_costs(file: Path) -> Costs:
@@ -158,19 +158,16 @@ def read_costs(file: Path) -> Costs:
 
 
 def remembered(backend: Backend, file: Path | None) -> Costs:
-    """The costs in a file; they are measured when it has none, and then the backend loses its KV cache.
+    """The costs in a file of the cache; they are measured when it has none, and then the backend loses its KV cache.
 
     Measured costs are written to the file when a run of one row takes at least ``WORTH_KEEPING_S``.
     """
-    if file is not None and file.is_file():
+    if file is not None and cache_folder.is_ours(file):
         try:
             return read_costs(file)
         except ModelLoadError as error:
             logger.warning("%s", error)
     costs = measure(backend)
     if file is not None and costs.rows_s[0] >= WORTH_KEEPING_S:
-        try:
-            files.write_text(file, COSTS_FORMAT.to_text(asdict(costs)))
-        except OSError as error:
-            logger.warning("%s: cannot be kept: %s", file, error)
+        cache_folder.keep(file, COSTS_FORMAT.to_text(asdict(costs)))
     return costs

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mimo_mobile import files
-from mimo_mobile.cache import cache_folder, cpu
+from mimo_mobile import cache_folder
+from mimo_mobile.cache import SELFTEST, cpu
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import ModelLoadError, SessionError
 from mimo_mobile.layout import DATA, REFERENCE, read_reference
@@ -94,18 +94,18 @@ def judge(backend: Backend, cpu: Backend | None, folder: Path, tolerance: float 
     return Verdict(difference, "", tolerance, speed, _speed(cpu) if cpu is not None else None)
 
 
-def place(folder: Path, *what: object) -> Path:
-    """Where the verdict on ``folder``'s model is kept for ``what`` (provider, driver, …)."""
+def place(folder: Path, *what: object) -> Path | None:
+    """Where the verdict on ``folder``'s model is kept for ``what`` (provider, driver, …); None where none can be."""
     state, reference = (folder / DATA).stat(), folder / REFERENCE
     known = reference.read_bytes() if reference.is_file() else b""
-    key = repr((str(folder.resolve()), state.st_size, state.st_mtime_ns, known, cpu(), what))
-    name = f"{folder.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    return cache_folder() / "selftest" / name
+    key = repr((str(folder.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, known, cpu(), what))
+    name = f"{cache_folder.short(folder.name)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return cache_folder.place(SELFTEST, name)
 
 
-def recall(file: Path) -> Verdict | None:
-    """The verdict in a file, None when there is none that can be read."""
-    if not file.is_file():
+def recall(file: Path | None) -> Verdict | None:
+    """The verdict in a file of the cache, None when there is none that can be read."""
+    if file is None or not cache_folder.is_ours(file):
         return None
     try:
         return read_verdict(file)
@@ -137,14 +137,10 @@ def read_verdict(file: Path) -> Verdict:
     return SELFTEST_FORMAT.read(file, build, ModelLoadError, "it is tested anew")
 
 
-def keep(file: Path, verdict: Verdict) -> None:
+def keep(file: Path | None, verdict: Verdict) -> None:
     """Remember a verdict, unless something failed, which may go away, or nothing was compared."""
-    if verdict.error or not verdict.tested:
-        return
-    try:
-        files.write_text(file, SELFTEST_FORMAT.to_text(asdict(verdict)))
-    except OSError as error:
-        logger.warning("%s: cannot be kept: %s", file, error)
+    if not verdict.error and verdict.tested:
+        cache_folder.keep(file, SELFTEST_FORMAT.to_text(asdict(verdict)))
 
 
 def _difference(backend: Backend, reference: Path) -> float | None:

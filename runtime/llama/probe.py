@@ -21,15 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mimo_mobile import files, untrusted
-from mimo_mobile.cache import cache_folder
+from mimo_mobile import cache_folder, untrusted
+from mimo_mobile.cache import PROBE
 from mimo_mobile.errors import ModelLoadError, SessionError, require
 from mimo_mobile.gguf_header import GgufHeader
 
 logger = logging.getLogger(__name__)
-
-KIND = "probe"
-"""The folder of the cache with an empty file for each header that went well."""
 
 CONTEXT_LENGTH = 64
 
@@ -61,18 +58,15 @@ def probe(trunk: GgufHeader, drafter: GgufHeader | None, threads: int, *, keep: 
     version = require("llama_cpp", "gguf").__version__
     parts = trunk.digest, drafter.digest if drafter else "", version
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    place = cache_folder() / KIND / key
-    if key in _passed or (keep and place.is_file()):
+    place = cache_folder.place(PROBE, key) if keep else None  # an empty file
+    if key in _passed or (place is not None and cache_folder.is_ours(place)):
         return
     paths = [trunk.path] + ([drafter.path] if drafter else [])
     if not _survives(paths, threads):
         return
     _passed.add(key)
     if keep:
-        try:
-            files.write_text(place, "")
-        except OSError as error:
-            logger.warning("%s: cannot be kept: %s", place, error)
+        cache_folder.keep(place, "")
 
 
 def _survives(paths: list[Path], threads: int) -> bool:

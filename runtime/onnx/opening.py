@@ -109,16 +109,21 @@ class OnnxOpening:
             return ort.InferenceSession(str(model), made, providers=[providers.CPU])
 
         try:
-            weights = int(PREPACKED_SIZE * prepacked.weight_bytes(model))
-            ready = prepacked.entry(ort, model) if cache and weights else None
-            way = MemoryNeed("prepacked cache", 0, weights) if ready else MemoryNeed("prepacking", weights, 0)
+            weights = prepacked.weight_bytes(model)
+            place = prepacked.place(ort, model) if cache and weights >= prepacked.LEAST_BYTES else None
+            found = prepacked.ready(place) if place else None
+            rearranged = int(PREPACKED_SIZE * weights)
+            way = MemoryNeed("prepacked cache", 0, rearranged) if found else MemoryNeed("prepacking", rearranged, 0)
             memory.choose(model.parent, [way])
-            if cache and weights and (found := prepacked.prepare(ort, model, self._session_options())):
+            if place and not found:
+                needed = int(prepacked.GROWTH * weights)
+                found = prepacked.make(ort, place, needed, self._session_options())
+            if place and found:
                 try:
                     return start(found / MODEL)
                 except Exception as error:  # whatever is wrong with it, the model itself is there
                     logger.warning("%s: cannot be loaded, made anew next time: %s", found, first_line(error))
-                    prepacked.discard(ort, model)
+                    prepacked.discard(place)
             return start(model)
         except MimoMobileError:
             raise

@@ -2,21 +2,23 @@
 
 ONNX Runtime rearranges ("prepacks") int4 weights for the CPU at every load, into memory of its own: more than the
 file's size that the system cannot take back, once for each process. Here the first load saves the rearranged model,
-and every load maps it. An entry holds for one version of ONNX Runtime, one CPU and one state of the model's files.
+and every load maps it. An entry holds for one version of ONNX Runtime, one CPU and the content of the model's files;
+its own files are used only while their content is what was saved.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
+import os
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mimo_mobile import files
-from mimo_mobile.cache import PREPACKED, cache_folder, cpu, limit_bytes, make_room, touch, write_record
-from mimo_mobile.errors import OutputExistsError
+from mimo_mobile import cache, cache_folder, checksums, files, untrusted
+from mimo_mobile.cache import PREPACKED, RECORD, Record, Sum, Sums, cpu
+from mimo_mobile.errors import BadArgumentError, DiskFullError, ModelLoadError, OutputExistsError
 from mimo_mobile.layout import DATA, MODEL
 from mimo_mobile.onnxruntime_library import first_line
 
@@ -35,20 +37,26 @@ _SAVE = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
 
+MOST_GRAPH_BYTES = 100_000_000
+"""A graph with more holds its weights itself; MiMo-7B's has 1 MB."""
 
-def entry(ort: Any, model: Path) -> Path | None:
-    """The folder of a model's entry; None when there is no whole one.
+_LOCATION = b"\n\x08location\x12"
+"""How a protobuf message begins that names a file with a tensor's data; the length of the name and the name follow."""
 
-    Args:
-        ort: The module onnxruntime.
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model's entry belongs.
+
+    Attributes:
         model: The .onnx file, with its data beside it.
+        source: What both are.
+        folder: The entry's folder, whose name is a hash of that and of this machine.
     """
-    try:
-        folder = _folder(ort, model)
-        return folder if (folder / MODEL).is_file() and (folder / DATA).is_file() else None
-    except OSError as error:
-        logger.warning("%s: cannot be read: %s", cache_folder(), error)
-        return None
+
+    model: Path
+    source: Sums
+    folder: Path
 
 
 def weight_bytes(model: Path) -> int:
@@ -64,74 +72,107 @@ def weight_bytes(model: Path) -> int:
     return sum(int(each.value) for tensor in tensors for each in tensor.external_data if each.key == "length")
 
 
-def prepare(ort: Any, model: Path, options: Any) -> Path | None:
-    """The folder of a model's entry, made when it is not there; None when that is not worth it or not possible.
+def place(ort: Any, model: Path) -> Place | None:
+    """Where a model's entry belongs; None when nothing can be kept of it.
+
+    The first time, this reads the model's data whole; afterwards their hash is remembered.
+
+    Args:
+        ort: The module onnxruntime.
+        model: The .onnx file, with its data beside it.
+    """
+    root = cache_folder.root()
+    if root is None:
+        return None
+    named = hashlib.sha256(os.fsencode(model.resolve())).hexdigest()[:16]
+    parent = root / PREPACKED / f"{cache_folder.short(model.parent.name)}-{named}"
+    try:
+        cache_folder.make(parent)
+        for each in (root, model.resolve()):
+            os.fsencode(each).decode()  # ONNX Runtime and records take UTF-8 only
+        graph = untrusted.read_bytes(model, most=MOST_GRAPH_BYTES)
+        if model.with_name(DATA).stat().st_size > cache.limit_bytes():
+            raise OSError(f"{model.with_name(DATA)}: larger than MIMO_CACHE_LIMIT")
+        if graph.count(_LOCATION) != graph.count(_LOCATION + bytes([len(DATA)]) + DATA.encode()):
+            logger.info("%s: its weights are not in %s alone, so that no entry could be bound to them", model, DATA)
+            return None
+        source = Sums.of(model)
+    except (OSError, UnicodeDecodeError, BadArgumentError) as error:
+        cache_folder.tell(f"{parent}: cannot keep prepacked weights: {error}")
+        return None
+    parts = ort.__version__, cpu(), source.graph.sha256, source.data.sha256
+    return Place(model, source, parent / hashlib.sha256(repr(parts).encode()).hexdigest()[:16])
+
+
+def ready(place: Place) -> Path | None:
+    """The folder of a model's entry; None when there is no whole one whose content is what was saved."""
+    folder = place.folder
+    if not all(cache_folder.is_ours(folder / name) for name in (RECORD, MODEL, DATA)):
+        return None
+    try:
+        record = cache.read_record(folder / RECORD)
+        if record.source != place.source:
+            raise ModelLoadError(f"{folder}: of another model")
+        if not record.files.fit(folder / MODEL):
+            raise ModelLoadError(f"{folder}: not what was saved")
+    except (ModelLoadError, OSError) as error:
+        logger.warning("%s; it is made anew", untrusted.printable(str(error)))
+        return None
+    cache.touch(folder)
+    return folder
+
+
+def make(ort: Any, place: Place, needed_bytes: int, options: Any) -> Path | None:
+    """The folder of a model's new entry; None when that is not possible.
 
     This is safe against being killed, and against other processes that do the same at the same time: they load without
     an entry.
 
     Args:
         ort: The module onnxruntime.
-        model: The .onnx file, with its data beside it.
+        place: Where it belongs.
+        needed_bytes: How much room it takes.
         options: The ``SessionOptions`` that the entry is made with; they are changed.
     """
-    size = weight_bytes(model)
-    if size < LEAST_BYTES:
-        return None
-    if found := entry(ort, model):
-        touch(found)
-        return found
-    folder, needed = _folder(ort, model), int(GROWTH * size)
+    folder, model = place.folder, place.model
     try:
         with files.locked(folder.parent):
-            files.remove_partials(folder.parent)
-            for old in folder.parent.iterdir():  # of an earlier version of ONNX Runtime or of the model
-                if old.is_dir():
-                    files.remove(old)
-            if fits := needed <= limit_bytes():
-                make_room(needed)
-            if (free := shutil.disk_usage(folder.parent).free) < needed:
-                logger.warning(
-                    "%s: %.1f GB free, %.1f GB needed to keep prepacked weights; loading will take memory instead"
-                    " (MIMO_CACHE chooses another folder)", folder.parent, free / 1e9, needed / 1e9,
-                )  # fmt: skip
-                return None
-            if not fits:
-                logger.warning("%s: larger than MIMO_CACHE_LIMIT; loading will take memory instead", folder.parent)
-                return None
-            logger.info("%s: prepacking for this CPU, once (%.1f GB in %s)", model.parent.name, needed / 1e9, folder)
+            cache.remove_unfinished(folder.parent)
+            for old in cache.goes_for(needed_bytes, folder.parent):
+                logger.info("%s: removed, for a new entry", old.path)
+                cache.remove(old.path)
+            if os.path.lexists(folder):
+                raise OutputExistsError(f"{folder}: holds what is not ours; remove it")
+            room = f"{needed_bytes / 1e9:.1f} GB in {folder}"
+            logger.info("%s: prepacking for this CPU, once (%s)", model.parent.name, room)
             with files.whole(folder, force=True) as temporary:
-                temporary.mkdir()
-                options.optimized_model_filepath = str(temporary / MODEL)
-                for key, value in _SAVE.items():
-                    options.add_session_config_entry(key, value)
-                ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-                write_record(temporary, model)
-    except OutputExistsError:
-        logger.info("%s: another process is prepacking; loading without", model.parent.name)
+                sums = _save(ort, model, temporary, options)
+                cache.write_record(temporary, Record(str(model.resolve()), place.source, sums))
+                (temporary / RECORD).chmod(0o600)
+            checksums.remember(folder / MODEL, sums.graph.sha256)
+            checksums.remember(folder / DATA, sums.data.sha256)
+    except (OutputExistsError, DiskFullError) as error:
+        logger.warning("%s; loading without", untrusted.printable(str(error)))
         return None
     except Exception as error:  # a full disk, or what ONNX Runtime calls it: its exceptions share no public base
-        logger.warning("%s: cannot keep prepacked weights: %s; loading without", folder.parent, first_line(error))
+        told = f"{folder.parent}: cannot keep prepacked weights: {first_line(error)}; loading without"
+        logger.warning("%s", untrusted.printable(told))
         return None
-    return entry(ort, model)
+    return folder
 
 
-def discard(ort: Any, model: Path) -> None:
+def discard(place: Place) -> None:
     """Remove a model's entry that cannot be loaded; an entry that cannot be removed stays."""
-    try:
-        files.remove(_folder(ort, model))
-    except OSError as error:
-        logger.warning("%s: cannot be removed: %s", _folder(ort, model), error)
+    cache.remove(place.folder)
 
 
-def _folder(ort: Any, model: Path) -> Path:
-    """Where a model's entry belongs.
-
-    The graph is hashed. Its data of some gigabytes are told apart by size and time of change, as hashing them would
-    take as long as the entry saves.
-    """
-    state = model.with_name(DATA).stat()
-    parts = ort.__version__, cpu(), hashlib.sha256(model.read_bytes()).hexdigest(), state.st_size, state.st_mtime_ns
-    place = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:16]
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return cache_folder() / PREPACKED / f"{model.parent.name}-{place}" / key
+def _save(ort: Any, model: Path, folder: Path, options: Any) -> Sums:
+    """Have a session save what it makes of a model, into a folder that it makes."""
+    folder.mkdir(0o700)
+    options.optimized_model_filepath = str(folder / MODEL)
+    for key, value in _SAVE.items():
+        options.add_session_config_entry(key, value)
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    for name in (MODEL, DATA):
+        (folder / name).chmod(0o600)
+    return Sums(*(Sum(path.stat().st_size, files.sha256(path)) for path in (folder / MODEL, folder / DATA)))

@@ -1,26 +1,31 @@
-"""What was learnt of this machine and is kept on disk: where, how large it may get, and what goes first."""
+"""What the cache holds, how large it may get, and what goes first."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
 import re
-from collections.abc import Iterator
+import shutil
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mimo_mobile import files
-from mimo_mobile.documents import FileFormat
-from mimo_mobile.errors import BadArgumentError, ModelLoadError, OutputExistsError
-from mimo_mobile.layout import DATA
+from mimo_mobile import cache_folder, checksums, files
+from mimo_mobile.checksums import CHECKSUMS
+from mimo_mobile.documents import FileFormat, Value
+from mimo_mobile.errors import BadArgumentError, DiskFullError, ModelLoadError, OutputExistsError
+from mimo_mobile.layout import DATA, MODEL
 
 logger = logging.getLogger(__name__)
 
-PREPACKED = "prepacked"
-PREPACKED_FORMAT = FileFormat("prepacked", 1)
+PREPACKED, COSTS, SELFTEST, PROBE = "prepacked", "costs", "selftest", "probe"
+
+UNFINISHED, UNKNOWN = "unfinished", "unknown"
+
+PREPACKED_FORMAT = FileFormat("prepacked", 2)
 RECORD = "entry.json"
 """In the folder of a prepacked model: which model it is of. Its time of change is that of the last load."""
 
@@ -29,18 +34,29 @@ DEFAULT_LIMIT_BYTES = 40_000_000_000
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
+_SMALL = {
+    COSTS: re.compile(r".*-[0-9a-f]{16}\.json"),
+    SELFTEST: re.compile(r".*-[0-9a-f]{16}\.json"),
+    CHECKSUMS: re.compile(r"[0-9a-f]{32}\.sha256"),
+    PROBE: re.compile(r"[0-9a-f]{32}"),
+}
+_MODEL_FOLDER = re.compile(r".*-[0-9a-f]{16}", re.DOTALL)
+_ENTRY = re.compile(r"[0-9a-f]{16}")
+_PARTIAL = re.compile(rf"\..*{re.escape(files.PARTIAL)}", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One thing that is kept.
+    """One thing in the cache's folder.
 
     Attributes:
-        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest``,
-            ``checksums`` or ``probe``.
+        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest``, ``checksums`` or
+            ``probe``. It is ``unfinished`` where a process was killed while it wrote, ``settings`` for a file of
+            earlier versions, and ``unknown`` for what we did not make.
         path: The file or folder.
-        size_bytes: All of its files together.
+        size_bytes: All of its files together; of what is unknown, of a file only.
         last_used_s: When it was written or loaded last, in seconds since 1970.
-        model: The file that a prepacked model was made of; empty for the small files.
+        model: The file that a prepacked model was made of; empty for the others.
         unused: Whether that file is gone or changed, so that nobody will load the entry again.
     """
 
@@ -52,11 +68,79 @@ class CacheEntry:
     unused: bool = False
 
 
-def cache_folder() -> Path:
-    """``$MIMO_CACHE``, else ``mimo-mobile`` in the user's cache folder."""
-    if chosen := os.environ.get("MIMO_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimo-mobile"
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A file's size, and its SHA-256 in hexadecimal."""
+
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Sum:
+        """That of a file, which is read when it has changed.
+
+        Raises:
+            OSError: It is gone or cannot be read.
+        """
+        return cls(path.stat().st_size, checksums.sha256(path))
+
+    @classmethod
+    def parse(cls, found: Value) -> Sum:
+        """That in a record."""
+        return cls(found["size_bytes"].integer(), found["sha256"].hexadecimal(64))
+
+    def fits(self, path: Path) -> bool:
+        """Whether a file is what it was; one of another size is not read for that.
+
+        Raises:
+            OSError: It is gone or cannot be read.
+        """
+        return path.stat().st_size == self.size_bytes and checksums.sha256(path) == self.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What an .onnx file and the data beside it are."""
+
+    graph: Sum
+    data: Sum
+
+    @classmethod
+    def of(cls, model: Path) -> Sums:
+        """Those of the two files.
+
+        Raises:
+            OSError: One of them is gone or cannot be read.
+        """
+        return cls(Sum.of(model), Sum.of(model.with_name(DATA)))
+
+    @classmethod
+    def parse(cls, found: Value) -> Sums:
+        """Those in a record."""
+        return cls(Sum.parse(found["graph"]), Sum.parse(found["data"]))
+
+    def fit(self, model: Path) -> bool:
+        """Whether the two files are what they were.
+
+        Raises:
+            OSError: One of them is gone or cannot be read.
+        """
+        return self.graph.fits(model) and self.data.fits(model.with_name(DATA))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an entry says of itself.
+
+    Attributes:
+        model: The whole path of the .onnx file that it was made of.
+        source: What that file and its data were.
+        files: What the entry's own graph and data are.
+    """
+
+    model: str
+    source: Sums
+    files: Sums
 
 
 def limit_bytes() -> int:
@@ -74,101 +158,203 @@ def limit_bytes() -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def state_of(model: Path) -> str:
-    """What changes with a model: the hash of its graph, size and time of its data; empty when it is gone."""
-    if not model.is_file() or not (data := model.with_name(DATA)).is_file():
-        return ""
-    state = data.stat()
-    return f"{hashlib.sha256(model.read_bytes()).hexdigest()} {state.st_size} {state.st_mtime_ns}"
-
-
-def write_record(folder: Path, model: Path) -> None:
+def write_record(folder: Path, record: Record) -> None:
     """Say in an entry's folder which model it is of."""
-    text = PREPACKED_FORMAT.to_text({"model": str(model.resolve()), "state": state_of(model)})
-    (folder / RECORD).write_text(text, encoding="utf-8")
+    (folder / RECORD).write_text(PREPACKED_FORMAT.to_text(asdict(record)), encoding="utf-8")
 
 
-def read_record(file: Path) -> tuple[str, str]:
-    """(model's path, state) of an entry's record.
+def read_record(file: Path) -> Record:
+    """What an entry says of itself.
 
     Raises:
-        ModelLoadError: It is damaged, or a newer MiMo Mobile's.
+        ModelLoadError: It is damaged, or another version's.
     """
-    return PREPACKED_FORMAT.read(
-        file, lambda found: (found["model"].text(), found["state"].text()), ModelLoadError, "the entry is not used"
-    )
+
+    def build(found: Value) -> Record:
+        return Record(found["model"].text(), Sums.parse(found["source"]), Sums.parse(found["files"]))
+
+    return PREPACKED_FORMAT.read(file, build, ModelLoadError, "the entry is not used")
 
 
 def touch(folder: Path) -> None:
     """Remember that an entry was used now; a cache that cannot be written is used all the same."""
     try:
-        os.utime(folder / RECORD)
+        os.utime(folder / RECORD, follow_symlinks=False)
     except OSError as error:
         logger.debug("%s: %s", folder, error)
 
 
 def entries() -> list[CacheEntry]:
-    """All that the cache holds, the one that was used last first."""
-    return sorted(_entries(cache_folder()), key=lambda each: -each.last_used_s)
-
-
-def _entries(folder: Path) -> Iterator[CacheEntry]:
-    for path in folder.glob(f"{PREPACKED}/*/*"):
-        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-            record = path / RECORD
-            try:
-                model, state = read_record(record)
-                unused, used_s = state_of(Path(model)) != state, record.stat().st_mtime
-            except (ModelLoadError, OSError):  # an earlier version's
-                model, unused, used_s = "", True, path.stat().st_mtime
-            size = sum(each.stat().st_size for each in path.iterdir() if each.is_file())
-            yield CacheEntry(PREPACKED, path, size, used_s, model, unused)
-    for kind in ("costs", "selftest", "checksums", "probe"):
-        for path in folder.glob(f"{kind}/*"):
-            if path.is_file():
-                yield CacheEntry(kind, path, path.stat().st_size, path.stat().st_mtime)
+    """All that the cache holds, the one that was used last first; locks, which are empty files, are left out."""
+    folder = cache_folder.root()
+    return sorted(_entries(folder) if folder else (), key=lambda each: -each.last_used_s)
 
 
 def clear(*, unused_only: bool = False) -> int:
-    """Remove everything, or only prepacked models whose source is gone or changed; returns the bytes that are freed.
+    """Remove all that we made, or only prepacked models whose source is gone or changed and what was not finished.
 
-    A process that has an entry mapped keeps its pages until it ends: Linux frees a removed file then.
+    A process that has an entry mapped keeps its pages until it ends: Linux frees a removed file then. What is unknown
+    stays. Returns the bytes that are freed.
     """
     freed = 0
     for each in entries():
-        if (each.unused or not unused_only) and _removed(each):
-            freed += each.size_bytes
-    for folder in cache_folder().glob(f"{PREPACKED}/*"):
-        with suppress(OutputExistsError), files.locked(folder):  # somebody writes there
-            files.remove_partials(folder)
+        if each.unused or not (unused_only or each.kind in (UNKNOWN, UNFINISHED)):
+            freed += remove(each.path)
+    for folder in _folders(*_SMALL):
+        freed += remove_unfinished(folder)
+    models = [folder for top in _folders(PREPACKED) for folder in _listed(top) if _is_model_folder(folder)]
+    for folder in models:
+        with suppress(OutputExistsError, OSError), files.locked(folder):  # somebody writes there
+            freed += remove_unfinished(folder)
+            if _listed(folder) == [folder / files.LOCK]:
+                (folder / files.LOCK).unlink()
+                folder.rmdir()
     return freed
 
 
-def _removed(entry: CacheEntry) -> bool:
-    """Whether an entry could be removed."""
+def remove(path: Path) -> int:
+    """Remove a file that we made, or an entry, but nothing else that lies in it; returns the bytes that are freed."""
+    freed = 0
     try:
-        files.remove(entry.path)
+        if not _is_own(path, stat.S_ISDIR):
+            freed = _file_size(path)
+            path.unlink(missing_ok=True)
+            return freed
+        for each in (path / RECORD, path / MODEL, path / DATA):
+            size = _file_size(each)
+            each.unlink(missing_ok=True)
+            freed += size
+        path.rmdir()
     except OSError as error:
-        logger.warning("%s: cannot be removed: %s", entry.path, error)
-        return False
-    return True
+        logger.warning("%s: cannot be removed: %s", path, error.strerror)
+    return freed
 
 
-def make_room(needed_bytes: int) -> None:
-    """Remove prepacked models that nobody will load again, then those unused for longest, until so much more fits."""
-    kept = []
+def remove_unfinished(folder: Path) -> int:
+    """Remove what killed processes left in a folder that is ours alone now; returns the bytes that are freed."""
+    found = [each for each in _listed(folder) if _PARTIAL.fullmatch(each.name)]
+    sizes = {each: _size(each) for each in found}
+    try:
+        files.remove_partials(folder)
+    except OSError as error:
+        logger.warning("%s: cannot be removed: %s", folder, error.strerror)
+    return sum(size for each, size in sizes.items() if not os.path.lexists(each))
+
+
+def goes_for(needed_bytes: int, folder: Path) -> list[CacheEntry]:
+    """What must go so that an entry of so many bytes can be added to a model's folder; nothing is removed here.
+
+    These are the folder's other entries, those that nobody will load again, then those unused for longest.
+
+    Raises:
+        DiskFullError: It fits neither within the limit nor on the disk, whatever goes.
+    """
+    limit, goes, kept = limit_bytes(), list[CacheEntry](), list[CacheEntry]()
+    if needed_bytes > limit:
+        raise DiskFullError(f"{folder}: larger than MIMO_CACHE_LIMIT")
     for each in entries():
         if each.kind == PREPACKED:
-            if each.unused:
-                logger.info("%s: removed, %s is gone or has changed", each.path, each.model or "what it was made of")
-                _removed(each)
-            else:
-                kept.append(each)
-    limit = limit_bytes()
+            (goes if each.unused or each.path.parent == folder else kept).append(each)
     while kept and sum(each.size_bytes for each in kept) + needed_bytes > limit:
-        oldest = kept.pop()
-        logger.info("%s: removed to stay below %.1f GB (MIMO_CACHE_LIMIT)", oldest.path, limit / 1e9)
-        _removed(oldest)
+        goes.append(kept.pop())
+    free = shutil.disk_usage(folder).free + sum(each.size_bytes for each in goes)
+    if free < needed_bytes:
+        raise DiskFullError(
+            f"{folder}: {free / 1e9:.1f} GB free, {needed_bytes / 1e9:.1f} GB needed to keep prepacked weights"
+            " (MIMO_CACHE chooses another folder)"
+        )
+    return goes
+
+
+def _entries(top: Path) -> Iterator[CacheEntry]:
+    for path in _listed(top):
+        if path.name == PREPACKED and _is_own(path, stat.S_ISDIR):
+            for folder in _listed(path):
+                if _is_model_folder(folder):
+                    yield from _in_model_folder(folder)
+                else:
+                    yield _entry(UNKNOWN, folder)
+        elif path.name in _SMALL and _is_own(path, stat.S_ISDIR):
+            for file in _listed(path):
+                known = _SMALL[path.name].fullmatch(file.name) and _is_own(file, stat.S_ISREG)
+                yield _entry(path.name, file) if known else _other(file)
+        elif path.name == "qnn-affinity.json" and _is_own(path, stat.S_ISREG):
+            yield _entry("settings", path)
+        else:
+            yield _entry(UNKNOWN, path)
+
+
+def _in_model_folder(folder: Path) -> Iterator[CacheEntry]:
+    for path in _listed(folder):
+        if _ENTRY.fullmatch(path.name) and _is_own(path, stat.S_ISDIR):
+            yield _prepacked(path)
+        elif path.name != files.LOCK or not _is_own(path, stat.S_ISREG):
+            yield _other(path)
+
+
+def _prepacked(folder: Path) -> CacheEntry:
+    model, unused, record = "", True, folder / RECORD
+    if cache_folder.is_ours(record):
+        with suppress(ModelLoadError, OSError, ValueError):  # an earlier version's, or of a model that is gone
+            found = read_record(record)
+            model = found.model
+            unused = not found.source.fit(Path(model))
+    return _entry(PREPACKED, folder, model, unused)
+
+
+def _other(path: Path) -> CacheEntry:
+    kept = _PARTIAL.fullmatch(path.name) and (_is_own(path, stat.S_ISREG) or _is_own(path, stat.S_ISDIR))
+    return _entry(UNFINISHED if kept else UNKNOWN, path)
+
+
+def _entry(kind: str, path: Path, model: str = "", unused: bool = False) -> CacheEntry:
+    """What is at a path; what vanishes meanwhile counts nothing."""
+    used_s = 0.0
+    for each in (path, path / RECORD) if kind == PREPACKED else (path,):
+        with suppress(OSError):
+            used_s = each.lstat().st_mtime
+    return CacheEntry(kind, path, _size(path) if kind != UNKNOWN else _file_size(path), used_s, model, unused)
+
+
+def _folders(*kinds: str) -> list[Path]:
+    """The cache's folders of some kinds, as far as they are there and ours."""
+    top = cache_folder.root()
+    return [top / kind for kind in kinds if _is_own(top / kind, stat.S_ISDIR)] if top else []
+
+
+def _is_model_folder(path: Path) -> bool:
+    return bool(_MODEL_FOLDER.fullmatch(path.name)) and _is_own(path, stat.S_ISDIR)
+
+
+def _is_own(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Whether there is a file or a folder, no link, that belongs to us: what may be removed."""
+    try:
+        state = path.lstat()
+    except OSError:
+        return False
+    return is_kind(state.st_mode) and state.st_uid == os.geteuid()
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What a folder holds; nothing when it is gone or cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder; links and what vanishes meanwhile count nothing."""
+    inside = (Path(base, name) for base, _, names in os.walk(path) for name in names)
+    return _file_size(path) + sum(map(_file_size, inside))
+
+
+def _file_size(path: Path) -> int:
+    try:
+        state = path.lstat()
+    except OSError:
+        return 0
+    return state.st_size if stat.S_ISREG(state.st_mode) else 0
 
 
 def cpu() -> str:

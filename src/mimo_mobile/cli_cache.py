@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mimo_mobile.untrusted import printable
+
 if TYPE_CHECKING:
     from mimo_mobile.cache import CacheEntry
 
@@ -21,7 +23,11 @@ def cache() -> None:
 @cache.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_entries(as_json: bool) -> None:
-    """List what is kept, with sizes, and the model of each prepacked copy."""
+    """List what is kept, with sizes, and the model of each prepacked copy.
+
+    What mimo did not make is listed as unknown; it is neither used nor removed. The empty files called .lock are not
+    listed. They keep two processes from writing the same at once.
+    """
     from mimo_mobile import cache as kept
     from mimo_mobile import terminal
 
@@ -33,29 +39,44 @@ def list_entries(as_json: bool) -> None:
              "model": each.model, "unused": each.unused}
             for each in found
         ]  # fmt: skip
-        folder = str(kept.cache_folder())
-        click.echo(json.dumps({"folder": folder, "size_bytes": total, "limit_bytes": limit, "entries": rows}))
+        click.echo(json.dumps({"folder": _folder(), "size_bytes": total, "limit_bytes": limit, "entries": rows}))
         return
-    title = f"{kept.cache_folder()}  ({terminal.size(total)}; prepacked models may take {terminal.size(limit)})"
+    sizes = f"{terminal.size(total)}; prepacked models may take {terminal.size(limit)}"
+    title = f"{printable(_folder() or 'no folder')}  ({sizes})"
     told = [(each.kind, _model(each), terminal.size(each.size_bytes), _day(each.last_used_s)) for each in found]
     terminal.table(title, ("kind", "of", "size", "last used"), told, left=2)
 
 
 @cache.command()
 @click.option("--unused", is_flag=True, help="Only remove copies of models that are gone or have changed.")
-def clear(unused: bool) -> None:
-    """Remove what is kept; it is made anew when a model is loaded."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def clear(unused: bool, as_json: bool) -> None:
+    """Remove what is kept; it is made anew when a model is loaded. What mimo did not make stays."""
     from mimo_mobile import cache as kept
     from mimo_mobile import terminal
 
-    click.echo(f"{terminal.size(kept.clear(unused_only=unused))} freed in {kept.cache_folder()}")
+    freed = kept.clear(unused_only=unused)
+    if as_json:
+        click.echo(json.dumps({"folder": _folder(), "freed_bytes": freed}))
+    else:
+        click.echo(f"{terminal.size(freed)} freed in {printable(_folder() or 'no folder')}")
+
+
+def _folder() -> str | None:
+    from mimo_mobile import cache_folder
+
+    found = cache_folder.root()
+    return None if found is None else str(found)
 
 
 def _model(entry: CacheEntry) -> str:
     """The folder of the model in short; its whole path is in the JSON."""
-    name = Path(entry.model).parent.name or entry.path.name
+    name = printable(Path(entry.model).parent.name or entry.path.name)
     return name + (" (gone or changed)" if entry.unused else "")
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, OSError, ValueError):  # what somebody's clock or touch(1) said
+        return "unknown"

@@ -23,6 +23,9 @@ from mimo_mobile import untrusted
 from mimo_mobile.errors import DiskFullError, OutputExistsError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
+LOCK = ".lock"
+"""The empty file in a folder that is held while it is written to."""
+
 PARTIAL = ".partial"
 """The suffix of folders in which outputs are made. A process that writes there holds a lock on the folder; one that
 nobody holds may be deleted at any time."""
@@ -234,19 +237,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        OutputExistsError: Another process holds it.
+        OutputExistsError: Another process holds it, or something else lies where our lock belongs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / ".lock"
-    # A link or a pipe in the lock's place could make us write elsewhere, or wait.
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = _locked_file(folder)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OutputExistsError(f"{place}: {untrusted.kind(place)} found, a file expected; remove it")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputExistsError(f"{folder}: another mimo process is writing here; wait for it to end") from error
         yield
     finally:
         os.close(descriptor)
@@ -278,10 +273,44 @@ def _remove_abandoned(folder: Path, pattern: str) -> None:
             os.close(descriptor)
 
 
+def _locked_file(folder: Path) -> int:
+    """The descriptor of a folder's lock, which we hold until it is closed."""
+    while True:
+        descriptor = _lock_file(folder / LOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            raise OutputExistsError(f"{folder}: another mimo process is writing here; wait for it to end") from error
+        os.close(descriptor)  # whoever held it has removed it
+
+
+def _lock_file(path: Path) -> int:
+    """A descriptor of a lock; what lies in its place is neither followed, emptied nor waited for."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    except OSError:
+        if not os.path.lexists(path) or stat.S_ISREG(path.lstat().st_mode):
+            raise
+    found = untrusted.kind_of(path.lstat().st_mode)
+    raise OutputExistsError(f"{path}: {found} found, our lock expected; remove it")
+
+
 def sha256(path: Path, progress: ProgressCallback = ignore) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as handle:
+    """The file's SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: There is no regular file, or it cannot be read.
+    """
+    digest, done = hashlib.sha256(), 0
+    with untrusted.opened(path) as handle:
+        total = os.fstat(handle.fileno()).st_size
         while block := handle.read(1 << 22):
             digest.update(block)
             done += len(block)

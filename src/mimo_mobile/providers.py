@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from mimo_mobile import files
-from mimo_mobile.cache import cache_folder
 from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MissingDependencyError
 
 Ep = Literal["auto", "cpu", "qnn", "webgpu", "xnnpack", "nnapi", "coreml"]
@@ -280,6 +277,9 @@ def attach(ort: Any, session_options: Any, ep: str, options: Options, **more: st
         raise BackendUnavailableError(f"--ep {ep}: not in this build of ONNX Runtime; here are {here}")
 
 
+_QNN_AFFINITY = Path(__file__).with_name("qnn-affinity.json")
+"""It makes QNN take GroupQueryAttention, which it otherwise leaves to the CPU."""
+
 _NAMES = {
     "validation_mode": "validationMode",
     "power_preference": "powerPreference",
@@ -300,18 +300,6 @@ def _settings(provider: Provider, options: Options) -> dict[str, str]:
             made["backend_path"] = importlib.import_module(provider.module).get_qnn_htp_path()
         else:  # what is built in finds its own library by its kind
             made["backend_type"] = "htp"
-        made["op_affinity"] = str(_affinity())
+        made["op_affinity"] = str(_QNN_AFFINITY)
         made.setdefault("htp_performance_mode", "burst")
     return made
-
-
-def _affinity() -> Path:
-    """A file that makes QNN take GroupQueryAttention, which it otherwise leaves to the CPU."""
-    file = cache_folder() / "qnn-affinity.json"
-    text = json.dumps({"op_type": {"GroupQueryAttention": "htp"}})
-    try:
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            files.write_text(file, text)
-    except OSError as error:
-        raise BackendUnavailableError(f"{file}: QNN reads this and it cannot be written: {error}") from error
-    return file

@@ -123,11 +123,15 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def kind(path: Path) -> str:
-    """What there is at a path, in words: ``a file``, ``a folder``, ``a pipe`` and so on."""
-    mode = path.stat().st_mode
+    """What there is at a path, or where a link there leads, in words, such as ``a file`` or ``a pipe``."""
+    return kind_of(path.stat().st_mode)
+
+
+def kind_of(mode: int) -> str:
+    """What has a mode, in words; ``a link`` is among them."""
     names = {
         stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
     }  # fmt: skip
     return names.get(stat.S_IFMT(mode), "something unknown")
 

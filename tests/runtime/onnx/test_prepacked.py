@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -63,41 +65,134 @@ def test_an_entry_holds_the_rearranged_weights(quantized: Path, cache: Path) -> 
     assert made.with_name("model.onnx.data").stat().st_size > 1.2 * (quantized / "model.onnx.data").stat().st_size
 
 
-def test_a_changed_model_takes_the_place_of_the_old_entry(quantized: Path, cache: Path) -> None:
-    text(quantized)
+def damage(path: Path) -> None:
+    """Zero bytes in the middle of a file, whose size and time of modification stay."""
+    state = path.stat()
+    with path.open("r+b") as handle:
+        handle.seek(state.st_size // 2)
+        handle.write(bytes(state.st_size // 4))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+
+
+def test_a_changed_model_takes_the_place_of_the_old_entry(quantized: Path, cache: Path, tmp_path: Path) -> None:
+    model = tmp_path / "changing-onnx"
+    shutil.copytree(quantized, model)
+    before = text(model)
     (old,) = entries(cache)
-    os.utime(quantized / "model.onnx.data")
-    text(quantized)
+    damage(model / "model.onnx.data")
+    changed = text(model)
     (new,) = entries(cache)
-    assert new != old
+    assert new != old and before != changed == text(model, cache=False)
 
 
-def test_a_damaged_entry_is_dropped_and_the_model_loaded_without_it(
+def test_a_touched_or_moved_back_model_keeps_its_entry(quantized: Path, cache: Path, tmp_path: Path) -> None:
+    text(quantized)
+    before = entries(cache), entries(cache)[0].stat().st_ino
+    os.utime(quantized / "model.onnx.data")
+    quantized.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(quantized)
+    text(quantized)
+    assert before == (entries(cache), entries(cache)[0].stat().st_ino)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_a_damaged_entry_is_noticed_before_it_is_used_and_made_anew(
+    quantized: Path, cache: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    plain = text(quantized)
+    (made,) = entries(cache)
+    damage(made.with_name(name))
+    assert text(quantized) == plain and "not what was saved; it is made anew" in caplog.text
+    (again,) = entries(cache)
+    assert text(quantized) == plain and again == made
+
+
+def test_an_entry_of_another_model_is_not_used(quantized: Path, cache: Path, tmp_path: Path) -> None:
+    plain, other = text(quantized), tmp_path / "other-onnx"
+    (ours,) = [each.parent for each in entries(cache)]
+    shutil.copytree(quantized, other)
+    damage(other / "model.onnx.data")
+    wrong = text(other)
+    (theirs,) = [each.parent for each in entries(cache) if each.parent != ours]
+    shutil.rmtree(ours)
+    shutil.copytree(theirs, ours)
+    assert text(quantized) == plain != wrong
+
+
+def test_a_large_entry_is_read_whole_once_and_again_when_it_was_copied(
+    quantized: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, sha256 = list[str](), files.sha256
+
+    def reading(path: Path, *others: Any) -> str:
+        read.append(path.name)
+        return sha256(path, *others)
+
+    monkeypatch.setattr(files, "sha256", reading)
+    text(quantized)
+    assert read.count("model.onnx.data") == 2  # the model's and, as it is saved, the entry's
+    read.clear()
+    text(quantized)
+    assert "model.onnx.data" not in read
+    shutil.copytree(cache, tmp_path / "copied")
+    monkeypatch.setenv("MIMO_CACHE", str(tmp_path / "copied"))
+    text(quantized)
+    assert read.count("model.onnx.data") == 1
+    text(quantized)
+    assert read.count("model.onnx.data") == 1
+
+
+def test_an_entry_that_cannot_be_loaded_is_dropped_and_the_model_loaded_without_it(
     quantized: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = text(quantized)
     (made,) = entries(cache)
-    os.truncate(made.with_name("model.onnx.data"), 1000)
+    made.write_bytes(b"no graph")
+    record = kept.read_record(made.with_name("entry.json"))
+    kept.write_record(made.parent, replace(record, files=kept.Sums.of(made)))
     assert text(quantized) == plain
-    assert "made anew" in caplog.text and not entries(cache)
+    assert "cannot be loaded, made anew next time" in caplog.text and not entries(cache)
     assert text(quantized) == plain and entries(cache)
+
+
+def test_weights_in_another_file_than_the_one_that_is_hashed_get_no_entry(
+    quantized: Path, cache: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other-onnx"
+    shutil.copytree(quantized, other)
+    graph = (other / "model.onnx").read_bytes()
+    assert b"model.onnx.data" in graph
+    (other / "model.onnx").write_bytes(graph.replace(b"model.onnx.data", b"model.onnx.aaaa", 1))
+    shutil.copy(other / "model.onnx.data", other / "model.onnx.aaaa")
+    assert prepacked.place(onnxruntime, other / "model.onnx") is None
+    assert text(other) == text(quantized) and len(entries(cache)) == 1
 
 
 def test_while_another_process_makes_it_a_model_loads_without(quantized: Path, cache: Path) -> None:
     text(quantized)
     (made,) = entries(cache)
-    prepacked.discard(onnxruntime, quantized / "model.onnx")
+    place = prepacked.place(onnxruntime, quantized / "model.onnx")
+    assert place is not None and place.folder == made.parent
+    prepacked.discard(place)
     with files.locked(made.parent.parent):
         assert text(quantized)
     assert not entries(cache)
 
 
-def test_without_room_on_the_disk_a_model_loads_without(
-    quantized: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_room_on_the_disk_a_model_loads_without_and_no_other_entry_goes(
+    quantized: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(prepacked, "GROWTH", 1e9)
-    assert text(quantized) and not entries(cache)
-    assert "GB needed" in caplog.text
+    text(quantized)
+    before, other = entries(cache), tmp_path / "other-onnx"
+    shutil.copytree(quantized, other)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(prepacked, "GROWTH", 4.5)
+    limit = int(4.5 * prepacked.weight_bytes(other / "model.onnx")) + 1  # enough, if what is there went
+    monkeypatch.setenv("MIMO_CACHE_LIMIT", str(limit))
+    assert text(other)
+    assert "GB needed" in caplog.text and entries(cache) == before  # nothing went for what could not come
 
 
 def test_a_run_killed_while_it_saves_leaves_no_entry(quantized: Path, cache: Path) -> None:
@@ -106,8 +201,9 @@ def test_a_run_killed_while_it_saves_leaves_no_entry(quantized: Path, cache: Pat
         "from mimo_mobile import files\n"
         "from mimo_mobile.runtime.onnx import prepacked\n"
         "prepacked.LEAST_BYTES = 0\n"
-        "files._flush = lambda path: os.kill(os.getpid(), 9)\n"
-        "prepacked.prepare(ort, pathlib.Path(sys.argv[1]), ort.SessionOptions())\n"
+        "files._flush = lambda path: path.is_dir() and os.kill(os.getpid(), 9)\n"
+        "place = prepacked.place(ort, pathlib.Path(sys.argv[1]))\n"
+        "prepacked.make(ort, place, 1, ort.SessionOptions())\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(quantized / "model.onnx")], check=False)
     assert killed.returncode == -9 and not entries(cache)
@@ -148,7 +244,7 @@ def test_a_failure_to_save_of_any_kind_loads_plainly(
         raise error
 
     plain = text(quantized, cache=False)
-    monkeypatch.setattr(prepacked, "write_record", fail)
+    monkeypatch.setattr(kept, "write_record", fail)
     assert text(quantized) == plain
     assert entries(cache) == [] and "cannot keep prepacked weights" in caplog.text
 
@@ -160,10 +256,10 @@ def test_a_damaged_entry_that_cannot_be_removed_loads_plainly(
     (made,) = entries(cache)
     made.write_bytes(b"damaged")
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: object) -> None:
         raise PermissionError(13, "read-only", str(path))
 
-    monkeypatch.setattr(files, "remove", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     assert text(quantized) == plain
 
 
@@ -176,10 +272,10 @@ def test_copies_of_models_that_are_gone_or_changed_go_when_another_is_made(
         text(each)
     assert len(entries(cache)) == 2
     shutil.rmtree(gone)
-    os.utime(changed / "model.onnx.data", ns=(1, 1))
+    damage(changed / "model.onnx.data")
     text(quantized)
     (left,) = entries(cache)
-    assert kept.read_record(left.with_name("entry.json"))[0] == str(quantized / "model.onnx")
+    assert kept.read_record(left.with_name("entry.json")).model == str(quantized / "model.onnx")
 
 
 def test_the_cache_stays_below_its_limit_and_the_longest_unused_goes_first(
@@ -233,16 +329,14 @@ def test_the_command_lists_and_clears(quantized: Path, cache: Path, tmp_path: Pa
 def test_a_cache_that_cannot_be_read_loads_plainly(
     quantized: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, is_file = text(quantized, cache=False), Path.is_file
+    plain, lstat = text(quantized), Path.lstat
 
-    def refused_in_the_cache(path: Path) -> bool:
+    def refused_in_the_cache(path: Path) -> os.stat_result:
         if path.is_relative_to(cache):
-            raise PermissionError(
-                13, "Permission denied", str(path)
-            )  # as Python 3.11 does in a folder of another owner
-        return is_file(path)
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
 
-    monkeypatch.setattr(Path, "is_file", refused_in_the_cache)
+    monkeypatch.setattr(Path, "lstat", refused_in_the_cache)
     assert text(quantized) == plain
 
 
@@ -250,7 +344,7 @@ def test_a_touched_graph_is_the_same_model_and_what_a_killed_write_left_goes(qua
     text(quantized)
     os.utime(quantized / "model.onnx")
     assert [each.unused for each in kept.entries() if each.kind == "prepacked"] == [False]
-    left = entries(cache)[0].parent.parent / ".key.7.partial"
+    left = entries(cache)[0].parent.parent / ".0123456789abcdef.7.partial"
     left.mkdir()
     (left / "model.onnx").write_bytes(bytes(100))
     kept.clear(unused_only=True)
