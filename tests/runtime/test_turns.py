@@ -169,10 +169,11 @@ class Interrupt(Exception): pass
 def handler(*_):
     {handler}
 signal.signal(signal.SIGALRM, handler)
-count, ends = 0, time.monotonic() + 4
+count, ends = 0, time.monotonic() + 2
 while time.monotonic() < ends:
-    signal.setitimer(signal.ITIMER_REAL, 0.00001 + dice.random() * 0.008)
+    wait = 0.00001 + dice.random() * 0.008
     try:
+        signal.setitimer(signal.ITIMER_REAL, wait)
         for token in model.generate([3, 50, 99], greedy):
             {body}
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -195,7 +196,7 @@ def test_a_signal_handler_may_interrupt_whatever_goes_on(path: Path, handler: st
     code = SIGNALS.format(handler=handler, body=body)
     if handler == "raise Interrupt":  # after hundreds of them the model works as on the first day
         code = code.replace(
-            "model.close()\nmodel =", "assert count > 20 and answer() == alone, count\nmodel.close()\nmodel ="
+            "model.close()\nmodel =", "assert count > 3 and answer() == alone, count\nmodel.close()\nmodel ="
         )
     command = [sys.executable, "-X", "faulthandler", "-c", code, str(path)]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
