@@ -208,6 +208,6 @@ class FileFormat:
         except OSError as cause:
             raise error(f"{path}: cannot be read: {cause.strerror}; {advice}") from cause
         except ValueError as cause:
-            found = untrusted.printable(str(cause))
-            shown = found if len(found) <= LONGEST else found[:LONGEST] + "…"
+            told = untrusted.printable(str(cause))
+            shown = told if len(told) <= LONGEST else told[:LONGEST] + "…"
             raise error(f"{path}: not what mimo writes: {shown}; {advice}") from cause

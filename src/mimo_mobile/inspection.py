@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mimo_mobile import files, graph_file, manifest
-from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, require
+from mimo_mobile.errors import CheckpointError, MimoMobileError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import MODEL
 
