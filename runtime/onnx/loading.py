@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
         raise ModelLoadError(f"{file}: cannot be read: {error.strerror}; convert the checkpoint again") from error
     except ValueError as error:
         raise ModelLoadError(f"{file}: {error}; convert the checkpoint again") from error
-    drafts = config.speculate in ("auto", "mtp") and (folder / MTP).is_file()
+    drafts = config.speculate in ("auto", "mtp") and os.path.lexists(folder / MTP)
     graph_check.check_folder(model, folder / MTP if drafts else None, described.trained)
     opening = OnnxOpening(
         ort,
