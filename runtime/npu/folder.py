@@ -24,10 +24,16 @@ def find(folder: Path, options: QnnOptions) -> Path | None:
     """The binaries in an ONNX folder: those of ``options.soc``, else the only ones; None when there are none.
 
     Raises:
+        ModelLoadError: They are not in the folder itself.
         BackendUnavailableError: There are none for that chip, or there are several and no chip was named.
     """
     prefix = "qnn" if options.activations == "float" else "qdq"
     found = sorted(path.parent for path in folder.glob(f"{prefix}-*/{NPU_SETTINGS}"))
+    for path in found:
+        try:
+            untrusted.inside(folder, path.name)
+        except ValueError as error:
+            raise ModelLoadError(f"{folder}: {error}") from error
     if options.soc:
         name = soc_named(options.soc).name
         found = [path for path in found if path.name == f"{prefix}-{name}"]

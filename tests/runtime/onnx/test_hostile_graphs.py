@@ -18,6 +18,7 @@ from mimo_mobile import graph_file, inspection
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import MimoMobileError, ModelLoadError
 from mimo_mobile.hub import Source
+from mimo_mobile.providers import QnnOptions
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.npu import folder as npu_folder
@@ -290,6 +291,22 @@ def test_bytes_that_are_no_protobuf_are_a_named_error_in_little_memory(quantized
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
 
 
+def test_links_lead_to_where_the_graph_really_lies_and_nowhere_else(quantized: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in quantized.iterdir():
+        shutil.copyfile(file, blobs / f"sha-of-{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/sha-of-{file.name}")
+    load(snapshot, cache=False, threads=1).close()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(blobs / "sha-of-model.onnx.data", tmp_path / "elsewhere/data")
+    (snapshot / "model.onnx.data").unlink()
+    (snapshot / "model.onnx.data").symlink_to("../../elsewhere/data")
+    with pytest.raises(ModelLoadError, match=r"model\.onnx: weight .*: model\.onnx\.data: leads out of"):
+        load(snapshot, cache=False)
+
+
 def test_flipped_bits_are_refused_or_load(folder: Path) -> None:
     good, draw = (folder / "model.onnx").read_bytes(), random.Random(7)
     for _ in range(40):
@@ -370,6 +387,15 @@ def test_a_binary_for_an_npu_lies_beside_its_graph(change: Callable[[Graph], obj
     path = compiled(folder, change)
     with pytest.raises(ModelLoadError, match=r"head\.1\.onnx: not what mimo compiles: .*; compile again"):
         graph_check.check_compiled(path, "head")
+
+
+def test_binaries_for_an_npu_lie_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/npu.json").write_text("{}")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/qnn-SM8750").symlink_to("../other")
+    with pytest.raises(ModelLoadError, match="qnn-SM8750: leads out of"):
+        npu_folder.find(tmp_path / "x", QnnOptions())
 
 
 def test_drafts_for_an_npu_are_read_from_their_one_format(tmp_path: Path) -> None:
