@@ -84,6 +84,11 @@ class Node:
     attributes: Mapping[str, int | float | str | None]
     name: str = ""
 
+    @property
+    def op_type(self) -> str:
+        """The operator without its domain."""
+        return self.op.rpartition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:

@@ -134,7 +134,7 @@ def _onnx(folder: Path, listed: bool) -> Inspection:
     for file in sorted(folder.glob("*.onnx")):
         graph = graph_file.read(file)
         domains = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opsets.items())
-        operators = Counter(node.op.rpartition(".")[2] for node in graph.nodes)
+        operators = Counter(node.op_type for node in graph.nodes)
         facts[f"{file.name} opset"] = domains
         facts[f"{file.name} nodes"] = ", ".join(f"{name} {number}" for name, number in operators.most_common(LISTED))
         facts[f"{file.name} inputs"] = _short(list(graph.inputs))
