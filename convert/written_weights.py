@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from mimo_mobile import graph_file
 from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
@@ -33,7 +34,10 @@ class WrittenWeights:
         self._tensors: dict[str, ir.TensorProtocol] = {}
         self._uses: dict[str, ir.Node] = {}
         try:
-            graphs = [ir.load(folder / name).graph for name in (MODEL, MTP, KV_INT8) if (folder / name).is_file()]
+            found = [folder / name for name in (MODEL, MTP, KV_INT8) if (folder / name).is_file()]
+            for path in found:
+                graph_file.check_data(graph_file.read(path))
+            graphs = [ir.load(path).graph for path in found]
             for graph in graphs:
                 for name, value in graph.initializers.items():
                     if value.const_value is not None:
@@ -46,6 +50,8 @@ class WrittenWeights:
             activations, kv = graphs[0].outputs[0].dtype, inputs["past_key_values.0.key"]
             assert activations is not None and kv is not None
             self.compute = Compute(activations, kv)
+        except ModelLoadError:
+            raise
         except Exception as error:  # of protobuf and onnx-ir, which share no base
             raise ModelLoadError(f"{folder}: no ONNX folder that mimo wrote ({error}); quantize again") from error
         self.draft_ids = self._tensors.get("draft_tokens")

@@ -113,7 +113,7 @@ GOOD: dict[str, list[Change]] = {
         ("manifest_version", GONE), ("added_later", 1), ("entries.0.added_later", {}), ("baseline", SCORE),
         ("baseline", GONE), ("entries.0.score", None), ("entries.0.score", GONE), ("entries.0.parts", []),
         ("entries.0", entry("a/..b/.c", "a/..b/.c/model.onnx")), ("entries.0", entry("计算 1", "计算 1/ä/x")),
-        ("entries", []), ("entries", [entry("a", "a/x"), entry("ab", "ab/x", recipe="int8"), GGUF]),
+        ("entries", [entry("a", "a/x"), entry("ab", "ab/x", recipe="int8"), GGUF]),
         ("source", {}), ("entries.0.tools", {}),
         ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None), ("entries.0.score.problem_set", GONE),
         ("order", GONE), ("order", []),

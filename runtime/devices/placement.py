@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mimo_mobile.errors import require
+from mimo_mobile import graph_file
 from mimo_mobile.providers import PROVIDERS
 
 
@@ -83,13 +83,9 @@ def weights_by_operator(model: Path) -> dict[str, int]:
 
 def _weighted_nodes(model: Path) -> list[tuple[str, str, int]]:
     """(name, operator, bytes of external weights) of every node."""
-    onnx = require("onnx", "onnx")
-    graph = onnx.load(str(model), load_external_data=False).graph
-    sizes = {
-        tensor.name: sum(int(each.value) for each in tensor.external_data if each.key == "length")
-        for tensor in graph.initializer
-    }
-    return [(node.name, node.op_type, sum(sizes.get(name, 0) for name in node.input)) for node in graph.node]
+    graph = graph_file.read(model)
+    sizes = {name: tensor.length for name, tensor in graph.tensors.items()}
+    return [(node.name, node.op_type, sum(sizes.get(name, 0) for name in node.inputs)) for node in graph.nodes]
 
 
 def joined(asked: str, nodes: Mapping[str, Sequence[Any]], weights: Mapping[str, int]) -> Placement:

@@ -21,6 +21,8 @@ from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, read_npu_settings
 from mimo_mobile.onnxruntime_library import first_line, is_its_own
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.runtime.devices.placement import Placement, joined
+from mimo_mobile.runtime.npu import folder as npu_folder
+from mimo_mobile.runtime.onnx import graph_check
 from mimo_mobile.runtime.onnx.cached_graph import DTYPES
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
 from mimo_mobile.socs import soc_named
@@ -90,6 +92,7 @@ class NpuModel:
         self.settings = settings = read_npu_settings(folder)
         self.context_length, self.windows, parts = settings.context_length, settings.windows, settings.parts
         embedding = folder.parent / EMBEDDING
+        graph_check.check(embedding, "embedding")
         try:
             quiet = ort.SessionOptions()
             quiet.log_severity_level = 4
@@ -134,6 +137,7 @@ class NpuModel:
             providers.attach(self._ort, options, "qnn", self._options, soc_model=soc_model)
             if not path.is_file():
                 raise ModelLoadError(f"{path}: missing; compile again: mimo quantize … --target qnn")
+            graph_check.check_compiled(path, piece.partition("-")[0])
             try:
                 made[window] = self._ort.InferenceSession(str(path), options)
             except Exception as error:  # its exceptions share no public base
@@ -188,10 +192,12 @@ class NpuModel:
         if not self.settings.mtp:
             return None
         sessions, head = self._sessions("mtp", self.windows), self._sessions("draft_head", [1])
-        try:
-            draft_ids = np.load(self._folder / DRAFT_IDS)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"{self._folder / DRAFT_IDS}: cannot be read ({error}); compile again") from error
+        draft_ids, size = npu_folder.draft_ids(self._folder), int(head[1].get_outputs()[0].shape[-1])
+        if len(draft_ids) != size or draft_ids.max() >= self.logits_size:
+            raise ModelLoadError(
+                f"{self._folder / DRAFT_IDS}: {len(draft_ids)} tokens up to {draft_ids.max()} found, {size} below"
+                f" {self.logits_size} expected; compile again"
+            )
         return NpuMtp(self, sessions, head, draft_ids)
 
     def cache_of(self, sessions: Mapping[int, Any]) -> KvCache:
@@ -200,7 +206,7 @@ class NpuModel:
 
     def placement(self) -> Placement:
         """Where the pieces that one step runs are placed."""
-        sizes = dict(self.settings.sizes)
+        sizes = self.settings.sizes
         weights, nodes = {EMBEDDING: sizes[EMBEDDING]}, dict[str, list[Any]]()
         pieces = [(f"layers-{index}.1", piece.sessions[1]) for index, piece in enumerate(self._pieces)]
         for name, session in [*pieces, ("head.1", self._head.sessions[1])]:

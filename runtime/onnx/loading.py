@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_mobile import onnxruntime_library
+from mimo_mobile import documents, onnxruntime_library, untrusted
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
-from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, KV_INT8, MODEL, MTP, TOKENIZER
-from mimo_mobile.mimo7b import POST_NORM, SYNTHETIC
+from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, KV_INT8, MODEL, MOST_TOKENS, MTP, TOKENIZER
+from mimo_mobile.mimo7b import POST_NORM, PRE_NORM, SYNTHETIC
 from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
+from mimo_mobile.runtime.onnx import graph_check
 from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.runtime.onnx.ep_choice import open_on
 from mimo_mobile.runtime.onnx.opening import OnnxOpening
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the runtime needs of a model's config.json.
+
+    Attributes:
+        trained: The longest context.
+        synthetic: Whether the weights are random.
+        reads_normed_states: Whether the MTP layer wants hidden states after the trunk's last norm.
+    """
+
+    trained: int
+    synthetic: bool
+    reads_normed_states: bool
+
+
+def read_config(path: Path) -> Described:
+    """What a config.json says.
+
+    Raises:
+        ModelLoadError: It cannot be read.
+    """
+    try:
+        found = documents.parse(untrusted.read_text(path))
+        synthetic, state = found.get(SYNTHETIC), found.get("mtp_hidden_state")
+        return Described(
+            found["max_position_embeddings"].integer(1, MOST_TOKENS),
+            synthetic is not None and synthetic.flag(),
+            state is not None and state.choice(PRE_NORM, POST_NORM) == POST_NORM,
+        )
+    except OSError as error:
+        raise ModelLoadError(f"{path}: cannot be read: {error.strerror}; convert again") from error
+    except ValueError as error:
+        raise ModelLoadError(f"{path}: {error}; convert again") from error
 
 
 def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
@@ -37,26 +74,26 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
     if not model.is_file():
         raise BackendUnavailableError(f"{folder}: no {KV_INT8}; quantize again for an int8 KV cache, or leave it out")
     tokenizer = TextTokenizer.from_file(folder / TOKENIZER)
-    try:
-        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        trained, synthetic = int(described["max_position_embeddings"]), bool(described.get(SYNTHETIC))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelLoadError(f"{folder / CONFIG}: max_position_embeddings expected ({error}); convert again") from error
+    described = read_config(folder / CONFIG)
     if config.speculate == "mtp" and not (folder / MTP).is_file():
         raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
     file = folder / CHAT_TEMPLATE
     try:
-        template = file.read_text(encoding="utf-8") if file.is_file() else None
+        template = untrusted.read_text(file) if file.exists() else None
+    except OSError as error:
+        raise ModelLoadError(f"{file}: cannot be read: {error.strerror}; convert the checkpoint again") from error
     except ValueError as error:
-        raise ModelLoadError(f"{file}: not UTF-8 ({error}); convert the checkpoint again") from error
+        raise ModelLoadError(f"{file}: {error}; convert the checkpoint again") from error
+    drafts = config.speculate in ("auto", "mtp") and os.path.lexists(folder / MTP)
+    graph_check.check_folder(model, folder / MTP if drafts else None, described.trained)
     opening = OnnxOpening(
         ort,
         folder,
         model,
         config,
-        config.choose_context_length(folder, trained),
+        config.choose_context_length(folder, described.trained),
         config.threads or default_threads(model, folder / DATA),
-        described.get("mtp_hidden_state") == POST_NORM,
+        described.reads_normed_states,
         files,
     )
     backend, placement = open_on(opening)
@@ -70,7 +107,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
             template,
             speculator=speculator_for(backend, config, *key),
             placement=placement,
-            synthetic=synthetic,
+            synthetic=described.synthetic,
             files=files,
         )
     except BaseException:

@@ -12,11 +12,10 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mimo_mobile import cache, cache_folder, checksums, files, untrusted
+from mimo_mobile import cache, cache_folder, checksums, files, graph_file, untrusted
 from mimo_mobile.cache import PREPACKED, RECORD, Record, Sum, Sums, cpu
 from mimo_mobile.errors import BadArgumentError, DiskFullError, ModelLoadError, OutputExistsError
 from mimo_mobile.layout import DATA, MODEL
@@ -60,16 +59,8 @@ class Place:
 
 
 def weight_bytes(model: Path) -> int:
-    """How many bytes of the data file a model's graph uses; the size of the file when onnx is not installed."""
-    data = model.with_name(DATA)
-    if not data.is_file():
-        return 0
-    if find_spec("onnx") is None:
-        return data.stat().st_size
-    import onnx
-
-    tensors = onnx.load(str(model), load_external_data=False).graph.initializer
-    return sum(int(each.value) for tensor in tensors for each in tensor.external_data if each.key == "length")
+    """How many bytes of the data file a model's graph uses."""
+    return graph_file.read(model).external_bytes if model.with_name(DATA).is_file() else 0
 
 
 def place(ort: Any, model: Path) -> Place | None:

@@ -84,15 +84,16 @@ def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...
 
 def _report_compiled(folder: Path) -> None:
     from mimo_mobile import terminal
+    from mimo_mobile.layout import read_npu_settings
 
     for file in sorted(folder.glob("q??-*/npu.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_npu_settings(file.parent)
         rows = [
-            (each["name"], f"{each['seconds']:.1f} s", f"{each['size_bytes'] / 1e6:.1f} MB",
-             f"{each['peak_rss_bytes'] / 1e9:.2f} GB")
-            for each in found["graphs"]
+            (each.name, f"{each.seconds or 0:.1f} s", f"{each.size_bytes / 1e6:.1f} MB",
+             f"{(each.peak_rss_bytes or 0) / 1e9:.2f} GB")
+            for each in found.graphs
         ]  # fmt: skip
-        title = f"{file.parent}  (context {found['context_length']}, windows {found['windows']})"
+        title = f"{file.parent}  (context {found.context_length}, windows {list(found.windows)})"
         terminal.table(title, ("graph", "compiled in", "size", "peak memory"), rows)
 
 

@@ -18,6 +18,7 @@ from mimo_mobile.providers import PROVIDERS, Device
 from mimo_mobile.runtime.devices import memory, placement
 from mimo_mobile.runtime.devices.threads import physical_cores
 from mimo_mobile.runtime.npu import folder as npu_folder
+from mimo_mobile.runtime.onnx import graph_check
 
 # Bits of AT_HWCAP and AT_HWCAP2, which tell what the kernel lets programs use.
 # https://github.com/torvalds/linux/blob/v6.6/arch/arm64/include/uapi/asm/hwcap.h
@@ -154,6 +155,7 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
             return "nothing: not compiled; mimo quantize … --target qnn --soc …"
         return f"compiled for {', '.join(compiled)}" + ("" if here else "; not here")
     model, provider = folder / MODEL, PROVIDERS[name]
+    graph_check.check(model, "trunk")
     if here:
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -168,9 +170,10 @@ def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
     if not provider.lacks:
         return "not tried: not here"
     weights = placement.weights_by_operator(model)
+    total = max(1, sum(weights.values()))
     taken = sum(size for operator, size in weights.items() if operator not in provider.lacks)
     operators = ", ".join(sorted(provider.lacks & set(weights)))
-    return f"at most {taken / sum(weights.values()):.0%} of the weights, no kernels for {operators}: it does not help"
+    return f"at most {taken / total:.0%} of the weights, no kernels for {operators}: it does not help"
 
 
 def _onnx_folder(path: Path) -> Path:

@@ -21,8 +21,8 @@ T = TypeVar("T")
 MOST_INTEGER = 2**53 - 1
 """Up to here, JSON readers that keep numbers as doubles keep integers exactly."""
 
-LONG = 40
-"""Characters of a wrong value that a message shows."""
+LONG, LONGEST = 40, 500
+"""Characters of a wrong value that a message shows, and of what it says of it."""
 
 MOST_TEXT = 4096
 """Characters of a string; a path has no more."""
@@ -208,4 +208,6 @@ class FileFormat:
         except OSError as cause:
             raise error(f"{path}: cannot be read: {cause.strerror}; {advice}") from cause
         except ValueError as cause:
-            raise error(f"{path}: not what mimo writes: {cause}; {advice}") from cause
+            told = untrusted.printable(str(cause))
+            shown = told if len(told) <= LONGEST else told[:LONGEST] + "…"
+            raise error(f"{path}: not what mimo writes: {shown}; {advice}") from cause

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mimo_mobile import files, manifest
-from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, require
+from mimo_mobile import files, graph_file, manifest
+from mimo_mobile.errors import CheckpointError, MimoMobileError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import MODEL
 
 LONG, SHORT = 60, 8
 """At most so many characters of a metadata value are shown, and an array of at most so many values whole."""
+
+LISTED = 64
+"""At most so many operators of a graph are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,39 +130,21 @@ def _fact(header: GgufHeader, key: str) -> str:
 
 
 def _onnx(folder: Path, listed: bool) -> Inspection:
-    onnx = require("onnx", "onnx")
     rows, facts = [], dict[str, str]()
     for file in sorted(folder.glob("*.onnx")):
-        try:
-            model = onnx.load(str(file), load_external_data=False)
-        except Exception as error:  # protobuf's DecodeError has no public common base
-            raise ModelLoadError(f"{file}: not a readable ONNX file ({error})") from error
-        graph = model.graph
-        operators = Counter(node.op_type for node in graph.node)
-        facts[f"{file.name} opset"] = ", ".join(
-            f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import
-        )
-        facts[f"{file.name} nodes"] = ", ".join(f"{name} {number}" for name, number in operators.most_common())
-        facts[f"{file.name} inputs"] = _short([value.name for value in graph.input])
-        facts[f"{file.name} outputs"] = _short([value.name for value in graph.output])
-        facts |= {f"{file.name} {each.key}": _short(each.value) for each in model.metadata_props}
-        for tensor in graph.initializer:
-            kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-            rows.append(
-                TensorRow(
-                    f"{file.stem}:{tensor.name}", kind, "×".join(map(str, tensor.dims)), _tensor_bytes(onnx, tensor)
-                )
-            )
+        graph = graph_file.read(file)
+        domains = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opsets.items())
+        operators = Counter(node.op_type for node in graph.nodes)
+        facts[f"{file.name} opset"] = domains
+        facts[f"{file.name} nodes"] = ", ".join(f"{name} {number}" for name, number in operators.most_common(LISTED))
+        facts[f"{file.name} inputs"] = _short(list(graph.inputs))
+        facts[f"{file.name} outputs"] = _short(list(graph.outputs))
+        facts |= {f"{file.name} {key}": _short(value) for key, value in graph.metadata.items()}
+        for tensor in graph.tensors.values():
+            shape = "×".join(map(str, tensor.shape))
+            rows.append(TensorRow(f"{file.stem}:{tensor.name}", tensor.type, shape, tensor.nbytes))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Inspection(str(folder), "onnx", None, size, _rows(rows), facts, tuple(rows) if listed else ())
-
-
-def _tensor_bytes(onnx: Any, tensor: Any) -> int:
-    """Bytes that a tensor takes, wherever its data lies."""
-    for entry in tensor.external_data:
-        if entry.key == "length":
-            return int(entry.value)
-    return int(onnx.numpy_helper.to_array(tensor).nbytes)
 
 
 def _checkpoint(folder: Path, listed: bool) -> Inspection:

@@ -45,8 +45,14 @@ NPU_FORMAT, REFERENCE_FORMAT = FileFormat("npu", 1), FileFormat("reference", 1)
 MOST_TOKENS = 2**31 - 1
 """The largest token id or number of tokens in a file: Kotlin keeps them as 32-bit integers."""
 
-LEAST_REFERENCE_TOKENS = 4
-"""In a reference's prompt, which goes through a model as a chunk, two rows and one."""
+LEAST_REFERENCE_TOKENS, MOST_REFERENCE_TOKENS = 4, 1024
+"""In a reference's prompt, which goes through a model as a chunk, two rows and one; we write 48."""
+
+MOST_LOGIT = 3.4e38
+"""Logits are 32-bit numbers."""
+
+MOST_WINDOWS, MOST_GRAPHS = 16, 4096
+"""Windows and binaries of a folder for an NPU; we write 3 windows."""
 
 COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 """A checkpoint's files that an ONNX folder holds as they are."""
@@ -75,6 +81,23 @@ def npu_folder_name(soc: Soc, quantized: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Binary:
+    """What npu.json says of one binary.
+
+    Attributes:
+        name: The graph's name, with its window.
+        size_bytes: Its size.
+        seconds: How long it took to compile; None where nobody wrote it down.
+        peak_rss_bytes: The largest resident memory of the process up to then, or None.
+    """
+
+    name: str
+    size_bytes: int
+    seconds: float | None
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class NpuSettings:
     """What npu.json says of the binaries beside it.
 
@@ -84,7 +107,8 @@ class NpuSettings:
         windows: Tokens in one run, the largest first.
         parts: How many pieces the trunk's layers are cut into.
         mtp: Whether the MTP layer is there.
-        sizes: Bytes of each binary, by name, and of the embedding.
+        graphs: The binaries.
+        embedding_bytes: Bytes of the embedding.
         made_with: Versions of what compiled them.
     """
 
@@ -93,8 +117,14 @@ class NpuSettings:
     windows: tuple[int, ...]
     parts: int
     mtp: bool
-    sizes: tuple[tuple[str, int], ...]
+    graphs: tuple[Binary, ...]
+    embedding_bytes: int
     made_with: str
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each binary, by name, and of the embedding."""
+        return {each.name: each.size_bytes for each in self.graphs} | {EMBEDDING: self.embedding_bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +151,18 @@ def read_npu_settings(folder: Path) -> NpuSettings:
 
     def build(found: Value) -> NpuSettings:
         context_length = found["context_length"].integer(1, MOST_TOKENS)
-        windows = tuple(each.integer(1, MOST_TOKENS) for each in found["windows"].items(least=1))
+        windows = tuple(each.integer(1, MOST_TOKENS) for each in found["windows"].items(least=1, most=MOST_WINDOWS))
         if windows[-1] != 1 or list(windows) != sorted(set(windows), reverse=True) or windows[0] > context_length:
             raise DocumentError(
                 f"windows: falling numbers from at most {context_length} to 1 expected, {windows} found"
             )
         found["ep"].choice("qnn")
         found["activations"].choice("float", "uint16")
-        parts = [[edge.integer() for edge in part.items(least=2)] for part in found["layers"].items(least=1)]
+        listed = found["layers"].items(least=1, most=MOST_GRAPHS)
+        parts = [[edge.integer(most=MOST_GRAPHS) for edge in part.items(least=2, most=MOST_WINDOWS)] for part in listed]
         edges = [0, *(stop for _, stop, *_ in parts)]
         if parts != [[start, stop] for start, stop in itertools.pairwise(edges) if start < stop]:
-            raise DocumentError(f"layers: runs of layers from 0 on expected, {parts} found")
-        sizes = [(each["name"].path(), each["size_bytes"].integer()) for each in found["graphs"].items()]
+            raise DocumentError(f"layers: runs of layers from 0 on expected, {parts!s:.60} found")
         try:
             soc = soc_named(found["soc"].text()).name
         except BackendUnavailableError as error:
@@ -143,11 +173,22 @@ def read_npu_settings(folder: Path) -> NpuSettings:
             windows,
             len(parts),
             found["mtp"].flag(),
-            (*sizes, (EMBEDDING, found["embedding_bytes"].integer())),
+            tuple(_binary(each) for each in found["graphs"].items(most=MOST_GRAPHS)),
+            found["embedding_bytes"].integer(),
             found["made_with"].text(),
         )
 
     return NPU_FORMAT.read(folder / NPU_SETTINGS, build, ModelLoadError, "compile again")
+
+
+def _binary(found: Value) -> Binary:
+    seconds, peak = found.get("seconds"), found.get("peak_rss_bytes")
+    return Binary(
+        found["name"].path(),
+        found["size_bytes"].integer(),
+        None if seconds is None else seconds.number(0, MOST_TOKENS),
+        None if peak is None else peak.integer(),
+    )
 
 
 def read_reference(path: Path) -> Reference:
@@ -158,13 +199,16 @@ def read_reference(path: Path) -> Reference:
     """
 
     def build(found: Value) -> Reference:
+        ids = found["ids"]
         reference = Reference(
-            tuple(each.integer(0, MOST_TOKENS) for each in found["ids"].items(least=LEAST_REFERENCE_TOKENS)),
+            tuple(each.integer(0, MOST_TOKENS) for each in ids.items(LEAST_REFERENCE_TOKENS, MOST_REFERENCE_TOKENS)),
             tuple(each.integer(0, MOST_TOKENS) for each in found["top_ids"].items(least=1)),
-            tuple(each.number() for each in found["logits"].items(least=1)),
+            tuple(each.number(-MOST_LOGIT, MOST_LOGIT) for each in found["logits"].items(least=1)),
         )
         if len(reference.top_ids) != len(reference.logits):
             raise DocumentError(f"{len(reference.top_ids)} top_ids and {len(reference.logits)} logits found")
+        if not any(reference.logits):
+            raise DocumentError("logits: only zeros found")
         return reference
 
     return REFERENCE_FORMAT.read(path, build, ModelLoadError, "quantize again")

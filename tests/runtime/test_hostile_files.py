@@ -19,14 +19,14 @@ def drop_chat_files(folder: Path) -> None:
 
 
 ONNX: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "empty graph": (lambda f: (f / "model.onnx").write_bytes(b""), "ONNX Runtime cannot load it"),
-    "no graph": (lambda f: (f / "model.onnx").write_bytes(b"\xff" * 100), "ONNX Runtime cannot load it"),
-    "data missing": (lambda f: (f / "model.onnx.data").unlink(), "ONNX Runtime cannot load it"),
-    "data cut": (lambda f: (f / "model.onnx.data").write_bytes(b"\0" * 4096), "ONNX Runtime cannot load it"),
+    "empty graph": (lambda f: (f / "model.onnx").write_bytes(b""), "inputs none found; attention_mask, input_ids"),
+    "no graph": (lambda f: (f / "model.onnx").write_bytes(b"\xff" * 100), "model.onnx: not a readable ONNX file"),
+    "data missing": (lambda f: (f / "model.onnx.data").unlink(), "model.onnx.data is missing"),
+    "data cut": (lambda f: (f / "model.onnx.data").write_bytes(b"\0" * 4096), "of model.onnx.data, which has 4096"),
     "template no UTF-8": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff"), "chat_template.jinja: not UTF-8"),
     "no tokenizer": (drop_chat_files, "tokenizer.json: cannot be read"),
-    "no config": (lambda f: (f / "config.json").unlink(), "max_position_embeddings expected"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "max_position_embeddings expected"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json: cannot be read: No such file"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "the document: an object expected"),
     "the MTP graph": (lambda f: (f / "mtp.onnx").replace(f / "model.onnx"), "input_ids, logits_start and a KV cache"),
 }  # fmt: skip
 

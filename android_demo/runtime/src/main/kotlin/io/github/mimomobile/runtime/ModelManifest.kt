@@ -62,10 +62,15 @@ public class ModelManifest private constructor(
 
         /** Every file lies in the model's folder, and none of them in another one. */
         private fun checkPlaces(folder: String, files: List<String>) {
-            files.firstOrNull { !it.startsWith("$folder/") }?.let { throw JsonException("parts: $it is no file of $folder") }
-            val sorted = files.map { it.replace('/', '\u0000') }.sorted() // what lies in a path follows it in this order
-            sorted.zipWithNext().firstOrNull { (first, second) -> second == first || second.startsWith("$first\u0000") }
-                ?.let { throw JsonException("parts: ${it.first} is there twice, or holds another file") }
+            for (file in files) {
+                if (!file.startsWith("$folder/")) throw JsonException("parts: $file is no file of $folder")
+            }
+            val ways = files.map { it.replace('/', '\u0000') }.sorted() // what lies in a path follows it in this order
+            for ((first, second) in ways.zipWithNext()) {
+                if (second == first || second.startsWith("$first\u0000")) {
+                    throw JsonException("parts: ${second.replace('\u0000', '/')} is there twice, or in another file")
+                }
+            }
         }
 
         private fun Map<*, *>.sha256(name: String): String = text(name).takeIf(SHA256::matches)
