@@ -5,7 +5,6 @@ Each kind is here in several spellings. ``cases`` puts them into model folders t
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source
+from mimo_mobile.layout import CHAT_TEMPLATE, TOKENIZER
 from tests.tiny import write_tiny_checkpoint
 
 _BIG = 10**9
@@ -407,18 +407,26 @@ def _settings() -> Iterator[tuple[str, list[Any], Any]]:
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Model folders that are whole but for a hostile template or tokenizer, by name; each is there until the next."""
+    """Models that are whole but for a hostile template or tokenizer, by name; each is there until the next."""
     checkpoint = write_tiny_checkpoint(folder / "checkpoint")
     whole = convert_checkpoint(Source(checkpoint, "tiny"), folder / "tiny-onnx", to="onnx")[0]
-    base = json.loads((whole / "tokenizer.json").read_text(encoding="utf-8"))
-    files = [("chat_template.jinja", each) for each in templates()]
-    files += [("tokenizer.json", each) for each in tokenizers(copy.deepcopy(base))]
-    for number, (file, (name, content)) in enumerate(files):
-        made = shutil.copytree(whole, folder / f"{number:03}-onnx", copy_function=_link)
+    base = json.loads((whole / TOKENIZER).read_text(encoding="utf-8"))
+    files = [(CHAT_TEMPLATE, *each) for each in templates()] + [(TOKENIZER, *each) for each in tokenizers(base)]
+    for file, name, content in files:
+        made = shutil.copytree(whole, folder / "hostile-onnx", copy_function=_link)
         (made / file).unlink(missing_ok=True)
         (made / file).write_bytes(content.encode("utf-8", "surrogatepass"))
         yield f"{file}: {name}", made
         shutil.rmtree(made)
+    for name, content in list(templates())[::20]:  # what differs is how a GGUF file carries them
+        (checkpoint / CHAT_TEMPLATE).write_text(content, encoding="utf-8")
+        into = folder / "hostile-gguf"
+        into.mkdir()
+        yield (
+            f"GGUF with a template: {name}",
+            convert_checkpoint(Source(checkpoint, "tiny"), into / "hostile.gguf", to="gguf", dtype="f32")[0],
+        )
+        shutil.rmtree(into)
 
 
 def _link(source: str, target: str) -> None:

@@ -23,6 +23,7 @@ from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.text.chat_template import encode_messages, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.tokenizer_file import read_tokenizer
+from tests.runtime.text.test_template_language import FEATURES
 from tests.runtime.text.test_tokenizer import CORPUS
 
 VERIFY_PYTHON = os.environ.get("MIMO_OPTIMUM_PYTHON", str(Path(__file__).parents[3] / ".venv-verify/bin/python"))
@@ -157,7 +158,7 @@ def test_messages_without_special_tokens_give_what_the_library_makes_of_the_whol
 def test_messages_without_special_tokens_give_the_ids_of_transformers(nano: Source, template: str) -> None:
     """In the environment of ``make verify-optimum``, which has it."""
     path = nano.path / "tokenizer.json"
-    sources = [template, *TEMPLATES.values()]
+    sources = [template, *TEMPLATES.values(), *(each for each in FEATURES.values() if "tools" not in each)]
     system = Message("system", "")
     chats = [[system, *(Message(role, text) for role in ("user", "assistant", "tool"))] for text in PLAIN_TEXTS]
     given = json.dumps([sources, [[asdict(message) for message in chat] for chat in chats]])

@@ -16,9 +16,11 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mimo_mobile.errors import SessionError
 from mimo_mobile.hub import Source
+from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.text.template_language import ChatTemplate
-from tests.hostile_text import templates
+from tests.hostile_text import cases, templates
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests/data"
@@ -143,7 +145,7 @@ from pathlib import Path
 from mimo_mobile.errors import SessionError
 from mimo_mobile.runtime.text.chat_template import Message, encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
-from tests.hostile_text import templates
+from tests.hostile_text import cases, templates
 
 tokenizer = TextTokenizer.from_file(Path(sys.argv[1]))
 for name, source in templates():
@@ -174,3 +176,14 @@ def test_hostile_templates_are_one_clear_error_each_in_little_time_and_memory(na
         assert seconds < 6, f"{name}: {seconds} s"  # 1.5 s at most on a machine with nothing else to do
     assert len({name for name, _, _ in found}) == len(found) > 60
     assert most_kib < 512 * 1024
+
+
+@pytest.mark.slow
+def test_models_with_hostile_texts_load_with_an_error_or_answer_with_one(tmp_path: Path) -> None:
+    count = 0
+    for name, path in cases(tmp_path):
+        with pytest.raises(SessionError), load(path, cache=False, speculate="off") as model:
+            list(model.generate([Message("user", "?")], GenerationConfig(max_tokens=1)))
+            pytest.fail(name)
+        count += 1
+    assert count > 300
