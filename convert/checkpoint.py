@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_mobile.convert.json_files import present, read_json
+from mimo_mobile.convert.json_files import present, read_bytes, read_json
 from mimo_mobile.convert.shards import DTYPES, NO_ADAPTER, TensorView, read_shards
 from mimo_mobile.convert.tensors import MTP_TENSOR, Dropped, map_tensor
 from mimo_mobile.convert.vocabulary import Vocabulary, read_vocabulary
@@ -32,6 +32,9 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 _ADAPTED = re.compile(r"^base_model\.model\.|\.lora_|\.base_layer\.|\.modules_to_save\.")
 """Matches tensor names of an adapter, and of a model that still holds one."""
+
+_ONLY_COPIED = ("vocab.json", "merges.txt")
+"""Files that go beside ONNX models; nothing reads them, but it must be known early that they can be read."""
 
 SAMPLE_BYTES = 4096
 """So many bytes of every tensor's beginning, middle and end tell one checkpoint from another."""
@@ -89,6 +92,10 @@ class Checkpoint:
         with problems.gather():
             if present(path / GENERATION_CONFIG):
                 generation_config = read_json(path / GENERATION_CONFIG)
+        for name in _ONLY_COPIED:
+            with problems.gather():
+                if present(path / name):
+                    read_bytes(path / name)
         with problems.gather():
             found = read_shards(path)
         with problems.gather():

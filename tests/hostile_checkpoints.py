@@ -22,8 +22,8 @@ CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 NUMBERS = {
-    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 352, "max_position_embeddings": 512,
+    "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 352, "max_position_embeddings": 512,
     "rope_theta": 640000.0, "rms_norm_eps": 1e-5, "num_nextn_predict_layers": 1, "bos_token_id": 320,
     "eos_token_id": 322,
 }  # fmt: skip
@@ -46,7 +46,7 @@ FILES = (
 
 def base(folder: Path) -> Path:
     """A small whole checkpoint, which the cases share files with."""
-    return write_tiny_checkpoint(folder, layers=1, hidden=64, ffn=64)
+    return write_tiny_checkpoint(folder, layers=1, hidden=128, ffn=64)
 
 
 def put(folder: Path, name: str, content: bytes | str) -> None:
@@ -79,7 +79,8 @@ def _changes() -> dict[str, Change]:
             made[f"config: {field} {name}"] = _config_text(field, text)
     made |= {f"config: {name}": _config(**fields) for name, fields in _CONFIGS.items()}
     for file in (CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "heldout.jsonl"):
-        made |= {f"{file}: {name}": _content(file, content) for name, content in _TEXTS.items()}
+        texts = _TEXTS | _LARGE_TEXTS if file in (CONFIG, INDEX) else _TEXTS
+        made |= {f"{file}: {name}": _content(file, content) for name, content in texts.items()}
     for file in FILES:
         made |= {f"{file} is {name}": _special(file, make) for name, make in SPECIAL.items()}
     made |= {f"header: {name}": _header(change) for name, change in _HEADERS.items()}
@@ -127,13 +128,16 @@ def _config(**fields: Any) -> Change:
 
 _CONFIGS: dict[str, dict[str, Any]] = {
     "odd head_dim": {"head_dim": 63},
-    "head_dim of one": {"head_dim": 1, "num_attention_heads": 256, "num_key_value_heads": 128},
-    "odd head_dim by division": {"head_dim": None, "hidden_size": 63, "num_attention_heads": 3},
-    "more heads than hidden": {"head_dim": None, "num_attention_heads": 128},
+    "odd head_dim with its hidden_size": {"head_dim": 63, "hidden_size": 126},
+    "head_dim of one": {"head_dim": 1, "num_attention_heads": 128},
+    "head_dim of 8": {"head_dim": 8, "num_attention_heads": 16},
+    "odd head_dim by division": {"head_dim": None, "hidden_size": 129, "num_attention_heads": 3},
+    "head_dim with a remainder": {"head_dim": None, "num_attention_heads": 7},
+    "more heads than hidden": {"head_dim": None, "num_attention_heads": 256},
     "heads that do not divide": {"num_attention_heads": 3},
     "kv heads that do not divide": {"num_key_value_heads": 3},
     "more kv heads than heads": {"num_key_value_heads": 8},
-    "heads that do not fit the tensors": {"num_attention_heads": 8},
+    "heads that do not fit the tensors": {"num_attention_heads": 4, "hidden_size": 256},
     "no architectures": {"architectures": None},
     "architectures a number": {"architectures": 5},
     "architectures a text": {"architectures": "xMiMoForCausalLMx"},
@@ -175,9 +179,12 @@ _TEXTS: dict[str, bytes | str] = {
     "half a surrogate pair": '{"a": "\\ud800"}',
     "UTF-16": '{"a": 1}'.encode("utf-16"),
     "Latin-1": '{"a": "é"}'.encode("latin-1"),
+    "digits": '{"a": ' + "9" * 1_000_000 + "}",
+}
+
+_LARGE_TEXTS = {
     "many values": '{"a": [' + "0," * 3_000_000 + "0]}",
     "long": '{"a": "' + "x" * 33_000_000 + '"}',
-    "digits": '{"a": ' + "9" * 1_000_000 + "}",
 }
 
 

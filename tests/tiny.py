@@ -28,13 +28,13 @@ _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 def tiny_config(
     *, layers: int = 2, mtp_layers: int = 1, hidden: int = 256, ffn: int = 512, vocab_size: int = VOCAB_SIZE
 ) -> MimoConfig:
-    """A configuration of 2 layers, 4 heads of 64 and 2 KV heads; sizes fit K-quants."""
+    """A configuration of 2 layers, 4 heads of 64 and 2 KV heads, or as many as fit ``hidden``; sizes fit K-quants."""
     return MimoConfig(
         hidden_size=hidden,
         intermediate_size=ffn,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 128),
         head_dim=64,
         vocab_size=vocab_size,
         max_position_embeddings=512,

@@ -7,7 +7,7 @@ https://github.com/XiaomiMiMo/MiMo/tree/3a3fe65.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
@@ -116,21 +116,15 @@ class MimoConfig:
             refused.clear()
         heads = values.get("num_attention_heads")
         if "head_dim" not in values and config.get("head_dim") is None and heads and "hidden_size" in values:
-            with problems.gather():
-                values["head_dim"] = _checked("head_dim", values["hidden_size"] // heads)
+            values["head_dim"] = values["hidden_size"] // heads
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         missing = [name for name in missing if config.get(name) is None and name not in refused]
         if missing:
             problems.add(
                 CheckpointError(f"config.json: {', '.join(missing)} missing; every MiMo-7B config.json has them")
             )
-        kv_heads = values.get("num_key_value_heads")
-        if heads and kv_heads and heads % kv_heads:
-            problems.add(
-                CheckpointError(
-                    f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
-                )
-            )
+        for text in _head_problems(**{name: values.get(name) for name in _HEADS}):
+            problems.add(CheckpointError(f"config.json: {text}"))
         problems.raise_any("config.json")
         return cls(**values)
 
@@ -213,7 +207,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "num_hidden_layers": (1, 1000),
     "num_attention_heads": (1, 1024),
     "num_key_value_heads": (1, 1024),
-    "head_dim": (2, 256),
+    "head_dim": (16, 256),
     "vocab_size": (1, LARGEST_VOCABULARY),
     "max_position_embeddings": (1, MOST_POSITIONS),
     "rope_theta": (1.0, 1e12),
@@ -227,6 +221,24 @@ that may have one."""
 
 _NULL: Mapping[str, int | None] = {"num_nextn_predict_layers": 0, "bos_token_id": None, "eos_token_id": None}
 """What null stands for, where it may stand."""
+
+
+_HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+
+
+def _head_problems(
+    hidden_size: int | None, num_attention_heads: int | None, num_key_value_heads: int | None, head_dim: int | None
+) -> Iterator[str]:
+    """What is wrong with the sizes of heads, as far as they are known; the engines run no others."""
+    if num_attention_heads and num_key_value_heads and num_attention_heads % num_key_value_heads:
+        yield (f"num_attention_heads {num_attention_heads} is no multiple of num_key_value_heads {num_key_value_heads}")
+    if hidden_size and num_attention_heads and head_dim and num_attention_heads * head_dim != hidden_size:
+        yield (
+            f"num_attention_heads {num_attention_heads} of head_dim {head_dim} found, together hidden_size"
+            f" {hidden_size} expected"
+        )
+    elif head_dim and head_dim % 16:
+        yield f"head_dim {head_dim} found, a multiple of 16 expected"
 
 
 def _check_layer_types(layer_types: Any) -> None:
@@ -289,10 +301,7 @@ def _checked(name: str, value: Any) -> float | int | str | tuple[int, ...] | Non
     least, most = _RANGES[name]
     if name == "eos_token_id" and isinstance(value, list):
         return tuple(int(_number(name, each, least, most)) for each in value)
-    number = _number(name, value, least, most)
-    if name == "head_dim" and number % 2:
-        raise CheckpointError(f"config.json: head_dim {number} found, an even number expected: positions turn pairs")
-    return number
+    return _number(name, value, least, most)
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:

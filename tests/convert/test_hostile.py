@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import shutil
@@ -20,22 +21,21 @@ from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.convert.shards import DTYPES, read_shard
 from mimo_mobile.errors import CheckpointError, MimoMobileError
+from mimo_mobile.files import remove
 from mimo_mobile.hub import Source
+from mimo_mobile.progress import Progress
 from mimo_mobile.quantize.evaluate import read_problems
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from tests import hostile_checkpoints
 
 HARMLESS = {
-    *(
-        f"{file} is {what}"
-        for file in ("README.md", "vocab.json", "merges.txt")
-        for what in hostile_checkpoints.SPECIAL
-    ),
+    *(f"README.md is {what}" for what in hostile_checkpoints.SPECIAL),
     "heldout.jsonl: empty",
     "config: rope_theta 10**9",
     "config: eos_token_id list",
     "config: eos_token_id many",
 }
-"""What is refused by nobody: a GGUF file needs neither of these files, and these values are in range."""
+"""What is not refused: a model card is read for the licence only, and these values are in range."""
 
 
 @contextmanager
@@ -138,3 +138,50 @@ def test_what_we_take_for_a_safetensors_file_its_library_does_too(tmp_path: Path
         except SafetensorError as error:
             raise AssertionError(path.read_bytes()[:most]) from error
     assert taken > 20
+
+
+def test_what_no_conversion_can_read_is_refused_by_quantize_before_any_work(tmp_path: Path) -> None:
+    folder = hostile_checkpoints.base(tmp_path / "hostile")
+    for file in ("vocab.json", "generation_config.json", "heldout.jsonl"):
+        for make in hostile_checkpoints.SPECIAL.values():
+            (folder / file).unlink(missing_ok=True)
+            make(folder / file)
+            with within(20), pytest.raises(CheckpointError, match=f"{file}: a .* found, a file expected"):
+                quantize_checkpoint(folder, tmp_path / "out", ["q8_0", "int4_b32"])
+            remove(folder / file)
+        hostile_checkpoints.put(folder, file, "{}" if file.endswith("config.json") else "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["truncated", "replaced", "removed"])
+def test_a_shard_that_changes_meanwhile_is_an_error(how: str, tmp_path: Path) -> None:
+    folder = hostile_checkpoints.base(tmp_path / "changing")
+    shard = folder / hostile_checkpoints.FIRST
+
+    def change(step: Progress) -> None:
+        if step.stage == "write x.gguf" and shard.exists() and not (tmp_path / "done").exists():
+            (tmp_path / "done").touch()
+            if how == "truncated":
+                os.truncate(shard, 4096)
+            elif how == "replaced":
+                shutil.copy(shard, tmp_path / "new")
+                (tmp_path / "new").replace(shard)
+            else:
+                shard.unlink()
+
+    with pytest.raises(CheckpointError, match=r"changed since it was opened|shrank while it was read"):
+        convert_checkpoint(folder, tmp_path / "out" / "x.gguf", to="gguf", progress=change)
+    assert (tmp_path / "done").exists()
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name != "x-mtp.gguf"]
+
+
+def test_links_that_a_user_made_are_followed_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    folder, blobs = hostile_checkpoints.base(tmp_path / "snapshot"), tmp_path / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../blobs/{number}")
+    assert [path.name for path in convert_checkpoint(folder, tmp_path / "x.gguf", to="gguf")] == [
+        "x.gguf",
+        "x-mtp.gguf",
+    ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.formats import BF16, F16, F32, PlainFormat
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
@@ -180,3 +181,49 @@ def test_a_weight_that_is_no_number_is_an_error(bad: float) -> None:
         NBitsFormat(4, 32).quantize(values)
     with pytest.raises(QuantizationError, match="NaN or infinite"):
         GgmlFormat("Q4_0").encode(values, np.empty((2, 144), np.uint8))
+
+
+EXTREMES = {
+    "largest": (65504.0, -65504.0),
+    "one large": (65504.0, 0.0),
+    "subnormal": (1e-40, -3e-41),
+    "smallest": (1.4e-45, 0.0),
+    "tiny": (1e-9, -2e-9),
+    "large and tiny": (65504.0, 1e-40),
+}
+"""What a checked checkpoint may hold at the most, two values in turns."""
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+@pytest.mark.parametrize("name", ["F16", "BF16", "F32", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_every_weight_that_is_let_in_can_be_held_in_gguf(name: str, case: str) -> None:
+    values = np.tile(np.array(EXTREMES[case], np.float32), (4, 256))
+    made = {"F16": F16, "BF16": BF16, "F32": F32}.get(name) or GgmlFormat(name)
+    out = np.empty((4, made.row_bytes(512)), np.uint8)
+    made.encode(values, out)
+    decoded = gguf.quants.dequantize(out, gguf.GGMLQuantizationType[name]).reshape(4, 512)
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded - values).max() <= max(0.13 * np.abs(values).max(), 1e-7)
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_weight_that_is_let_in_can_be_held_in_blocks_of_onnx(bits: Literal[4, 8], case: str) -> None:
+    values = np.tile(np.array(EXTREMES[case], np.float32), (4, 32))
+    levels, scales = NBitsFormat(bits, 32).quantize(values)
+    if bits == 4:
+        levels = np.stack([levels & 15, levels >> 4], axis=-1).reshape(4, 2, 32)
+    for stored in (scales, scales.astype(np.float16).astype(np.float32)):
+        decoded = ((levels.astype(np.float32) - (1 << (bits - 1))) * stored[..., None]).reshape(4, 64)
+        assert np.isfinite(decoded).all()
+        assert np.abs(decoded - values).max() <= max(0.15 * np.abs(values).max(), 1e-7)
+
+
+@pytest.mark.parametrize("bad", [65536.0, -1e38])
+@pytest.mark.parametrize("made", [F32, BF16, F16])
+def test_a_larger_weight_is_refused_by_every_format(made: PlainFormat, bad: float) -> None:
+    values = np.full((1, 256), bad, np.float32)
+    with pytest.raises(QuantizationError, match="beyond 65504"):
+        made.encode(values, np.empty((1, made.row_bytes(256)), np.uint8))
+    with pytest.raises(QuantizationError, match="beyond 65504"):
+        NBitsFormat(4, 32).quantize(values)
