@@ -178,6 +178,25 @@ def test_a_child_that_hangs_is_ended(maker: Maker, monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - begin < 10
 
 
+def test_what_ends_the_child_is_said(maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ending = tmp_path / "python-that-ends"
+    monkeypatch.setattr(sys, "executable", str(ending))
+    for end, message in (
+        ("echo it needs too much memory >&2; exit 1", f"{maker.trunk}: it needs too much memory"),
+        (f"echo {maker.trunk}: no context >&2; exit 1", f"{maker.trunk}: no context"),
+        ("kill -9 $$", f"{maker.trunk}: llama.cpp dies on this file (SIGKILL): it said nothing; "),
+        (
+            "printf 'a\\033[31mb' >&2; kill -11 $$",
+            f"{maker.trunk}: llama.cpp dies on this file (SIGSEGV): a\\x1b[31mb; ",
+        ),
+    ):
+        ending.write_text(f"#!/bin/sh\necho started\n{end}\n")
+        ending.chmod(0o755)
+        with pytest.raises(ModelLoadError) as caught:
+            probe(GgufHeader(maker.trunk), None, 1, keep=False)
+        assert str(caught.value).startswith(message)
+
+
 def test_the_child_takes_no_module_from_the_folder_it_is_started_in(
     maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
