@@ -187,6 +187,8 @@ def _vocabulary() -> dict[str, Change]:
         "all tokens empty": put(tokens, strings([""] * 352)),
         "a token like an empty one": put(tokens, strings(["[EMPTY_1]", "", *many[2:]])),
         "tokens not UTF-8": put(tokens, array(STRING, 352, b"".join(text(bytes([255, i % 256])) for i in range(352)))),
+        "a token of 10 MB": put(tokens, strings(["x" * 10**7, *many[1:]])),
+        "a merge of 10 MB": put(merges, strings(["x" * 10**7 + " y"])),
         "foreign tokens": put(tokens, strings(["日本" + each for each in many])),
         "no types": drop(kinds),
         "types are uint32": put(kinds, array(U32, 352, bytes(4 * 352))),

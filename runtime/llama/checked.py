@@ -31,7 +31,9 @@ are F32: llama.cpp aborts on all else.
 Source: type_traits_cpu, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/ggml/src/ggml-cpu/ggml-cpu.c
 """
 
-MOST_CONTEXT, MOST_LAYERS, MOST_TEMPLATE = 1 << 24, 512, 1_000_000
+MOST_CONTEXT, MOST_LAYERS = 1 << 24, 512
+MOST_TOKEN, MOST_TEMPLATE = 4096, 1_000_000
+"""At most so many characters; MiMo-7B's longest token has 256, and its template 2,500."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +273,12 @@ def _check_vocabulary(header: GgufHeader, size: int) -> None:
     tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(header.strings(f"{key}.tokens"))]
     if len(set(tokens)) != size or not tokens:
         raise _error(header, f"{len(set(tokens))} different tokens found, {max(1, size)} expected")
+    merges = header.strings(f"{key}.merges")
+    if (longest := max(map(len, (*tokens, *merges)))) > MOST_TOKEN:
+        raise _error(header, f"a token or merge of {longest:,} characters found, {MOST_TOKEN:,} are the most")
     kinds = header.integers(f"{key}.token_type")
     if len(kinds) != size or not 1 <= min(kinds) <= max(kinds) <= 6:
         raise _error(header, f"{len(kinds)} token types found, {size} from 1 to 6 expected")
-    header.strings(f"{key}.merges")
     scores = header.kind(f"{key}.scores")
     if scores != "nothing" and (scores, header.count(f"{key}.scores")) != ("array of float32", size):
         raise _error(header, f"{key}.scores: {scores} found, {size} scores in float32 expected")

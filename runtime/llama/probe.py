@@ -77,8 +77,8 @@ def _survives(paths: list[Path], threads: int) -> bool:
     size = sum(path.stat().st_size for path in paths)
     limit_s = min(MOST_S, START_S + size / BYTES_PER_S)
     # -P and our own sys.path: no module is taken from the folder that the program happens to be started in.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-    command = [sys.executable, "-P", "-c", code, str(threads), *(str(path.resolve()) for path in paths)]
+    code = f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; from {__name__} import main; main()"
+    command = [sys.executable, "-P", "-c", code, str(threads), *map(str, paths)]
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     try:
         child = subprocess.run(
@@ -99,7 +99,7 @@ def _survives(paths: list[Path], threads: int) -> bool:
         return False
     if child.returncode < 0:
         raise _error(paths[0], f"llama.cpp dies on this file ({_signal(-child.returncode)}): {message}")
-    raise ModelLoadError(message)
+    raise ModelLoadError(message if message.startswith(tuple(map(str, paths))) else f"{paths[0]}: {message}")
 
 
 def _signal(number: int) -> str:
