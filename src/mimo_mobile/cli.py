@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimo_mobile import __version__
+from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_options import (
     RecipeCommand,
@@ -34,21 +33,26 @@ FIRST_QUESTION = "What is 348 + 27 * 6?"
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line and exit status 1."""
+    """Turns every failure that a user can mend into one line, and exit status 1 or, for a mistake in usage, 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BadArgumentError as error:
-            raise click.UsageError(str(error)) from error
-        except MimoMobileError as error:
-            raise click.ClickException(str(error)) from error
+        except BaseException as error:
+            if (said := ends.cause(error)) is None:
+                raise
+            kind = click.UsageError if isinstance(error, BadArgumentError) else click.ClickException
+            raise kind(said) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mimo")
 def main() -> None:
-    """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
+    """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4.
+
+    The exit status is 0 when all went well, 1 when something failed or Ctrl-C ended it, and 2 when the options or
+    arguments are wrong; SIGTERM and SIGHUP make it 143 and 129. The cause is one line on stderr.
+    """
 
 
 def _load_config(options: dict[str, Any]) -> LoadConfig:
@@ -214,7 +218,7 @@ def quantize(
     with terminal.progress_shown() as progress:
         made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
     if as_json:
-        click.echo(json.dumps(made.to_json(), ensure_ascii=False))
+        terminal.print_json(made.to_json())
         return
     title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
     terminal.table(title, report.COLUMNS, report.rows(made))
@@ -271,7 +275,7 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
-            click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
+            terminal.print_json(terminal.collected(tokens))
         else:
             _, last = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
             if last.finish_reason == "cancelled":
@@ -359,4 +363,6 @@ def doctor(model: Path | None, as_json: bool) -> None:
 main.add_command(cache)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from mimo_mobile.__main__ import main as start
+
+    start()
