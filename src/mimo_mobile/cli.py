@@ -14,6 +14,7 @@ import click
 from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_options import (
+    Output,
     RecipeCommand,
     Recipes,
     built,
@@ -102,7 +103,7 @@ def _report_compiled(folder: Path) -> None:
 
 @main.command()
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True, help="The format to write.")
 @click.option(
     "--dtype",
@@ -144,7 +145,7 @@ def convert(
 
 
 @main.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @click.option(
     "--layers", type=click.IntRange(1, 36), default=36, show_default=True, help="How many layers the trunk has."
 )

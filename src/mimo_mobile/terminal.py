@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL_S = 10.0
 """Between two lines of progress when stderr is no terminal."""
 
+MOST_TURN = 1_000_000
+"""So many characters a line of a chat may have: several times what MiMo-7B's context of 32,768 tokens holds."""
+
 _CONTROL = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
@@ -195,9 +198,14 @@ def reader() -> Callable[[], str]:
 
 def _piped_line() -> str:
     try:
-        return input()
+        line = sys.stdin.readline(MOST_TURN + 1)
     except UnicodeDecodeError as error:
         raise BadArgumentError(f"standard input is not UTF-8 text: {error}") from error
+    if not line:
+        raise EOFError
+    if len(text := line.removesuffix("\n")) > MOST_TURN:
+        raise BadArgumentError(f"standard input has a line of more than {MOST_TURN:,} characters; give shorter ones")
+    return text
 
 
 def tell(note: str) -> None:
