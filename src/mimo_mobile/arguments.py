@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,7 +17,7 @@ def check_fields(record: Any) -> None:
     Raises:
         BadArgumentError: One has another type.
     """
-    for name, hint in _hints(type(record)).items():
+    for name, hint in get_type_hints(type(record)).items():
         object.__setattr__(record, name, check(name, getattr(record, name), hint))
 
 
@@ -37,11 +36,6 @@ def check(name: str, value: Any, hint: Any) -> Any:
         raise BadArgumentError(f"{name} {value!r:.60} is unknown; one of {', '.join(choices)} expected")
     expected = " or ".join(_told(kind) for kind in kinds if kind is not NoneType)
     raise BadArgumentError(f"{name} is {_shown(value)}, of type {type(value).__name__}; {expected} expected")
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _fits(value: Any, kind: Any) -> bool:
