@@ -110,12 +110,47 @@ def test_whatever_is_wrong_around_the_command_is_told_in_one_line(
     assert len(result.stderr.splitlines()) == bool(said) and said in result.stderr
 
 
-@pytest.mark.parametrize("kilobytes", [40_000, 100_000, 180_000])
-def test_too_few_addresses_for_the_libraries_are_told_in_one_line(
-    kilobytes: int, tiny_gguf: Path, tmp_path: Path
+@pytest.mark.parametrize("command", ["inspect {gguf} --tensors", "run {gguf} hi", "run {onnx} hi"])
+@pytest.mark.parametrize("kilobytes", [60_000, 110_000, 170_000])
+def test_too_few_addresses_are_told_in_one_line(
+    command: str, kilobytes: int, tiny_gguf: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
-    result = shell(f"ulimit -v {kilobytes}; mimo inspect '{tiny_gguf}' --tensors", tmp_path)
-    assert result.returncode in (0, 1) and len(result.stderr.splitlines()) == result.returncode, result.stderr
+    result = shell(f"ulimit -v {kilobytes}; mimo {command.format(gguf=tiny_gguf, onnx=tiny_onnx)}", tmp_path)
+    assert result.returncode in (0, 1) and len(result.stderr.splitlines()) <= 1, result.stderr
+
+
+def test_a_thread_that_fails_ends_a_command_that_waits_for_it() -> None:
+    before = (
+        "from mimo_mobile import cache; import threading, time; cache.entries = lambda: ("
+        "threading.Thread(target=lambda: open('/missing/\\x1b')).start(), time.sleep(50))"
+    )
+    status, said = interrupted("cache", "list", before=before)
+    assert (status, said) == (1, r"Error: /missing/\x1b: No such file or directory")
+
+
+WAITING = """if True:
+    import sys, time
+    from mimo_mobile import interrupts, terminal
+    interrupts.install()
+    def tokens():
+        print('asked', flush=True)
+        time.sleep(50)
+        yield
+    terminal.stream(tokens(), hide_thinking=False, cancel=lambda: print('cancelled', flush=True))
+"""
+
+
+def test_a_second_ctrl_c_ends_an_answer_that_is_not_cancelled_in_time() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in ("asked\n", "cancelled\n"):
+            assert process.stdout.readline() == line
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (1, "Aborted!\n")
 
 
 def test_no_file_is_opened_in_the_place_of_a_closed_stream(tiny: Source, tmp_path: Path) -> None:

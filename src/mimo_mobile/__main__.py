@@ -11,9 +11,12 @@ from mimo_mobile import interrupts
 def main() -> None:
     """Run the command that was typed, and end the process with its status."""
     interrupts.install()
+    import threading
+
     from mimo_mobile import ends
 
     sys.excepthook = lambda *_: None  # libraries in C print what they then raise in another form; ends tells it once
+    threading.excepthook = ends.end_with_a_thread
     status = ends.status_of(_run)
     interrupts.leave_to_the_end(status)
     sys.exit(status)
@@ -25,10 +28,10 @@ def _run() -> None:
     from mimo_mobile import ends
 
     ends.prepare_streams()
-    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    # OpenBLAS starts threads when NumPy is imported, and raises SIGINT when it gets none. We multiply nothing with it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:  # a thread takes 100 MB of addresses
         interrupts.watch()
-    else:  # each thread takes more than 100 MB of addresses, and OpenBLAS ends the process when it gets none
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from mimo_mobile.cli import main as command
 
     command(prog_name="mimo")

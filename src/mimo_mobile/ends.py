@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -78,6 +79,13 @@ def status_of(run: Callable[[], object]) -> int:
     return status
 
 
+def end_with_a_thread(found: threading.ExceptHookArgs) -> None:
+    """End the process when a thread of a library fails, for whoever waits for that thread would do so for ever."""
+    if found.exc_value is not None:
+        _tell(found.exc_value)
+    os._exit(FAILURE)
+
+
 def prepare_streams() -> None:
     """Make the standard streams such that no text fails for its characters, and no file that is opened becomes one.
 
@@ -108,17 +116,19 @@ def _tried(run: Callable[[], object]) -> int:
     except BaseException as error:
         if isinstance(error, OSError) and error.errno == EPIPE:
             return FAILURE  # who read has gone, which is nobody's mistake
-        said = cause(error)
-        _say(_report_of(error) if said is None else f"Error: {said}")
+        _tell(error)
     else:
         return SUCCESS
     return FAILURE
 
 
-def _report_of(error: BaseException) -> str:
+def _tell(error: BaseException) -> None:
+    if (said := cause(error)) is not None:
+        _say(f"Error: {said}")
+        return
     error.add_note(OURS)
     lines = "".join(traceback.format_exception(error)).splitlines()
-    return "\n".join(printable(line) for line in lines)
+    _say("\n".join(printable(line) for line in lines))
 
 
 def _say(text: str) -> None:

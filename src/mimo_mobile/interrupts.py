@@ -34,14 +34,17 @@ def install() -> None:
 
 
 def watch() -> None:
-    """Let a second signal end the process when Python has not heard the first one; takes a thread."""
+    """Let a second signal end the process when Python has not heard the first one, if there is a thread for it."""
     from threading import Thread
 
     global _writer
     reader, _writer = os.pipe()
     os.set_blocking(_writer, False)
     signal.set_wakeup_fd(_writer, warn_on_full_buffer=False)
-    Thread(target=_watch, args=(reader,), daemon=True).start()
+    try:
+        Thread(target=_watch, args=(reader,), daemon=True).start()
+    except RuntimeError:  # the process may have no more
+        signal.set_wakeup_fd(-1)
 
 
 def heard() -> None:
