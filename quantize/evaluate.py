@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -170,7 +171,8 @@ def answer_all(
         progress: Called after every few problems.
 
     Raises:
-        SessionError: The model cannot be loaded or run.
+        SessionError: The model cannot be run.
+        QuantizationError: It cannot be loaded, or a process was killed.
     """
     processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     starts = range(0, len(problems), TASK_PROBLEMS)
@@ -193,9 +195,14 @@ def answer_all(
             for task in tasks:
                 replies += task.result()
                 progress(Progress(stage, len(replies), len(problems), unit="problems"))
-        except BaseException:
+        except BaseException as error:
             alive.close()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise QuantizationError(
+                    f"{model.name}: a process that answers held-out problems ended before it had; if the memory was"
+                    " full, end other programs, or leave the scores out with --problems 0"
+                ) from error
             raise
     return replies
 
