@@ -10,6 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.untrusted import printable
 
+MOST = 2**64
+"""No whole number of ours is larger, and engines count in 64 bits at most."""
+
 
 def check_fields(record: Any) -> None:
     """See that each field of a frozen dataclass has the type of its annotation; NumPy's numbers become Python's.
@@ -33,7 +36,7 @@ def check(name: str, value: Any, hint: Any) -> Any:
         if _fits(value, kind):
             return int(value) if kind is int else float(value) if kind is float else value
     if choices and isinstance(value, str):
-        raise BadArgumentError(f"{name} {value!r:.60} is unknown; one of {', '.join(choices)} expected")
+        raise BadArgumentError(f"{name} {_shown(value)} is unknown; one of {', '.join(choices)} expected")
     expected = " or ".join(_told(kind) for kind in kinds if kind is not NoneType)
     raise BadArgumentError(f"{name} is {_shown(value)}, of type {type(value).__name__}; {expected} expected")
 
@@ -47,7 +50,7 @@ def _fits(value: Any, kind: Any) -> bool:
             isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(_fits(v, item) for v in value)
         )
     if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < MOST
     if kind is float:
         return isinstance(value, Real) and not isinstance(value, bool) and _is_float(value)
     return isinstance(value, kind)
@@ -67,8 +70,8 @@ def _told(kind: Any) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is Sequence:
         return "a list of texts"
-    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(kind) or str(kind.__name__)
+    names = {bool: "True or False", int: "a whole number below 2**64", float: "a number", str: "a text"}
+    return names.get(kind) or f"a {kind.__name__}"
 
 
 def _shown(value: object) -> str:

@@ -154,7 +154,9 @@ def convert(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder with a tokenizer.json of MiMo's type [default: MiMo-nano's].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same weights."
+)
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool) -> None:
     """Write random weights in MiMo-7B's shapes to OUT, to measure with. 36 layers of them take 15.7 GB."""
