@@ -12,11 +12,13 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,7 +171,8 @@ def answer_all(
         progress: Called after every few problems.
 
     Raises:
-        SessionError: The model cannot be loaded or run.
+        SessionError: The model cannot be run.
+        QuantizationError: It cannot be loaded, or a process was killed.
     """
     processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     starts = range(0, len(problems), TASK_PROBLEMS)
@@ -180,20 +183,26 @@ def answer_all(
     ended, alive = context.Pipe(duplex=False)
     with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended)) as pool:
         try:
-            tasks = [
-                pool.submit(
-                    _answer,
-                    problems[start : start + TASK_PROBLEMS],
-                    reference[start : start + TASK_PROBLEMS] if reference else None,
-                )
-                for start in starts
-            ]
+            with _ctrl_c_waits():
+                tasks = [
+                    pool.submit(
+                        _answer,
+                        problems[start : start + TASK_PROBLEMS],
+                        reference[start : start + TASK_PROBLEMS] if reference else None,
+                    )
+                    for start in starts
+                ]
             for task in tasks:
                 replies += task.result()
                 progress(Progress(stage, len(replies), len(problems), unit="problems"))
-        except BaseException:
+        except BaseException as error:
             alive.close()
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise QuantizationError(
+                    f"{model.name}: a process that answers held-out problems ended before it had; if the memory was"
+                    " full, end other programs, or leave the scores out with --problems 0"
+                ) from error
             raise
     return replies
 
@@ -224,10 +233,28 @@ _model: Model | None = None
 """The worker process's model."""
 
 
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C is held back: here for as long as the block takes, and in processes started in it until they are open."""
+    held: list[int] = []
+    main = current_thread() is main_thread()  # only there Python hears signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in held[:1]:
+        signal.raise_signal(number)
+
+
 def _open(path: Path, ended: Connection) -> None:
     global _model
     Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from mimo_mobile.runtime import load
 
     _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself

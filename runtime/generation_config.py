@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mimo_mobile.arguments import check_fields
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P
 from mimo_mobile.runtime.text.thinking import Channel
@@ -54,8 +55,9 @@ class GenerationConfig:
         """Check the values.
 
         Raises:
-            BadArgumentError: One of them is out of its range.
+            BadArgumentError: One of them has another type, or is out of its range.
         """
+        check_fields(self)
         checks = {
             "temperature": self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < math.inf,
             "top_p": 0 < self.top_p <= 1,
@@ -63,7 +65,7 @@ class GenerationConfig:
             "min_p": 0 <= self.min_p <= 1,
             "seed": self.seed is None or self.seed >= 0,
             "max_tokens": self.max_tokens >= 1,
-            "stop": not isinstance(self.stop, str) and all(self.stop),
+            "stop": all(self.stop),
             "thinking_budget": self.thinking_budget is None or self.thinking_budget >= 0,
         }
         for name, good in checks.items():

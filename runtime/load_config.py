@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from mimo_mobile.arguments import check_fields
 from mimo_mobile.errors import BadArgumentError, ModelLoadError
 from mimo_mobile.layout import DEFAULT_CONTEXT
 from mimo_mobile.providers import Ep, Options
@@ -69,16 +70,13 @@ class LoadConfig:
         """Check the values.
 
         Raises:
-            BadArgumentError: One of them is out of its range, or comes to nothing beside another.
+            BadArgumentError: One of them has another type, is out of its range, or comes to nothing beside another.
         """
+        check_fields(self)
         for name in ("context_length", "threads", "mtp_drafts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadArgumentError(f"{name} {value} is out of range; 1 or more expected")
-        for name, kind in (("kv_dtype", KvDtype), ("speculate", Speculate), ("ep", Ep)):
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known and (name, value) != ("kv_dtype", None):
-                raise BadArgumentError(f"{name} {value!r} is unknown; one of {', '.join(known)} expected")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise BadArgumentError(f"threads {self.threads} is out of range; at most {MOST_THREADS} expected")
         if self.mtp_drafts > MOST_MTP_DRAFTS:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_mobile import manifest
+from mimo_mobile.arguments import check
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 from mimo_mobile.layout import MODEL
 from mimo_mobile.runtime import process
@@ -31,13 +32,14 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
         BackendUnavailableError: The backend cannot do what is asked for.
         MissingDependencyError: The backend's package is not installed.
         TypeError: ``LoadConfig`` has no such attribute.
-        BadArgumentError: A value is out of its range, or ``ep_options`` are another provider's.
+        BadArgumentError: An argument has another type, is out of its range, or ``ep_options`` are another provider's.
     """
-    config = dataclasses.replace(config or LoadConfig(), **changes)
+    path = Path(check("path", path, str | Path))
+    config = dataclasses.replace(check("config", config, LoadConfig | None) or LoadConfig(), **changes)
     files = MappedFiles()
     with process.loading():
         try:
-            return _load(Path(path), config, files)
+            return _load(path, config, files)
         except BaseException:
             files.close()
             raise

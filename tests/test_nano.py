@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
+from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, load
@@ -82,6 +85,16 @@ def test_a_part_of_the_problems_is_answered(nano: Source, nano_onnx: Path) -> No
     problems = list(evaluate.problems_of_kinds(evaluate.read_problems(nano.path), 110))
     score = evaluate.score(evaluate.answer_all(nano_onnx, problems))
     assert score.exact_match >= 0.93
+
+
+def test_a_killed_worker_is_a_named_error(nano: Source, nano_onnx: Path) -> None:
+    def kill(_: Progress) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    problems = evaluate.read_problems(nano.path)[: 4 * evaluate.TASK_PROBLEMS]
+    with pytest.raises(QuantizationError, match=r"ended before it had; if the memory was full, .* --problems 0"):
+        evaluate.answer_all(nano_onnx, problems, processes=1, progress=kill)
 
 
 @pytest.mark.slow

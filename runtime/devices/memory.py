@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,11 @@ logger = logging.getLogger(__name__)
 WORTH_SAYING_BYTES = 1_000_000_000
 """A smaller need is logged for debugging only."""
 
+ADDRESSES_BESIDES_BYTES = 64_000_000
+"""What a run maps beside its model when addresses are limited (``ulimit -v``): stacks, and libraries to come."""
+
 _MEMINFO = Path("/proc/meminfo")
+_STATM = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -61,7 +67,10 @@ def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
 
 
 def available_bytes() -> int | None:
-    """Memory that this process may still take: the system's, within its control group's limit; None if unknown."""
+    """Memory that this process may still take: the system's, within its control group's limit and its own.
+
+    None if it is unknown.
+    """
     found = []
     try:
         lines = _MEMINFO.read_text(encoding="ascii").splitlines()
@@ -69,13 +78,18 @@ def available_bytes() -> int | None:
     except (OSError, StopIteration):
         return None
     try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        most = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
-        if limit != "max":  # pages of files count as used there, but are given back
+        if most != "max":  # pages of files count as used there, but are given back
             used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-            found.append(int(limit) - used + int(statistics["inactive_file"]) + int(statistics["active_file"]))
+            found.append(int(most) - used + int(statistics["inactive_file"]) + int(statistics["active_file"]))
     except (OSError, ValueError, KeyError):
         pass
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:  # beyond it the engines cannot map, and llama.cpp aborts the process
+        with suppress(OSError):
+            mapped = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+            found.append(limit - mapped - ADDRESSES_BESIDES_BYTES)
     return max(0, min(found))
 
 

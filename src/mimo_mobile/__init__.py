@@ -5,11 +5,11 @@ Names are imported when they are first used, so that ``import mimo_mobile`` cost
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mimo_mobile import lazy
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as typing's, whose import would take longer than all that is imported here
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import convert_checkpoint

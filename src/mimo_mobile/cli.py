@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimo_mobile import __version__
+from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_options import (
+    Output,
     RecipeCommand,
     Recipes,
     built,
@@ -34,21 +34,26 @@ FIRST_QUESTION = "What is 348 + 27 * 6?"
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line and exit status 1."""
+    """Turns every failure that a user can mend into one line, and exit status 1 or, for a mistake in usage, 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BadArgumentError as error:
-            raise click.UsageError(str(error)) from error
-        except MimoMobileError as error:
-            raise click.ClickException(str(error)) from error
+        except BaseException as error:
+            if (said := ends.cause(error)) is None:
+                raise
+            kind = click.UsageError if isinstance(error, BadArgumentError) else click.ClickException
+            raise kind(said) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mimo")
 def main() -> None:
-    """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4."""
+    """Convert, quantize and run MiMo-7B on phones: GGUF and ONNX int4.
+
+    The exit status is 0 when all went well, 1 when something failed or Ctrl-C ended it, and 2 when the options or
+    arguments are wrong; SIGTERM and SIGHUP make it 143 and 129. The cause is one line on stderr.
+    """
 
 
 def _load_config(options: dict[str, Any]) -> LoadConfig:
@@ -99,7 +104,7 @@ def _report_compiled(folder: Path) -> None:
 
 @main.command()
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True, help="The format to write.")
 @click.option(
     "--dtype",
@@ -141,7 +146,7 @@ def convert(
 
 
 @main.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Output())
 @click.option(
     "--layers", type=click.IntRange(1, 36), default=36, show_default=True, help="How many layers the trunk has."
 )
@@ -150,7 +155,9 @@ def convert(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder with a tokenizer.json of MiMo's type [default: MiMo-nano's].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same weights."
+)
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool) -> None:
     """Write random weights in MiMo-7B's shapes to OUT, to measure with. 36 layers of them take 15.7 GB."""
@@ -215,7 +222,7 @@ def quantize(
     with terminal.progress_shown() as progress:
         made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
     if as_json:
-        click.echo(json.dumps(made.to_json(), ensure_ascii=False))
+        terminal.print_json(made.to_json())
         return
     title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
     terminal.table(title, report.COLUMNS, report.rows(made))
@@ -272,7 +279,7 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
-            click.echo(json.dumps(terminal.collected(tokens), ensure_ascii=False))
+            terminal.print_json(terminal.collected(tokens))
         else:
             _, last = terminal.stream(tokens, hide_thinking=hide_thinking, cancel=loaded.cancel)
             if last.finish_reason == "cancelled":
@@ -360,4 +367,6 @@ def doctor(model: Path | None, as_json: bool) -> None:
 main.add_command(cache)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from mimo_mobile.__main__ import main as start
+
+    start()

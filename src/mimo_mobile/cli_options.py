@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
@@ -46,6 +47,20 @@ class Recipes(ParamType[Sequence[str]]):
         if not names:
             self.fail("no recipe named", param, ctx)
         return names
+
+
+class Output(click.Path):
+    """A path that has a name, so that something new can be there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(value)
+        if not path.name:
+            self.fail(f"{str(value)!r} found, the name of a new file or folder expected", param, ctx)
+        return path
 
 
 class RecipeCommand(click.Command):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import sys
@@ -24,6 +25,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from mimo_mobile import interrupts
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.progress import Progress, ProgressCallback
 from mimo_mobile.untrusted import printable
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 10.0
 """Between two lines of progress when stderr is no terminal."""
+
+MOST_TURN = 1_000_000
+"""So many characters a line of a chat may have: several times what MiMo-7B's context of 32,768 tokens holds."""
 
 _CONTROL = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
@@ -47,13 +52,22 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: printable(found[0]), text)
 
 
-def json_line(value: object) -> str:
+def json_line(value: object, encoding: str = "utf-8") -> str:
     r"""A value as one line of JSON, in which characters that steer a terminal are escaped as JSON has it.
+
+    So are all that are not ASCII, when the encoding lacks one of them. Numbers that JSON has not become null.
 
     >>> json_line({"name": "大\x9b"})
     '{"name": "大\\u009b"}'
+    >>> json_line(["大", float("nan")], "ascii")
+    '["\\u5927", null]'
     """
-    text = json.dumps(value, ensure_ascii=False)
+    value = _finite(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
     return "".join(each if printable(each) == each else f"\\u{ord(each):04x}" for each in text)
 
 
@@ -118,6 +132,19 @@ class _PlainProgress:
         self._stage, self._shown_s = ("" if step.done >= step.total else step.stage), now
 
 
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    print(json_line(value, sys.stdout.encoding or "ascii"))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """Print a table on stdout; the first ``left`` columns are text, the others numbers."""
     made = Table(title=Text(printable(title), "table.title"), title_justify="left")
@@ -171,9 +198,14 @@ def reader() -> Callable[[], str]:
 
 def _piped_line() -> str:
     try:
-        return input()
+        line = sys.stdin.readline(MOST_TURN + 1)
     except UnicodeDecodeError as error:
         raise BadArgumentError(f"standard input is not UTF-8 text: {error}") from error
+    if not line:
+        raise EOFError
+    if len(text := line.removesuffix("\n")) > MOST_TURN:
+        raise BadArgumentError(f"standard input has a line of more than {MOST_TURN:,} characters; give shorter ones")
+    return text
 
 
 def tell(note: str) -> None:
@@ -209,7 +241,10 @@ def stream(
 
 
 def _interruptible(tokens: Iterator[GeneratedToken], cancel: Callable[[], None]) -> Iterator[GeneratedToken]:
-    """The same tokens, made in a second thread: this one can hear Ctrl-C while a long prompt is read."""
+    """The same tokens, made in a second thread: this one can hear Ctrl-C while a long prompt is read.
+
+    The first Ctrl-C cancels; one more, before the tokens have ended, ends the process.
+    """
     found: SimpleQueue[GeneratedToken | BaseException | None] = SimpleQueue()
 
     def pump() -> None:
@@ -220,13 +255,26 @@ def _interruptible(tokens: Iterator[GeneratedToken], cancel: Callable[[], None])
         except BaseException as error:  # raised again by the thread that waits
             found.put(error)
 
+    pressed = False
+
+    def interrupted(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            interrupts.end_at_once()
+        pressed = True
+        interrupts.heard()
+        cancel()
+
     Thread(target=pump, daemon=True).start()
-    earlier = signal.signal(signal.SIGINT, lambda *_: cancel())
+    earlier = signal.signal(signal.SIGINT, interrupted)
     try:
         while (item := found.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
+    except BaseException:
+        cancel()  # else the second thread would go on, and closing the model would wait for it
+        raise
     finally:
         signal.signal(signal.SIGINT, earlier)
 
@@ -248,7 +296,7 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
         if part is not None:
             data[name] = dataclasses.asdict(part)
     if as_json:
-        print(json_line(data))
+        print_json(data)
         return
     width = max(len(key) for key in data)
     for key, item in data.items():
@@ -266,7 +314,7 @@ def record(value: Any, *, as_json: bool, **parts: Any) -> None:
 def doctor(machine: Machine, states: Sequence[ProviderState], *, as_json: bool) -> None:
     """Print what a machine is and what its execution providers can do."""
     if as_json:
-        print(json.dumps({**dataclasses.asdict(machine), "providers": [dataclasses.asdict(each) for each in states]}))
+        print_json({**dataclasses.asdict(machine), "providers": [dataclasses.asdict(each) for each in states]})
         return
     there = [name for name, is_there in machine.features.items() if is_there]
     missing = [name for name, is_there in machine.features.items() if not is_there]
