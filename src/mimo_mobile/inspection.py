@@ -204,4 +204,4 @@ def _short(value: Any) -> str:
 
 
 def _many(count: int, first: Sequence[Any]) -> str:
-    return f"{count} values, {', '.join(map(str, first))} …"
+    return f"{count} values, {', '.join(map(_short, first))} …"
