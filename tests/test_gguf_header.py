@@ -97,3 +97,10 @@ def test_inspect_shows_any_architecture(tiny_gguf: Path, tmp_path: Path) -> None
     assert found.facts["tokenizer.ggml.tokens"].startswith("352 values, ")
     assert found.parameters == sum(int(np.prod(tensor.ne)) for tensor in file.tensors)
     assert found.tensors[0].name == file.tensors[0].name.decode()
+
+
+def test_inspect_shows_the_beginning_of_a_long_token(tiny_gguf: Path, tmp_path: Path) -> None:
+    file = File.of(tiny_gguf)
+    tokens = [text("x" * 10_000)] * 352
+    put("tokenizer.ggml.tokens", array(STRING, 352, b"".join(tokens)))(file)
+    assert len(inspect(file.write(tmp_path / "x.gguf")).facts["tokenizer.ggml.tokens"]) < 250

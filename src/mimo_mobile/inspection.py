@@ -189,4 +189,4 @@ def _short(value: Any) -> str:
 
 
 def _many(count: int, first: Sequence[Any]) -> str:
-    return f"{count} values, {', '.join(map(str, first))} …"
+    return f"{count} values, {', '.join(map(_short, first))} …"
