@@ -137,6 +137,8 @@ def make(ort: Any, place: Place, needed_bytes: int, options: Any) -> Path | None
     folder, model = place.folder, place.model
     try:
         with files.locked(folder.parent):
+            if found := ready(place):  # another process has made it meanwhile
+                return found
             cache.remove_unfinished(folder.parent)
             for old in cache.goes_for(needed_bytes, folder.parent):
                 logger.info("%s: removed, for a new entry", old.path)

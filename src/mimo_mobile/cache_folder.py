@@ -73,15 +73,15 @@ def short(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_LONGEST_NAME].lstrip(".")
 
 
-def is_ours(path: Path, expected: str = "a file") -> bool:
-    """Whether there is a file (or ``a folder``) of ours in the cache, reached through folders of ours and no link.
+def is_ours(path: Path) -> bool:
+    """Whether there is a file of ours in the cache, reached through folders of ours and no link.
 
     If there is anything else, the log says what.
     """
     try:
         for each in _way(path.parent):
             _check(each, "a folder")
-        _check(path, expected)
+        _check(path, "a file")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
