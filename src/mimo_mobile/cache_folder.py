@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mimo_mobile import files, untrusted
-from mimo_mobile.errors import BadArgumentError, OutputExistsError
+from mimo_mobile.errors import BadArgumentError, DiskFullError, OutputExistsError
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def keep(path: Path | None, text: str) -> bool:
         with files.whole(path, force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
             temporary.chmod(0o600)
-    except (OSError, OutputExistsError) as error:
+    except (OSError, OutputExistsError, DiskFullError) as error:
         tell(f"{path}: cannot be kept: {error}")
         return False
     return True
