@@ -128,6 +128,8 @@ def make(ort: Any, place: Place, needed_bytes: int, options: Any) -> Path | None
     folder, model = place.folder, place.model
     try:
         with files.locked(folder.parent):
+            if found := ready(place):  # another process has made it meanwhile
+                return found
             cache.remove_unfinished(folder.parent)
             for old in cache.goes_for(needed_bytes, folder.parent):
                 logger.info("%s: removed, for a new entry", old.path)
@@ -143,7 +145,8 @@ def make(ort: Any, place: Place, needed_bytes: int, options: Any) -> Path | None
             checksums.remember(folder / MODEL, sums.graph.sha256)
             checksums.remember(folder / DATA, sums.data.sha256)
     except (OutputExistsError, DiskFullError) as error:
-        logger.warning("%s; loading without", untrusted.printable(str(error)))
+        told = f"{model.parent.name}: cannot keep prepacked weights: {error}; loading without"
+        logger.warning("%s", untrusted.printable(told))
         return None
     except Exception as error:  # a full disk, or what ONNX Runtime calls it: its exceptions share no public base
         told = f"{folder.parent}: cannot keep prepacked weights: {first_line(error)}; loading without"

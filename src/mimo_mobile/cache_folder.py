@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mimo_mobile import files, untrusted
-from mimo_mobile.errors import BadArgumentError, OutputExistsError
+from mimo_mobile.errors import BadArgumentError, DiskFullError, OutputExistsError
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +73,15 @@ def short(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_LONGEST_NAME].lstrip(".")
 
 
-def is_ours(path: Path, expected: str = "a file") -> bool:
-    """Whether there is a file (or ``a folder``) of ours in the cache, reached through folders of ours and no link.
+def is_ours(path: Path) -> bool:
+    """Whether there is a file of ours in the cache, reached through folders of ours and no link.
 
     If there is anything else, the log says what.
     """
     try:
         for each in _way(path.parent):
             _check(each, "a folder")
-        _check(path, expected)
+        _check(path, "a file")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -115,7 +115,7 @@ def keep(path: Path | None, text: str) -> bool:
         with files.whole(path, force=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
             temporary.chmod(0o600)
-    except (OSError, OutputExistsError) as error:
+    except (OSError, OutputExistsError, DiskFullError) as error:
         tell(f"{path}: cannot be kept: {error}")
         return False
     return True

@@ -180,6 +180,22 @@ def test_while_another_process_makes_it_a_model_loads_without(quantized: Path, c
     assert not entries(cache)
 
 
+def test_an_entry_that_another_process_made_meanwhile_is_taken(quantized: Path, cache: Path) -> None:
+    place = prepacked.place(onnxruntime, quantized / "model.onnx")
+    text(quantized)
+    before = entries(cache)[0].stat().st_ino
+    assert place is not None
+    assert prepacked.make(onnxruntime, place, 1, onnxruntime.SessionOptions()) == entries(cache)[0].parent
+    assert entries(cache)[0].stat().st_ino == before
+
+
+def test_a_model_goes_on_when_its_entry_is_removed_while_it_is_loaded(quantized: Path, cache: Path) -> None:
+    plain = text(quantized)
+    with load(quantized, speculate="off") as session:
+        assert kept.clear() > 0 and not entries(cache)
+        assert "".join(token.text for token in session.generate("What is 12 + 30?", GREEDY)) == plain
+
+
 def test_without_room_on_the_disk_a_model_loads_without_and_no_other_entry_goes(
     quantized: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
