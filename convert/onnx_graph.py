@@ -29,9 +29,9 @@ ACCURACY_LEVEL = 4
 
 SINK = -60000.0
 """The logit of a sink beside a row's tokens in softmax. Its exponential is 0, so that nothing changes but the kernel:
-with a sink, WebGPU leaves out FlashAttention. On Vulkan, onnxruntime-ep-webgpu 0.4.0 compiles that to a shader whose sums
-of q·k begin at zero once instead of for each 4 to 16 keys, as the variables' initializers run at the function's entry.
-MiMo-nano's logits then differ by 15 % of the largest one."""
+with a sink, WebGPU leaves out FlashAttention. On Vulkan, onnxruntime-ep-webgpu 0.4.0 compiles that to a shader in which
+the sums of q·k begin at zero once, instead of for each 4 to 16 keys: the variables' initializers run only at the
+function's entry. MiMo-nano's logits then differ by 15 % of the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
