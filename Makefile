@@ -1,7 +1,7 @@
 # MiMo Mobile. `make` alone prints what there is; every target sets up what it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quantize test test-lowest test-slow test-arm android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
+.PHONY: help quantize test test-lowest test-slow test-arm test-gpu android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
 	bench-phone emulator-test lint-actions nano verify-optimum fuzz clean
 
 VENV ?= .venv
@@ -17,6 +17,8 @@ FUZZ_SECONDS ?= 600
 
 # Debian for arm64, aarch64 wheels and libraries, for `make test-arm`.
 ARM_ROOT ?= .venv-arm
+# Debian 13 with Mesa's lavapipe and the wheels that our runtime imports, for `make test-gpu`.
+GPU_ROOT ?= .venv-gpu
 # What `make bench-phone` sends to a phone, and the model that it measures there.
 PHONE_TOOLS ?= .venv-phone-tools
 PHONE_MODEL ?= $(OUT)/mimo-nano/mimo-nano-q4_0.gguf
@@ -35,10 +37,10 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 	@$(BIN)/mimo quantize "$(MODEL)" --recipe "$(RECIPE)" --out "$(OUT)"
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
-	@$(BIN)/python -m pytest -m "not slow and not arm and not android"
+	@$(BIN)/python -m pytest -m "not slow and not arm and not gpu and not android"
 
 test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests, but for drafts, with the lowest versions that pyproject.toml allows
-	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not android and not newest" \
+	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not gpu and not android and not newest" \
 		tests/*.py tests/convert tests/quantize tests/runtime --ignore=tests/runtime/decode/test_speculation.py
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
@@ -51,6 +53,9 @@ test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emul
 
 fuzz: $(VENV)/.installed-fuzz  ## atheris on every reader of files of others, FUZZ_SECONDS=600 each, two at once (Linux, x86-64)
 	@$(BIN)/python -m tests.fuzz --seconds "$(FUZZ_SECONDS)" --out "$(OUT)/fuzz"
+
+test-gpu: $(VENV)/.installed-dev $(GPU_ROOT)/.ready  ## our runtime on WebGPU over a Vulkan driver in software (Debian, x86-64)
+	@MIMO_GPU_ROOT="$(abspath $(GPU_ROOT))" $(BIN)/python -m pytest -m gpu
 
 android: quantize  ## the app (APK) and the library (AAR), in build/android, without an Android SDK
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
@@ -148,6 +153,10 @@ $(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev
 
 $(ARM_ROOT)/.ready: tools/arm.sh $(VENV)/.installed-dev
 	@bash tools/arm.sh "$(ARM_ROOT)" "$(abspath $(BIN))/python"
+	@touch $@
+
+$(GPU_ROOT)/.ready: tools/gpu.sh $(VENV)/.installed-dev
+	@bash tools/gpu.sh "$(GPU_ROOT)" "$(abspath $(BIN))/python"
 	@touch $@
 
 $(PHONE_TOOLS)/.built: tools/phone_tools.sh | $(VENV)/.installed

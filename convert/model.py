@@ -182,7 +182,8 @@ def write_onnx_model(
     from mimo_mobile.convert.onnx_file import write_onnx
     from mimo_mobile.convert.onnx_graph import Compute
 
-    compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype))
+    for_gpus = activations is F16
+    compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype), sinks=for_gpus)
     written = write_onnx(
         out, checkpoint, format_of, compute, metadata=metadata, calibrate=calibrate, force=force, progress=progress
     )

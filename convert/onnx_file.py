@@ -100,7 +100,7 @@ def write_onnx(
             reference = REFERENCE_FORMAT.to_text(dataclasses.asdict(found.reference))
             (folder / REFERENCE).write_text(reference, encoding="utf-8")
             weights.set_kv_scales(found.kv_scales)
-            int8 = Compute(compute.activations, ir.DataType.INT8)
+            int8 = dataclasses.replace(compute, kv=ir.DataType.INT8)
             graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)
         for name, model in graphs.items():
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})

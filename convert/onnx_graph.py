@@ -27,6 +27,12 @@ IR_VERSION = 10
 ACCURACY_LEVEL = 4
 """MatMulNBits computes with int8 activations; lower levels are many times slower."""
 
+SINK = -60000.0
+"""The logit of a sink beside a row's tokens in softmax. Its exponential is 0, so that nothing changes but the kernel:
+with a sink, WebGPU leaves out FlashAttention. On Vulkan, onnxruntime-ep-webgpu 0.4.0 compiles that to a shader in which
+the sums of q·k begin at zero once, instead of for each 4 to 16 keys: the variables' initializers run only at the
+function's entry. MiMo-nano's logits then differ by 15 % of the largest one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compute:
@@ -35,10 +41,12 @@ class Compute:
     Attributes:
         activations: FLOAT or FLOAT16.
         kv: The type of the KV cache: FLOAT, FLOAT16, or INT8 with a scale for each channel.
+        sinks: Whether softmax gets a sink for each head, which takes nothing: see ``SINK``.
     """
 
     activations: ir.DataType
     kv: ir.DataType
+    sinks: bool = False
 
     @property
     def attention(self) -> ir.DataType:
@@ -130,6 +138,13 @@ class Block:
             tables = self.weights.rope()
             self._rope = [self.cast(self.initializer(each), each.dtype, self.compute.attention) for each in tables]
         return self._rope
+
+    def sinks(self) -> ir.Value | None:
+        """The heads' sinks in the type of attention, made once for all layers; None without ``Compute.sinks``."""
+        if not self.compute.sinks:
+            return None
+        dtype = self.compute.attention.numpy()
+        return self.initializer(ir.tensor(np.full(self.config.num_attention_heads, SINK, dtype), name="sinks"))
 
     def model(self, name: str) -> ir.Model:
         """The finished graph."""
@@ -265,7 +280,11 @@ def attention(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple
     inputs = [qkv, None, None, *past, *lengths, *block.rope()]
     if compute.kv == ir.DataType.INT8:
         attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-        inputs += [None, None, None, *(block.initializer(each) for each in block.weights.kv_scales(index))]
+        inputs += [None, None, block.sinks(), *(block.initializer(each) for each in block.weights.kv_scales(index))]
+    elif compute.sinks:
+        inputs += [None, None, block.sinks()]
+    if compute.sinks:
+        attributes["smooth_softmax"] = 1
     mixed, key, value = block.tape.op_multi_out(
         "GroupQueryAttention", inputs, attributes, num_outputs=3, domain=MICROSOFT
     )

@@ -29,7 +29,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 
 
 class CachedGraph:
-    """An InferenceSession and one KV cache on the CPU.
+    """An InferenceSession and one KV cache, which lies where the execution provider computes.
 
     Attributes:
         context_length: Tokens that the cache holds.
@@ -83,15 +83,13 @@ class CachedGraph:
         self.kv_bytes_per_token = kv // context_length
         if cache is None:
             memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
-        # Always as long as the cache, so that it is bound once: the ones in it say how much of the cache is filled.
-        self._mask = np.zeros((1, context_length), np.int64)
+        self._mask = np.ones((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
         self._first_row = np.zeros(1, np.int64)
         self.run_options = ort.RunOptions()
         self._binding = session.io_binding()
-        self.bind_input("attention_mask", self._mask)
         self.bind_input(LOGITS_START, self._first_row)
-        self.cache = cache or KvCache(ort, shapes)  # kept, since a binding keeps nothing alive
+        self.cache = cache or KvCache(ort, shapes, _on_gpu(session))  # kept, since a binding keeps nothing alive
         for name in past:
             self._binding.bind_ortvalue_input(name, self.cache.values[name])
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), self.cache.values[name])
@@ -122,10 +120,10 @@ class CachedGraph:
         """
         count = len(ids)
         self._ids[0, :count] = ids
-        self._mask[0, : position + count] = 1
-        self._mask[0, position + count :] = 0
         self._first_row[0] = count - len(logits)
         self.bind_input("input_ids", self._ids[:, :count])
+        # As long as what is filled of the cache: GPU kernels attend to as many positions as the mask has.
+        self.bind_input("attention_mask", self._mask[:, : position + count])
         self.bind_output("logits", logits[None])
         try:
             self._session.run_with_iobinding(self._binding, self.run_options)
@@ -144,3 +142,11 @@ class CachedGraph:
         """Free the model and its cache."""
         self._binding = self._session = None
         del self.cache
+
+
+def _on_gpu(session: Any) -> dict[str, Any]:
+    """The inputs that a session reads from a GPU's memory, with the ``OrtMemoryInfo`` of it."""
+    found = zip(session.get_inputs(), session.get_input_epdevices(), session.get_input_memory_infos(), strict=True)
+    return {
+        each.name: memory for each, device, memory in found if device is not None and device.device.type.name == "GPU"
+    }
