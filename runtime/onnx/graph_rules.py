@@ -299,7 +299,7 @@ class Rules:
         rows = self._value(0, "rows", "last")
         outputs, bits = self._number("N", 1, MOST_VOCABULARY), self._number("bits", 4, 8)
         block, width = self._number("block_size", 16, LARGEST_BLOCK), rows.sizes[0]
-        self._attributes(K=width, N=outputs, bits=(4, 8), block_size=block, accuracy_level=4)
+        self._attributes(K=width, N=outputs, bits=(4, 8), block_size=block, accuracy_level=(1, 2, 3, 4))
         values, scales = self._weight(1, 3, "UINT8"), self._weight(2, 2, rows.type)
         blocks = width // block
         if width % block or values.shape != (outputs, blocks, block * bits // 8) or scales.shape != (outputs, blocks):
@@ -321,15 +321,15 @@ class Rules:
 
     def _attention(self) -> tuple[Value | None, ...]:
         node, quantized = self._node, len(self._node.inputs) == 14
-        self._inputs(14 if quantized else 9)
+        sinks = "smooth_softmax" in node.attributes
+        self._inputs(14 if quantized else 12 if sinks else 9)
         heads, kv_heads = self._number("num_heads", 1, MOST_HEADS), self._number("kv_num_heads", 1, MOST_HEADS)
         more: dict[str, int | str] = {}
         if quantized:
             more = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-        self._attributes(
-            num_heads=heads, kv_num_heads=kv_heads, scale=float, do_rotary=1, rotary_interleaved=0, **more
-        )  # fmt: skip
-        if any(node.inputs[place] for place in (1, 2, *((9, 10, 11) if quantized else ()))):
+        more |= {"smooth_softmax": 1} if sinks else {}
+        self._attributes(num_heads=heads, kv_num_heads=kv_heads, scale=float, do_rotary=1, rotary_interleaved=0, **more)
+        if any(node.inputs[place] for place in (1, 2, *range(9, min(len(node.inputs), 11 if sinks else 12)))):
             raise self._fail("queries, keys and values in one")
         if [name.replace("past_key_values", "present") for name in node.inputs[3:5]] != list(node.outputs[1:]):
             raise self._fail("a KV cache that is extended in place")
@@ -349,6 +349,8 @@ class Rules:
             if shape[1] != size // 2 or (cast or rows).type != rows.type:
                 raise self._fail(f"angles for heads of {size}")
             self._facts.positions = min(self._facts.positions, shape[0])
+        if sinks and self._weight(11, 1, rows.type).shape != (heads,):
+            raise self._fail(f"{heads} sinks")
         for place in (12, 13) if quantized else ():
             if self._weight(place, 1, "FLOAT").shape != (kv_heads * size,):
                 raise self._fail(f"{kv_heads * size} scales")

@@ -1,12 +1,14 @@
 """The float16 form for phone GPUs: nothing but what WebGPU's list of kernels has; it answers on the CPU, too.
 
-No GPU is here: on one it was never run.
+tests/gpu runs it on a Vulkan driver in software; on a GPU it was never run.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -55,6 +57,32 @@ def test_no_float32_is_left(out: Path, name: str) -> None:
     assert not [each.name for each in values if each.type.tensor_type.elem_type == float32]
     assert not [each.name for each in graph.initializer if each.data_type == float32]
     assert not [node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == float32]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.kv-int8.onnx", "mtp.onnx"])
+def test_softmax_has_sinks_that_take_nothing_and_keep_webgpu_from_its_flash_attention(out: Path, name: str) -> None:
+    graph = onnx.load(str(out / "mimo-nano-int4_b32_f16-onnx" / name), load_external_data=False).graph
+    sinks = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer if each.name == "sinks"}
+    assert sinks["sinks"].tolist() == [-60000] * 4
+    for node in graph.node:
+        if node.op_type == "GroupQueryAttention":
+            assert node.input[11] == "sinks"
+            assert {each.name: each.i for each in node.attribute}["smooth_softmax"] == 1
+
+
+def test_without_sinks_the_logits_are_the_same_to_the_last_bit(out: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(out / "mimo-nano-int4_b32_f16-onnx", tmp_path / "x"))
+    ids = list(range(40, 100))
+    with load(folder, speculate="off") as model:
+        expected = model.logits(ids)
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+    for node in graph.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            del node.input[9:]
+            node.attribute.remove(next(each for each in node.attribute if each.name == "smooth_softmax"))
+    onnx.save(graph, str(folder / "model.onnx"))
+    with load(folder, speculate="off") as model:
+        np.testing.assert_array_equal(model.logits(ids), expected)
 
 
 def test_it_answers_what_the_float32_form_answers(out: Path) -> None:
