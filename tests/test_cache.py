@@ -330,6 +330,19 @@ def test_clearing_removes_all_that_is_ours_also_locks_and_what_killed_processes_
     assert {path.name for path in folder.rglob("*")} == {"prepacked", "costs", "selftest", "checksums"}
 
 
+def test_what_cannot_be_removed_is_told_and_not_counted(
+    quantized: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    text(quantized)
+    before = cache.entries()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert cache.clear() == 0 and cache.entries() == before
+    assert caplog.text.count("cannot be removed: Read-only file system") == len(before)
+
+
 def test_an_entry_with_something_of_others_in_it_stays_with_that_alone(
     quantized: Path, folder: Path, precious: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

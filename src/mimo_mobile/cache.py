@@ -217,9 +217,9 @@ def remove(path: Path) -> int:
     freed = 0
     try:
         if not _is_own(path, stat.S_ISDIR):
-            freed = _file_size(path)
+            size = _file_size(path)
             path.unlink(missing_ok=True)
-            return freed
+            return size
         for each in (path / RECORD, path / MODEL, path / DATA):
             size = _file_size(each)
             each.unlink(missing_ok=True)
