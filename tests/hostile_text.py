@@ -43,6 +43,10 @@ def tokenizers(base: dict[str, Any]) -> Iterator[tuple[str, str]]:
             place = place[key]
         del place[keys[-1]]
         yield name, json.dumps(changed, ensure_ascii=False)
+    tokens = base["model"]["vocab"] | {f"{index:x}": 500 + index for index in range(1 << 18, 2 << 18)}
+    yield "a quarter of a million tokens", json.dumps({**base, "model": {**base["model"], "vocab": tokens}})
+    merges = base["model"]["merges"] * (1 + (1 << 18) // len(base["model"]["merges"]))
+    yield "a quarter of a million merges", json.dumps({**base, "model": {**base["model"], "merges": merges}})
     yield "nothing", ""
     yield "a list", "[]"
     yield "a number", "7"
