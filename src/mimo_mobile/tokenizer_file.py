@@ -14,6 +14,9 @@ from typing import Any, cast
 from mimo_mobile.mimo7b import LARGEST_VOCABULARY, QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
 from mimo_mobile.untrusted import printable
 
+MOST_TOKENS = 1 << 18
+"""So many tokens, and so many merges, are read; MiMo-7B has 151,665 and 151,387. Each takes memory several times."""
+
 LONGEST_TOKEN = 1024
 """Characters of a token; the longest of MiMo-7B has 128."""
 
@@ -136,8 +139,11 @@ def check_tokenizer(found: TokenizerData) -> None:
     Raises:
         TokenizerError: They do not.
     """
-    problems = [*_id_problems(found), *_token_problems(found)]
     vocab = found.vocab
+    for name, many in (("tokens", vocab), ("merges", found.merges)):
+        if len(many) > MOST_TOKENS:
+            raise TokenizerError([f"{len(many):,} {name} found, {MOST_TOKENS:,} at most expected"])
+    problems = [*_id_problems(found), *_token_problems(found)]
     for left, right in found.merges:
         if left not in vocab or right not in vocab or left + right not in vocab:
             problems.append(f"merge {_shown([left, right])} of or into no token of the vocabulary")

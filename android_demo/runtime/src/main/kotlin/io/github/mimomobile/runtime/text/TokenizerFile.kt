@@ -29,6 +29,7 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
                 "normalizer" -> check(name, "NFC", (json.readValue() as? Map<*, *>)?.get("type"))
                 "pre_tokenizer" -> checkPreTokenizer(json.readValue())
                 "model" -> readModel()
+                "truncation", "padding" -> check(name, null, json.readValue())
                 else -> json.skipValue()
             }
         }
@@ -42,8 +43,9 @@ internal class TokenizerFile private constructor(private val json: JsonReader) {
             "type" -> check(name, "BPE", json.readString())
             "vocab" -> readVocabulary()
             "merges" -> json.readArray { readMerge() }.also { merges.index() }
-            "ignore_merges", "byte_fallback" -> check(name, false, json.readValue())
+            "ignore_merges", "byte_fallback", "fuse_unk" -> check(name, false, json.readValue())
             "dropout", "unk_token" -> check(name, null, json.readValue())
+            "continuing_subword_prefix", "end_of_word_suffix" -> check(name, "", json.readValue() ?: "")
             else -> json.skipValue()
         }
     }

@@ -83,6 +83,9 @@ class TokenizerTest {
             "\"id\": 1024" to "\"id\": -1" to "token id -1 is out of range",
             "\"!\": 0" to "\"\u2028\": 0" to "which stands for no byte",
             "\"!\": 0" to "\"!!!!!\": 0" to "no token for the byte 33",
+            "\"padding\": null" to "\"padding\": {}" to "padding {} found, null expected",
+            "\"fuse_unk\": false" to "\"fuse_unk\": true" to "fuse_unk true found, false expected",
+            "\"end_of_word_suffix\": null" to "\"end_of_word_suffix\": \"w\"" to "end_of_word_suffix w found",
             "\"use_regex\": false" to "\"use_regex\": true" to "pre_tokenizer [ByteLevel, false, true] found",
         )
         for ((change, message) in changes) {
