@@ -9,7 +9,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.errors import Cancelled, ContextFullError, SessionError
+from mimo_mobile.arguments import check
+from mimo_mobile.errors import BadArgumentError, Cancelled, ContextFullError, SessionError
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.session import Session
@@ -116,11 +117,12 @@ class Model:
         """The logits [T, V] after each of ``ids``.
 
         Raises:
+            BadArgumentError: One of them is no token.
             Cancelled: ``cancel`` or ``close`` was called meanwhile.
             ContextFullError: There are more ids than the context holds.
             SessionError: There are no ids, the model is closed or busy, or the backend failed.
         """
-        self.check_length(ids)
+        self.check_ids(ids)
         cancelled = CancelEvent()
         with self.turns.alone(cancelled) as backend:
             logits = backend.all_logits(ids)
@@ -140,13 +142,17 @@ class Model:
         """
         self.turns.close()
 
-    def check_length(self, ids: Sequence[int], room: int = 0) -> None:
-        """See that ids fit into the context, with ``room`` for so many more.
+    def check_ids(self, ids: Sequence[int], room: int = 0) -> None:
+        """See that ids are the vocabulary's, and fit into the context, with ``room`` for so many more.
 
         Raises:
-            ContextFullError: They do not.
+            BadArgumentError: One is no token.
+            ContextFullError: They do not fit.
             SessionError: There are none, or the model is closed.
         """
+        for token in check("ids", ids, Sequence[int]):
+            if not 0 <= token < self.tokenizer.size:
+                raise BadArgumentError(f"token id {token} found; one from 0 to {self.tokenizer.size - 1} expected")
         if not ids:
             raise SessionError("the prompt is empty; at least one token is needed")
         if len(ids) + room > self.context_length:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mimo_mobile.errors import BadArgumentError
-from mimo_mobile.runtime import GenerationConfig, LoadConfig, load
+from mimo_mobile.runtime import GenerationConfig, LoadConfig, Message, load
 
 
 class Odd:
@@ -71,3 +72,23 @@ def test_numbers_of_numpy_are_taken_as_pythons() -> None:
     assert (config.temperature, config.top_p, config.seed, config.top_k) == (0.5, 1.0, 7, 3)
     assert [type(each) for each in (config.temperature, config.top_p, config.seed)] == [float, float, int]
     assert LoadConfig(threads=np.int32(2)).threads == 2
+
+
+@pytest.mark.parametrize("target", ["gguf", "onnx"])
+def test_a_prompt_that_is_none_is_named_before_anything_is_computed(
+    target: str, tiny_gguf: Path, tiny_onnx: Path
+) -> None:
+    with load(tiny_gguf if target == "gguf" else tiny_onnx) as model:
+        last = model.tokenizer.size - 1
+        wrong: list[Any] = [5, None, b"x", object(), [1.5], [True], [None], [("user", "x")], [5, Message("user", "x")]]
+        for prompt in [*wrong, [-1], [last + 1], [2**40], [2**70]]:
+            with pytest.raises(
+                BadArgumentError,
+                match=r"^(prompt is .*; a list of whole numbers|token id .*; one from 0 to \d+) expected$",
+            ):
+                model.generate(prompt)
+        with pytest.raises(BadArgumentError, match=rf"^token id -1 found; one from 0 to {last} expected$"):
+            model.logits([0, -1])
+        with pytest.raises(BadArgumentError, match=r"^config is 5, of type int; a GenerationConfig expected$"):
+            model.generate([1], 5)  # type: ignore[arg-type]
+        assert len(list(model.generate([0, np.int64(last)], GenerationConfig(max_tokens=1)))) > 0

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
+from mimo_mobile.arguments import check
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.runtime.backend import Backend, BackendState
 from mimo_mobile.runtime.decode.constraint import Constraint
@@ -58,24 +59,24 @@ class Session:
             constraint: Which tokens may come; a new one for every generation, since it follows the text.
 
         Raises:
-            BadArgumentError: The prompt is none of these.
+            BadArgumentError: The prompt is none of these, or ``config`` is no GenerationConfig.
             ContextFullError: The prompt alone fills the context.
             NumericsError: The model computed NaN or infinity.
             SessionError: The model is closed or busy, cannot chat, or its backend failed.
         """
         if isinstance(prompt, Message | Mapping):
             raise BadArgumentError("one message was given; give a list of messages, such as [message]")
-        config, model = config or GenerationConfig(), self._model
+        config, model = check("config", config, GenerationConfig | None) or GenerationConfig(), self._model
         cancelled = CancelEvent()
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
-        elif prompt and isinstance(prompt[0], Message | Mapping):
+        elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message | Mapping):
             ids = model.encode_prompt(cast(Sequence[MessageLike], prompt), config)
             state = "start" if config.thinks else "answer"
         else:
-            ids = list(cast(Sequence[int], prompt))
-        model.check_length(ids, room=1)
+            ids = list(check("prompt", prompt, Sequence[int]))
+        model.check_ids(ids, room=1)
         self._cancelled = cancelled
         model.turns.begin(cancelled)
         generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint)

@@ -69,7 +69,7 @@ def _told(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is Sequence:
-        return "a list of texts"
+        return "a list of " + {str: "texts", int: "whole numbers"}[get_args(kind)[0]]
     names = {bool: "True or False", int: "a whole number below 2**64", float: "a number", str: "a text"}
     return names.get(kind) or f"a {kind.__name__}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +38,7 @@ def list_entries(as_json: bool) -> None:
              "model": each.model, "unused": each.unused}
             for each in found
         ]  # fmt: skip
-        click.echo(json.dumps({"folder": _folder(), "size_bytes": total, "limit_bytes": limit, "entries": rows}))
+        terminal.print_json({"folder": _folder(), "size_bytes": total, "limit_bytes": limit, "entries": rows})
         return
     sizes = f"{terminal.size(total)}; prepacked models may take {terminal.size(limit)}"
     title = f"{printable(_folder() or 'no folder')}  ({sizes})"
@@ -57,7 +56,7 @@ def clear(unused: bool, as_json: bool) -> None:
 
     freed = kept.clear(unused_only=unused)
     if as_json:
-        click.echo(json.dumps({"folder": _folder(), "freed_bytes": freed}))
+        terminal.print_json({"folder": _folder(), "freed_bytes": freed})
     else:
         click.echo(f"{terminal.size(freed)} freed in {printable(_folder() or 'no folder')}")
 
