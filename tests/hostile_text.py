@@ -96,6 +96,7 @@ def _settings() -> Iterator[tuple[str, list[Any], Any]]:
         yield f"pre-tokenizer {name}", ["pre_tokenizer"], value
     yield "a pattern without end", [*steps, 0, "pattern"], {"Regex": "(?:(?:(?:a+)+)+)+$"}
     yield "a broken pattern", [*steps, 0, "pattern"], {"Regex": "(((("}
+    yield "no object for a pattern", [*steps, 0, "pattern"], "a"
     yield "a text for a pattern", [*steps, 0, "pattern"], space
     yield "the pattern removed", [*steps, 0, "behavior"], "Removed"
     yield "the pattern inverted", [*steps, 0, "invert"], True

@@ -207,7 +207,7 @@ def _differences(place: str, found: Any, expected: Any) -> Iterator[str]:
             kinds = ", ".join(each["type"][0] for each in expected)
             yield f"{place} {_shown(found)} found, {kinds} expected"
     elif not isinstance(found, dict):
-        yield f"{place} {_shown(found)} found, {expected['type'][0]} expected"
+        yield f"{place} {_shown(found)} found, {expected.get('type', ('an object',))[0]} expected"
     else:
         yield from _object_differences(place, found, expected)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from itertools import islice
+from random import Random
 from types import ModuleType
 
 import pytest
 
 from mimo_mobile.errors import MimoMobileError
 from tests.fuzz.__main__ import CORPUS, MOST_KEPT_BYTES, TARGETS
+
+MUTATIONS = 60
 
 
 def read(target: ModuleType, data: bytes) -> None:
@@ -36,3 +40,12 @@ def test_the_kept_corpus_raises_our_own_errors_only(target: ModuleType) -> None:
     assert inputs and sum(map(len, inputs)) <= MOST_KEPT_BYTES
     for data in inputs:
         read(target, data)
+
+
+def test_seeded_mutations_raise_our_own_errors_only(target: ModuleType) -> None:
+    inputs = [*corpus(target), *islice(target.seeds(), 3)]
+    for seed in range(MUTATIONS):
+        random = Random(seed)
+        changed = target.mutate(random.choice(inputs), random)
+        if changed is not None:
+            read(target, changed)
