@@ -193,6 +193,7 @@ EVIL: dict[str, Callable[[Graph], object]] = {
     **{f"heads {n}": attribute("GroupQueryAttention", "num_heads", n) for n in (0, -4, 3, 8, 1 << 40)},
     **{f"kv heads {n}": attribute("GroupQueryAttention", "kv_num_heads", n) for n in (0, -1, 1, 3, 1 << 40)},
     **{f"scale {n}": attribute("GroupQueryAttention", "scale", n) for n in (float("nan"), float("inf"), "x")},
+    "sinks": attribute("GroupQueryAttention", "smooth_softmax", 1),
     "window": attribute("GroupQueryAttention", "local_window_size", 1),
     "no rotary": attribute("GroupQueryAttention", "do_rotary", 0),
     **{f"K {n}": attribute("MatMulNBits", "K", n) for n in (0, -1, 32, 1 << 40)},
