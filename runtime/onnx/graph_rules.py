@@ -23,9 +23,7 @@ MOST_VOCABULARY, LARGEST_BLOCK = 1 << 20, 256
 FLOATS = {"FLOAT": 1, "FLOAT16": 10}
 """What activations may be, with ONNX's number for it."""
 
-KV_TYPES = (*FLOATS, "INT8")
-
-MS = "com.microsoft."
+KV_TYPES, MS = (*FLOATS, "INT8"), "com.microsoft."
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,15 +319,15 @@ class Rules:
 
     def _attention(self) -> tuple[Value | None, ...]:
         node, quantized = self._node, len(self._node.inputs) == 14
-        sinks = "smooth_softmax" in node.attributes
+        sinks = any(node.inputs[11:12])
         self._inputs(14 if quantized else 12 if sinks else 9)
         heads, kv_heads = self._number("num_heads", 1, MOST_HEADS), self._number("kv_num_heads", 1, MOST_HEADS)
-        more: dict[str, int | str] = {}
+        more: dict[str, int | str] = {"smooth_softmax": 1} if sinks else {}
         if quantized:
-            more = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-        more |= {"smooth_softmax": 1} if sinks else {}
-        self._attributes(num_heads=heads, kv_num_heads=kv_heads, scale=float, do_rotary=1, rotary_interleaved=0, **more)
-        if any(node.inputs[place] for place in (1, 2, *range(9, min(len(node.inputs), 11 if sinks else 12)))):
+            more |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        more |= {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 1, "rotary_interleaved": 0}
+        self._attributes(scale=float, **more)
+        if any(node.inputs[1:3]) or any(node.inputs[9:11]):
             raise self._fail("queries, keys and values in one")
         if [name.replace("past_key_values", "present") for name in node.inputs[3:5]] != list(node.outputs[1:]):
             raise self._fail("a KV cache that is extended in place")
@@ -351,6 +349,8 @@ class Rules:
             self._facts.positions = min(self._facts.positions, shape[0])
         if sinks and self._weight(11, 1, rows.type).shape != (heads,):
             raise self._fail(f"{heads} sinks")
+        if sinks and self._weight(11, 1, rows.type).shape != (heads,):
+            raise self._fail(f"{heads} sinks")
         for place in (12, 13) if quantized else ():
             if self._weight(place, 1, "FLOAT").shape != (kv_heads * size,):
                 raise self._fail(f"{kv_heads * size} scales")
@@ -364,8 +364,7 @@ class Rules:
         rows = self._value(0, "rows")
         if rows.sizes[0] % 2:
             raise self._fail("two halves")
-        half = self._rows(rows.type, rows.sizes[0] // 2)
-        return half, half
+        return (self._rows(rows.type, rows.sizes[0] // 2),) * 2
 
     def _sigmoid(self) -> Value:
         self._inputs(1)
