@@ -197,7 +197,7 @@ def answer_all(
                 progress(Progress(stage, len(replies), len(problems), unit="problems"))
         except BaseException as error:
             alive.close()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise QuantizationError(
                     f"{model.name}: a process that answers held-out problems ended before it had; if the memory was"

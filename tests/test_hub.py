@@ -175,6 +175,11 @@ def test_folders_and_nonsense_are_told_apart(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="a file found, a checkpoint folder"):
         resolve(str(tmp_path / "file"))
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "pipe")
+    for special, what in (("a/pipe", "pipe"), ("/dev/zero", "device")):  # the first looks like a hub id
+        with pytest.raises(CheckpointError, match=f"a {what} found, a checkpoint folder"):
+            resolve(special)
     for wrong in ("no/such/folder", "", "MiMo 7B", "../x"):
         with pytest.raises(CheckpointError, match="no such folder, and no hub id either"):
             resolve(wrong)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from mimo_mobile import checksums
+from mimo_mobile import checksums, untrusted
 from mimo_mobile.errors import CheckpointError, require
 
 NANO = "nano"
@@ -63,8 +63,10 @@ def resolve(model: Source | str | Path, revision: str | None = None) -> Source:
     path = Path(model).expanduser()
     if model and path.is_dir():
         return Source(path, path.resolve().name)
-    if path.is_file():
-        raise CheckpointError(f"{model}: a file found, a checkpoint folder (config.json, *.safetensors) expected")
+    if model and path.exists():
+        raise CheckpointError(
+            f"{model}: {untrusted.kind(path)} found, a checkpoint folder (config.json, *.safetensors) expected"
+        )
     if not HUB_ID.fullmatch(model):
         raise CheckpointError(
             f"{model}: no such folder, and no hub id either; give '{NANO}', a folder, or e.g. XiaomiMiMo/MiMo-7B-RL"
