@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from mimo_mobile.cache import cache_folder
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import TYPES, GgufHeader
@@ -125,13 +124,13 @@ def test_a_file_is_tried_once(maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp
     for keep, expected in ((False, 1), (False, 1), (True, 1)):
         load(path, cache=keep).close()
         assert len(started) == expected
-    assert not (cache_folder() / "probe").exists()
+    assert not (tmp_path / "cache" / "probe").exists()
     probes._passed.clear()
     for _ in range(3):  # processes
         load(path).close()
         probes._passed.clear()
     assert len(started) == 2
-    assert [each.stat().st_size for each in (cache_folder() / "probe").iterdir()] == [0]
+    assert [each.stat().st_size for each in (tmp_path / "cache" / "probe").iterdir()] == [0]
     path.write_bytes(path.read_bytes().replace(b"tried once", b"tried ones"))
     load(path).close()
     assert len(started) == 3
