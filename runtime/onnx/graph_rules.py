@@ -349,8 +349,6 @@ class Rules:
             self._facts.positions = min(self._facts.positions, shape[0])
         if sinks and self._weight(11, 1, rows.type).shape != (heads,):
             raise self._fail(f"{heads} sinks")
-        if sinks and self._weight(11, 1, rows.type).shape != (heads,):
-            raise self._fail(f"{heads} sinks")
         for place in (12, 13) if quantized else ():
             if self._weight(place, 1, "FLOAT").shape != (kv_heads * size,):
                 raise self._fail(f"{kv_heads * size} scales")
