@@ -30,7 +30,9 @@ def json_mutator(data: bytes, random: Random) -> bytes | None:
     """Bytes of a JSON document with some values changed; None when they are no JSON, which others should change."""
     try:
         document = json.loads(data)
-        return json.dumps(change_json(document, random), ensure_ascii=random.random() < 0.5).encode()
+        return json.dumps(change_json(document, random), ensure_ascii=random.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
     except (ValueError, RecursionError):
         return None
 

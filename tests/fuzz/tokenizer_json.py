@@ -58,7 +58,7 @@ def mutate(data: bytes, random: Random) -> bytes | None:
     found[
         random.choice(("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding", "model"))
     ] = random.choice(STEPS)
-    return json.dumps(found, ensure_ascii=False).encode()
+    return json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def seeds() -> Iterator[bytes]:
