@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.tiny import write_tiny_checkpoint
 # Tests import ONNX Runtime themselves, before our package could turn its telemetry off. That our package does not lean
 # on this line is what tests/test_privacy.py sees to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A job in a shell's background ignores these signals, and so would every process that a test starts and interrupts.
+for each in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(each) == signal.SIG_IGN:
+        signal.signal(each, lambda *_: None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -63,7 +63,7 @@ def test_pieces_for_tests_without_an_npu_are_those_that_would_be_compiled(nano: 
     assert (settings.context_length, settings.windows, settings.mtp) == (2048, (64, 2, 1), True)
     assert settings.parts > 1
     layers = [f"layers-{part}.{window}" for part in range(settings.parts) for window in settings.windows]
-    assert [name for name, _ in settings.sizes][: len(layers)] == layers
+    assert list(settings.sizes)[: len(layers)] == layers
     assert inspection.verify(tmp_path / "npu") > len(layers)
 
 

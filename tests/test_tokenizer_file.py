@@ -28,6 +28,7 @@ from pathlib import Path
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.hostile_text import tokenizers
+from tests.memory import peak_kib
 
 good, file = map(Path, sys.argv[1:])
 for name, content in tokenizers(json.loads(good.read_text(encoding="utf-8"))):
@@ -38,7 +39,7 @@ for name, content in tokenizers(json.loads(good.read_text(encoding="utf-8"))):
     except ModelLoadError as error:
         found = str(error)
     print(json.dumps([name, found, time.process_time() - started]), flush=True)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+print(json.dumps(peak_kib()))
 """
 
 

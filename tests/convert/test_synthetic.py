@@ -70,6 +70,6 @@ def test_bad_arguments_are_errors_that_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}}))
     (tmp_path / "words" / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="byte-level BPE, NFC and Qwen2's expected"):
+    with pytest.raises(CheckpointError, match="normalizer is missing; not MiMo's tokenizer"):
         synthetic.write_synthetic(tmp_path / "x", tokenizer=tmp_path / "words")
     assert not (tmp_path / "x").exists()

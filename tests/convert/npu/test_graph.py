@@ -144,8 +144,8 @@ def test_mimo_7b_is_split_so_that_each_part_fits_the_npus_address_space() -> Non
 
 def test_another_folder_is_an_error(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(ModelLoadError, match="no ONNX folder that mimo wrote"):
+    with pytest.raises(ModelLoadError, match=r"no ONNX folder that mimo wrote|not a readable ONNX file"):
         WrittenWeights(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
-    with pytest.raises(ModelLoadError, match="no ONNX folder that mimo wrote"):
+    with pytest.raises(ModelLoadError, match=r"no ONNX folder that mimo wrote|not a readable ONNX file"):
         WrittenWeights(tmp_path)

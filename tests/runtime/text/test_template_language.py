@@ -146,6 +146,7 @@ from mimo_mobile.errors import SessionError
 from mimo_mobile.runtime.text.chat_template import Message, encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.hostile_text import cases, templates
+from tests.memory import peak_kib
 
 tokenizer = TextTokenizer.from_file(Path(sys.argv[1]))
 for name, source in templates():
@@ -155,7 +156,7 @@ for name, source in templates():
     except SessionError as error:
         found = str(error)
     print(json.dumps([name, found, time.process_time() - started]), flush=True)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+print(json.dumps(peak_kib()))
 """
 
 
