@@ -16,7 +16,7 @@ path, long = sys.argv[1], GenerationConfig(max_tokens=400, temperature=1.0)
 """
 
 FOREVER = """
-def forever():
+def forever(model=model):
     while True:
         list(model.session().generate([5, 6, 7] * 20, long))
 threading.Thread(target=forever, daemon=True).start()
