@@ -51,6 +51,13 @@ def test_python_m_mimo_mobile_is_the_command() -> None:
     assert wrong.returncode == 2 and "Usage: mimo quantize" in wrong.stderr and "no recipe 'q3'" in wrong.stderr
 
 
+def test_python_without_docstrings_runs_the_command() -> None:
+    command = [sys.executable, "-OO", "-m", "mimo_mobile", "run", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--recipe" in result.stdout
+
+
 def test_the_command_starts_with_a_click_whose_types_cannot_be_subscripted() -> None:
     code = """if True:
         import click

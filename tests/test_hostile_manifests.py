@@ -15,7 +15,7 @@ from mimo_mobile import inspection, manifest
 from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.runtime import load
+from mimo_mobile.runtime import GenerationConfig, load
 from tools.format_cases import GGUF, MANIFEST, SHA, entry
 
 ONNX = "mimo-nano-int4_b32-onnx"
@@ -190,3 +190,19 @@ def test_many_entries_are_refused_at_once(tmp_path: Path) -> None:
     folder_with(tmp_path, *(entry(str(number), recipe=str(number)) for number in range(1001)))
     with pytest.raises(MimoMobileError, match="entries: at most 1000 elements expected, 1001 found"):
         manifest.read(tmp_path)
+
+
+def test_a_folder_in_huggingface_hubs_cache_is_read(nano_q4: dict[str, Path], tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    made = nano_q4["gguf"].parent
+    files = [each for each in made.rglob("*") if each.is_file()]
+    for number, file in enumerate(files):
+        shutil.copy(file, blobs / str(number))
+        link = snapshot / file.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    assert inspection.verify(snapshot) == inspection.verify(made)
+    for recipe in ("q4_0", "int4_b32"):
+        with load(snapshot, recipe=recipe) as model:
+            assert list(model.generate("1 + 2 =", GenerationConfig(max_tokens=1)))

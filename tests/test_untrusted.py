@@ -69,6 +69,24 @@ def test_a_path_stays_inside_its_folder(tmp_path: Path) -> None:
         untrusted.inside(folder, "pipe")
 
 
+def test_files_of_huggingface_hubs_cache_are_beside_each_other_and_nothing_else_is(tmp_path: Path) -> None:
+    blobs, snapshot, other = (tmp_path / name for name in ("blobs", "snapshots/1", "other"))
+    for folder in (blobs, snapshot / "sub", other):
+        folder.mkdir(parents=True)
+        (folder / "x").write_text(folder.name)
+    for name, to in {"list": "../../blobs/x", "a": "../../blobs/x", "out": "../../other/x", "loop": "loop"}.items():
+        (snapshot / name).symlink_to(to)
+    (snapshot / "sub" / "b").symlink_to("../../../blobs/x")
+    assert untrusted.beside(snapshot / "list", "a").read_text() == "blobs"
+    assert untrusted.beside(snapshot / "list", "sub/b").read_text() == "blobs"
+    assert untrusted.beside(snapshot / "list", "sub") == snapshot / "sub"
+    for name in ("out", "loop", "../../other/x", "../../blobs", "n" * 300, "nul\0"):
+        with pytest.raises(ValueError):
+            untrusted.beside(snapshot / "list", name)
+    with pytest.raises(ValueError, match="a: leads out of"):  # a list that is no link itself
+        untrusted.beside(snapshot / "x", "a")
+
+
 def test_what_steers_a_terminal_is_escaped() -> None:
     assert untrusted.printable("a\x1b]0;x\x07\u202eb\nc") == r"a\x1b]0;x\x07\u202eb\nc"
     assert untrusted.printable("Größe 大小") == "Größe 大小"

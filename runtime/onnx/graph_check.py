@@ -14,7 +14,7 @@ from mimo_mobile import graph_file
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.graph_file import GraphFile
 from mimo_mobile.runtime.onnx.graph_rules import KV_TYPES, MS, Facts, Rules, shown
-from mimo_mobile.untrusted import inside, printable
+from mimo_mobile.untrusted import beside, printable
 
 _TRUNK = {"input_ids", "attention_mask", "logits_start"}
 
@@ -90,7 +90,7 @@ def check_compiled(model: Path, kind: str) -> None:
             binary = node.attributes.get("ep_cache_context")
             if node.op != f"{MS}EPContext" or node.attributes.get("embed_mode") != 0 or not isinstance(binary, str):
                 raise ValueError(f"{shown(node)} found, a reference to a binary expected")
-            if "/" in binary or "\\" in binary or "\0" in binary or not inside(model.parent, binary).is_file():
+            if "/" in binary or "\\" in binary or "\0" in binary or not beside(model, binary).is_file():
                 raise ValueError(f"{printable(binary):.200}: a file in the same folder expected")
         if len(graph.nodes) != 1 or graph.tensors or graph.others:
             raise ValueError("one reference to a binary expected, and nothing else")

@@ -100,14 +100,17 @@ def built(config: Callable[..., Config], options: dict[str, Any]) -> Config:
 
 
 def _options_of(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
-    """An option for every attribute of a config; its description in the docstring is the help."""
+    """An option for every attribute of a config; its description in the docstring is the help.
+
+    ``python -OO`` takes docstrings away; options are without help there.
+    """
     described, hints = _described(config), get_type_hints(config)
     return {
-        field.name: _option(field, hints[field.name], described[field.name]) for field in dataclasses.fields(config)
+        field.name: _option(field, hints[field.name], described.get(field.name)) for field in dataclasses.fields(config)
     }
 
 
-def _option(field: dataclasses.Field[Any], hint: Any, described: str) -> Callable[[Any], Any]:
+def _option(field: dataclasses.Field[Any], hint: Any, described: str | None) -> Callable[[Any], Any]:
     name = field.name.replace("_", "-")
     settings: dict[str, Any] = {"default": field.default, "help": described}
     kinds = [each for each in get_args(hint) if each is not NoneType] if NoneType in get_args(hint) else [hint]

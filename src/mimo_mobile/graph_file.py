@@ -148,8 +148,6 @@ def read(path: Path) -> GraphFile:
 def check_data(graph: GraphFile) -> None:
     """See that all weights beside a graph are in regular files of its folder, and wholly there.
 
-    Where the graph is a link, weights may be links to where it really lies: so huggingface_hub keeps files.
-
     Raises:
         ModelLoadError: They are not.
     """
@@ -175,10 +173,7 @@ def _place(graph: Path, location: str) -> Path:
     """The file that a graph calls by this name; a ValueError says why there is none in its folder."""
     if any(name in ("", ".", "..") for name in location.split("/")) or set(location) & {"\\", "\0"}:
         raise ValueError(f"{printable(location):.200} leads out of the folder")
-    if graph.is_symlink() and (graph.parent / location).resolve().parent == graph.resolve().parent:
-        place = graph.parent / location
-    else:
-        place = untrusted.inside(graph.parent, location)
+    place = untrusted.beside(graph, location)
     if not place.is_file():
         raise ValueError(f"{printable(location):.200} is missing")
     return place

@@ -162,7 +162,7 @@ def read(folder: Path) -> Manifest | None:
         found = _manifest(document)
         for entry in found.entries:
             for path in (entry.path, *(part.path for part in entry.parts)):
-                untrusted.inside(folder, path)
+                untrusted.beside(folder / NAME, path)
         return found
 
     return MANIFEST_FORMAT.read(folder / NAME, build, MimoMobileError, "move it away or use another folder")

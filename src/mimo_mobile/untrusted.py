@@ -122,6 +122,24 @@ def inside(folder: Path, relative: str) -> Path:
     return path
 
 
+def beside(file: Path, relative: str) -> Path:
+    """The path of what a file names in its own folder, as ``inside`` allows it.
+
+    Where the file is a link, other files may be links to the folder in which it really lies: so huggingface_hub keeps
+    what it downloads.
+
+    Raises:
+        ValueError: What is named is somewhere else, or is neither a file nor a folder.
+    """
+    path = file.parent / relative
+    try:
+        if file.is_symlink() and path.is_file() and path.resolve().parent == file.resolve().parent:
+            return path
+    except (OSError, RuntimeError):  # which the other check puts in words
+        pass
+    return inside(file.parent, relative)
+
+
 def kind(path: Path) -> str:
     """What there is at a path, or where a link there leads, in words, such as ``a file`` or ``a pipe``."""
     return kind_of(path.stat().st_mode)
