@@ -2,6 +2,12 @@ package io.github.mimomobile.runtime.decode
 
 import java.util.PriorityQueue
 import kotlin.math.exp
+import kotlin.math.max
+
+/** Logits were NaN or infinite; between a sampler and the decoder only, never seen by users. */
+internal class NotFinite : Exception() {
+    override fun fillInStackTrace(): Throwable = this
+}
 
 /** Logits → token id; the random number is an argument. Knows no tokens. */
 internal class Sampler(
@@ -16,6 +22,7 @@ internal class Sampler(
      * The arithmetic is runtime/decode/sampling.py's, so that one random number gives one token in both.
      *
      * @param uniform From 0 to below 1, the random number.
+     * @throws NotFinite One of these logits is NaN or infinite.
      */
     fun sample(logits: FloatArray, size: Int, uniform: Double): Int {
         if (temperature == 0.0) return largest(logits, size)
@@ -46,9 +53,15 @@ internal class Sampler(
         return ids[(0 until kept).firstOrNull { cumulative[it] > target } ?: (kept - 1)]
     }
 
+    /** The id of the largest logit, the first of several; on the way all are looked at, whether they are numbers. */
     private fun largest(logits: FloatArray, size: Int): Int {
         var best = 0
-        for (id in 1 until size) if (logits[id] > logits[best]) best = id
+        var magnitude = 0
+        for (id in 0 until size) {
+            if (logits[id] > logits[best]) best = id
+            magnitude = max(magnitude, logits[id].toRawBits() and Int.MAX_VALUE)
+        }
+        if (magnitude >= INFINITY) throw NotFinite()
         return best
     }
 
@@ -82,5 +95,8 @@ internal class Sampler(
     private companion object {
         /** Sorted first; the rest of a large vocabulary only when top-p reaches beyond them. */
         const val CANDIDATES = 256
+
+        /** The bits of infinity; without their sign, those of NaN are larger and those of other floats smaller. */
+        const val INFINITY = 0x7F800000
     }
 }
