@@ -2,7 +2,6 @@ package io.github.mimomobile.runtime.decode
 
 import java.util.PriorityQueue
 import kotlin.math.exp
-import kotlin.math.max
 
 /** Logits were NaN or infinite; between a sampler and the decoder only, never seen by users. */
 internal class NotFinite : Exception() {
@@ -53,15 +52,17 @@ internal class Sampler(
         return ids[(0 until kept).firstOrNull { cumulative[it] > target } ?: (kept - 1)]
     }
 
-    /** The id of the largest logit, the first of several; on the way all are looked at, whether they are numbers. */
+    /** The id of the largest logit, the first of several; the comparisons find NaN and infinity on the way. */
     private fun largest(logits: FloatArray, size: Int): Int {
         var best = 0
-        var magnitude = 0
+        var peak = -Float.MAX_VALUE
         for (id in 0 until size) {
-            if (logits[id] > logits[best]) best = id
-            magnitude = max(magnitude, logits[id].toRawBits() and Int.MAX_VALUE)
+            val logit = logits[id]
+            if (logit <= peak && logit >= -Float.MAX_VALUE) continue
+            if (!logit.isFinite()) throw NotFinite()
+            best = id
+            peak = logit
         }
-        if (magnitude >= INFINITY) throw NotFinite()
         return best
     }
 
@@ -95,8 +96,5 @@ internal class Sampler(
     private companion object {
         /** Sorted first; the rest of a large vocabulary only when top-p reaches beyond them. */
         const val CANDIDATES = 256
-
-        /** The bits of infinity; without their sign, those of NaN are larger and those of other floats smaller. */
-        const val INFINITY = 0x7F800000
     }
 }
