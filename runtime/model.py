@@ -41,6 +41,7 @@ class Model:
         speculator: It drafts and knows how well; None when nothing does.
         placement: It tells what each execution provider took of the model; None with llama.cpp.
         synthetic: Whether the weights are random, so that the text means nothing.
+        name: It says which engine computes with which file, for messages.
         turns: It says who may use the backend, and when.
     """
 
@@ -54,13 +55,14 @@ class Model:
         placement: Placement | None = None,
         synthetic: bool = False,
         files: MappedFiles | None = None,
+        name: str = "the model",
     ) -> None:
         """Join a backend, which may be one of your own, with its tokenizer; the model closes it in the end.
 
         It closes ``files``, too, and computes nothing once they were changed.
         """
         self.tokenizer, self.chat_template = tokenizer, chat_template
-        self.speculator, self.placement, self.synthetic = speculator, placement, synthetic
+        self.speculator, self.placement, self.synthetic, self.name = speculator, placement, synthetic, name
         self.turns = Turns(backend, files or MappedFiles())
         self._own: Session | None = None
 

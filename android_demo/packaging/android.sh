@@ -127,6 +127,7 @@ test_dex() { # the classes of the APK, as DEX has them, under the tests of their
     # Of ONNX Runtime for computers the libraries only; its Java classes are the APK's.
     unzip -qo "$(lib onnxruntime)" 'ai/onnxruntime/native/*' -d "$folder/native"
     build_jar
+    # enjarify asks for 2.4 KB of stack in every method, whatever it needs.
     run_tests "$cache/runtime.jar" "$folder/tested.jar:$folder/native" \
-        -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote
+        -Xss8m -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote
 }

@@ -28,9 +28,10 @@ class Generation:
         config: GenerationConfig,
         splitter: ThinkingSplitter,
         constraint: Constraint | None = None,
+        name: str = "the model",
     ) -> None:
         self.config = config
-        self._tokenizer, self._splitter, self._constraint = tokenizer, splitter, constraint
+        self._tokenizer, self._splitter, self._constraint, self._name = tokenizer, splitter, constraint, name
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
         self._forced: deque[int] = deque()
@@ -67,11 +68,7 @@ class Generation:
 
     def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of the tokens that may come."""
-        if not np.isfinite(logits).all():
-            raise NumericsError(
-                f"the model computed NaN or infinity for token {self.count + 1} of the answer: its file is damaged, or"
-                " its activations are too large for float16; try another recipe, or kv_dtype f32"
-            )
+        self._check(logits, f"token {self.count + 1}", "kv_dtype int8, ep cpu or another recipe")
         if self._constraint is None:
             return logits
         logits = self._constraint.mask(logits)
@@ -85,13 +82,29 @@ class Generation:
         Token and guess come of one random number, so that they agree about as often as their distributions overlap,
         while the tokens themselves are chosen as in a generation that guesses nothing. A constraint is asked about the
         next token only: for later ones it has not seen the text before them.
+
+        Raises:
+            NumericsError: The logits are not finite.
         """
+        self._check(logits, f"a draft of token {self.count + ahead + 1}", "speculate off or ngram")
         if self._constraint is not None and not ahead:
             whole = np.full(self._tokenizer.size, -np.inf, np.float32)
             whole[ids] = logits
             allowed = self._constraint.mask(whole)[ids]
             logits = allowed if allowed.max() > -np.inf else logits
         return int(ids[self._sample(logits, ahead)])
+
+    def _check(self, logits: NDArray[np.float32], what: str, remedy: str) -> None:
+        """Raise an error unless all logits, which are of ``what``, are numbers.
+
+        Raises:
+            NumericsError: They are not.
+        """
+        if not np.isfinite(logits).all():
+            raise NumericsError(
+                f"{self._name} computed NaN or infinity for {what} of the answer: the file is damaged, or numbers are"
+                f" too large for float16; see `mimo inspect --verify`, and if that finds nothing take {remedy}"
+            )
 
     def _sample(self, logits: NDArray[np.float32], ahead: int) -> int:
         while len(self._uniforms) <= ahead:

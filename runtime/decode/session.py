@@ -79,7 +79,7 @@ class Session:
         model.check_ids(ids, room=1)
         self._cancelled = cancelled
         model.turns.begin(cancelled)
-        generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint)
+        generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint, model.name)
         return self._run(ids, generation, cancelled)
 
     def cancel(self) -> None:

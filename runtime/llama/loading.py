@@ -87,6 +87,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
             speculator=speculator_for(backend, config, *key),
             synthetic=header.value(SYNTHETIC) is True,
             files=files,
+            name=f"llama.cpp with {path}",
         )
     except BaseException:
         backend.close()

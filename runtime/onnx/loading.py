@@ -109,6 +109,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
             placement=placement,
             synthetic=described.synthetic,
             files=files,
+            name=f"ONNX Runtime ({placement.asked}) with {model}",
         )
     except BaseException:
         backend.close()

@@ -11,6 +11,7 @@ data class Problem(val kind: Kind, val detail: String) {
         PROVIDER(R.string.problem_provider, R.string.advice_provider),
         CONTEXT(R.string.problem_context, R.string.advice_context),
         STATE(R.string.problem_state, R.string.advice_state),
+        NUMERICS(R.string.problem_numerics, R.string.advice_numerics),
         INFERENCE(R.string.problem_inference, R.string.advice_inference),
         DAMAGED(R.string.problem_damaged, R.string.advice_damaged),
         SPACE(R.string.problem_space, R.string.advice_space),
@@ -26,6 +27,7 @@ fun problemOf(error: Throwable): Problem {
         is MimoException.ProviderUnavailable -> Problem.Kind.PROVIDER
         is MimoException.ContextFull -> Problem.Kind.CONTEXT
         is MimoException.WrongState -> Problem.Kind.STATE
+        is MimoException.Numerics -> Problem.Kind.NUMERICS
         is MimoException.Inference -> Problem.Kind.INFERENCE
         is ProblemException -> return error.problem
         is IOException, is SecurityException -> Problem.Kind.STORAGE

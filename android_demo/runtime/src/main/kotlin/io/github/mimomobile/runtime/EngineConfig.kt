@@ -2,7 +2,10 @@ package io.github.mimomobile.runtime
 
 import java.io.File
 
-/** What ONNX Runtime computes with. */
+/**
+ * What ONNX Runtime computes with. GPUs (WebGPU) are not among it: ONNX Runtime's Java interface knows no memory but the
+ * CPU's, so that the whole KV cache would go to the GPU and back for each token.
+ */
 public enum class ExecutionProvider {
     /** ARM's int4 kernels: the fastest for MiMo on most phones, and exact. */
     CPU,
@@ -19,9 +22,6 @@ public enum class ExecutionProvider {
      * phone so far.
      */
     QNN,
-
-    /** The GPU. */
-    WEBGPU,
 }
 
 /**

@@ -17,6 +17,9 @@ public sealed class MimoException(message: String, cause: Throwable? = null) : E
     /** The engine cannot do this now: nothing is loaded, it is busy, or it was closed. */
     public class WrongState(message: String) : MimoException(message)
 
+    /** The model gave NaN or infinity instead of logits; the message says what gave it and what to try. */
+    public class Numerics(message: String) : MimoException(message)
+
     /** ONNX Runtime failed while computing. */
     public class Inference(message: String, cause: Throwable? = null) : MimoException(message, cause)
 }

@@ -56,7 +56,8 @@ internal class OnnxEngine : MimoEngine {
                     checkOpen()
                     become(EngineState.Loading(done, total))
                 }
-                loaded = Loaded(model, Decoder(model.backend, config.speculation, Cooling(config.heat, ::showHeat)))
+                val cooling = Cooling(config.heat, ::showHeat)
+                loaded = Loaded(model, Decoder(model.backend, model.name, config.speculation, cooling))
             }
         } catch (error: MimoException) {
             become(EngineState.Failed(error))

@@ -11,6 +11,7 @@ import io.github.mimomobile.demo.GenerationService
 import io.github.mimomobile.demo.Hardware
 import io.github.mimomobile.demo.PHONE
 import io.github.mimomobile.demo.PHONE_AT_NIGHT
+import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.all
@@ -24,6 +25,7 @@ import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
 import io.github.mimomobile.runtime.GenerationConfig
+import java.io.File
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
@@ -229,6 +231,26 @@ class ChatScreenTest {
         val card = last<View>(chat, R.id.problem)
         assertTrue(card.isShown)
         assertTrue(card.shown(), chat.getString(answer.problem!!.kind.advice) in card.shown())
+    }
+
+    @Test
+    fun `a model that computes no numbers gives no text, and a card that says what to try`() {
+        val chat = start()
+        val data = File(application.filesDir, "models").walk().single { it.name == "model.onnx.data" }
+        val (size, time) = data.length() to data.lastModified()
+        data.delete() // the loaded model may still read it
+        data.writeBytes(ByteArray(size.toInt()) { -1 }) // NaN wherever floats are read
+        data.setLastModified(time) // else it would be verified again, and refused
+        val before = application.models.state.value.load
+        application.models.reload()
+        await("the model") { application.models.state.value.load.let { it is LoadState.Ready && it !== before } }
+        answered(chat, SUM)
+        assertEquals(AnswerState.FAILED, answer.state)
+        assertEquals("", answer.thinking + answer.text)
+        assertEquals(Problem.Kind.NUMERICS, answer.problem!!.kind)
+        assertTrue("${answer.problem}", "mimo-nano in int4_b32 on CPU gave NaN or infinity" in answer.problem!!.detail)
+        val card = last<View>(chat, R.id.problem).shown()
+        assertTrue(card, chat.getString(R.string.advice_numerics) in card)
     }
 
     @Test

@@ -8,9 +8,14 @@ import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.text.IntList
 
-/** Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice. */
+/**
+ * Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice.
+ *
+ * @param name Which model computes on what, for errors.
+ */
 internal class Decoder(
     private val backend: Backend,
+    private val name: String,
     private val speculation: Speculation,
     private val cooling: Cooling = Cooling({ Heat.NONE }),
 ) {
@@ -21,6 +26,7 @@ internal class Decoder(
      * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].
      *
      * @throws MimoException.ContextFull The prompt alone fills the context.
+     * @throws MimoException.Numerics The model gave NaN or infinity.
      * @throws MimoException.Inference The backend failed.
      */
     suspend fun run(ids: IntArray, generation: Generation, emit: suspend (GenerationEvent) -> Unit) {
@@ -32,6 +38,7 @@ internal class Decoder(
         var accepted = 0
         var restedS = 0.0
         var reason: FinishReason? = null
+        var drafts = false
         try {
             val speculator = if (generation.config.speculate) speculating() else null
             reused = commonPrefix(ids).let { backend.mtp?.resume(it) ?: it }
@@ -78,12 +85,17 @@ internal class Decoder(
                 val drafting = System.nanoTime()
                 val room = minOf(generation.config.maxTokens - generation.count, backend.contextLength - position - 1)
                 if (reason == null && room > 1 && speculator != null) {
+                    drafts = true
                     draft = speculator.propose(generation, position, pending[0])
+                    drafts = false
                 }
                 if (reason == null) restedS += cooling.rest(worked + System.nanoTime() - drafting)
             }
         } catch (_: Cancelled) {
             reason = FinishReason.CANCELLED
+        } catch (_: NotFinite) {
+            cached.truncate(0) // the KV cache holds such numbers now
+            throw numerics(generation.count + 1, drafts)
         }
         generation.end().forEach { emit(it) }
         // A stop string may have been in what was held back.
@@ -140,6 +152,12 @@ internal class Decoder(
             )
         }
     }
+
+    private fun numerics(token: Int, drafts: Boolean) = MimoException.Numerics(
+        "$name gave NaN or infinity for ${if (drafts) "a draft of " else ""}token $token of the answer: a file is" +
+            " damaged, or numbers are too large for float16; load it with Verification.SHA256, and if that finds" +
+            " nothing with ${if (drafts) "Speculation.OFF" else "KvCache.INT8, ExecutionProvider.CPU or another recipe"}",
+    )
 
     private fun secondsSince(started: Long): Double = (System.nanoTime() - started) / 1e9
 }

@@ -34,7 +34,11 @@ internal class Generation(
     /** Whether a stop string was met. */
     val stopped: Boolean get() = stops.stopped
 
-    /** The next token, sampled or forced; [END] at the end of the turn. */
+    /**
+     * The next token, sampled or forced; [END] at the end of the turn.
+     *
+     * @throws NotFinite The logits are NaN or infinite.
+     */
     fun next(logits: FloatArray): Int {
         val budget = config.thinkingBudget
         if (splitter.state == ThinkingSplitter.State.THINKING && !closed && budget != null && count >= budget) {
@@ -52,6 +56,8 @@ internal class Generation(
      *
      * Token and guess come of one random number, so that they agree as often as their distributions overlap, about,
      * while the tokens themselves are those of a generation that guesses nothing.
+     *
+     * @throws NotFinite The logits are NaN or infinite.
      */
     fun guess(logits: FloatArray): Int = sampler.sample(logits, logits.size, nextUniform())
 

@@ -3,6 +3,11 @@ package io.github.mimomobile.runtime.decode
 import java.util.PriorityQueue
 import kotlin.math.exp
 
+/** Logits were NaN or infinite; between a sampler and the decoder only, never seen by users. */
+internal class NotFinite : Exception() {
+    override fun fillInStackTrace(): Throwable = this
+}
+
 /** Logits → token id; the random number is an argument. Knows no tokens. */
 internal class Sampler(
     private val temperature: Double,
@@ -16,6 +21,7 @@ internal class Sampler(
      * The arithmetic is runtime/decode/sampling.py's, so that one random number gives one token in both.
      *
      * @param uniform From 0 to below 1, the random number.
+     * @throws NotFinite One of these logits is NaN or infinite.
      */
     fun sample(logits: FloatArray, size: Int, uniform: Double): Int {
         if (temperature == 0.0) return largest(logits, size)
@@ -46,9 +52,17 @@ internal class Sampler(
         return ids[(0 until kept).firstOrNull { cumulative[it] > target } ?: (kept - 1)]
     }
 
+    /** The id of the largest logit, the first of several; the comparisons find NaN and infinity on the way. */
     private fun largest(logits: FloatArray, size: Int): Int {
         var best = 0
-        for (id in 1 until size) if (logits[id] > logits[best]) best = id
+        var peak = -Float.MAX_VALUE
+        for (id in 0 until size) {
+            val logit = logits[id]
+            if (logit <= peak && logit >= -Float.MAX_VALUE) continue
+            if (!logit.isFinite()) throw NotFinite()
+            best = id
+            peak = logit
+        }
         return best
     }
 

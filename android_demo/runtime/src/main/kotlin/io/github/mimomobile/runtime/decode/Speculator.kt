@@ -83,7 +83,11 @@ internal class Speculator(
         if (drafted) rate.learn(right, 1.0)
     }
 
-    /** A draft to verify together with [token], the last one, at [position]; [Generation.END] when it would not pay. */
+    /**
+     * A draft to verify together with [token], the last one, at [position]; [Generation.END] when it would not pay.
+     *
+     * @throws NotFinite The MTP layer gave NaN or infinity.
+     */
     fun propose(generation: Generation, position: Int, token: Int): Int {
         drafting = couldPay && (mode == Speculation.MTP || speedup(rate.value) > if (drafting) 1.0 else MARGIN)
         if (!couldPay || !drafting && silentTokens < shadowTokens) return Generation.END

@@ -36,9 +36,8 @@ internal class CachedGraph(
     private val cache: List<OnnxTensor>
     private val ids = LongRow(environment, BATCH_TOKENS)
 
-    /** Always as long as the cache: the ones in it say how much of the cache is filled. */
-    private val mask = LongRow(environment, contextLength)
-    private var filled = 0
+    /** Ones: a run sees as many as the cache holds tokens by then. */
+    private val mask = LongRow(environment, contextLength).apply { for (at in 0 until contextLength) buffer.put(at, 1) }
 
     /** Logits of the last rows. */
     val logits: FloatRows
@@ -59,14 +58,14 @@ internal class CachedGraph(
         try {
             val past = session.inputInfo.filterKeys { it.startsWith(PAST) }.mapValues { it.value.info as TensorInfo }
             val found = session.inputNames - past.keys
-            val expected = setOf("input_ids", "attention_mask") + others
+            val expected = setOf("input_ids", MASK) + others
             val logitsInfo = floats("logits")
             val hiddenInfo = session.outputNames.firstOrNull { it.startsWith("hidden_states") }?.let(::floats)
             if (past.isEmpty() || found != expected || logitsInfo == null || hiddenInfo == null) {
                 throw MimoException.ModelLoad(
                     "$model: inputs ${found.joinToString()} and ${past.size} of a KV cache found;" +
-                        " ${expected.joinToString()} and a KV cache expected, and float32 logits and hidden states:" +
-                        " convert the checkpoint again",
+                        " ${expected.joinToString()} and a KV cache expected, and float32 logits and hidden states, which" +
+                        " recipes for GPUs lack: take another recipe, or convert the checkpoint again",
                 )
             }
             logitsSize = logitsInfo.shape.last().toInt()
@@ -83,7 +82,6 @@ internal class CachedGraph(
                     }
                 }
             }
-            inputs["attention_mask"] = mask.tensor(contextLength)
         } catch (error: OrtException) {
             opened.close()
             throw MimoException.ModelLoad("$model: ONNX Runtime cannot make its KV cache: ${firstLine(error)}", error)
@@ -101,12 +99,12 @@ internal class CachedGraph(
      */
     fun run(tokens: IntArray, start: Int, count: Int, position: Int, others: Others = Others()) {
         for (index in 0 until count) ids.buffer.put(index, tokens[start + index].toLong())
-        fill(position + count)
         inputs["input_ids"] = ids.tensor(count)
         inputs += others.inputs
         outputs["logits"] = logits.tensor(minOf(lastRows, count))
         outputs += others.outputs
         try {
+            inputs.put(MASK, mask.view(position + count))?.close()
             session.run(inputs, emptySet(), outputs, runOptions).close()
         } catch (error: OrtException) {
             throw MimoException.Inference("$model: ONNX Runtime failed: ${firstLine(error)}", error)
@@ -128,13 +126,8 @@ internal class CachedGraph(
     override fun close() {
         opened.close()
         cache.forEach { it.close() }
+        inputs[MASK]?.close()
         listOf(ids, mask, logits, runOptions).forEach { it.close() }
-    }
-
-    private fun fill(length: Int) {
-        for (index in filled until length) mask.buffer.put(index, 1)
-        for (index in length until filled) mask.buffer.put(index, 0)
-        filled = length
     }
 
     private fun floats(output: String): TensorInfo? =
@@ -147,6 +140,7 @@ internal class CachedGraph(
         /** Tokens per run, at most. */
         const val BATCH_TOKENS: Int = 128
 
+        private const val MASK = "attention_mask"
         private const val PAST = "past_key_values."
         private const val PRESENT = "present."
     }

@@ -22,6 +22,9 @@ import java.io.IOException
 
 /** A model that is ready, and what is known of it. */
 internal class LoadedModel(val info: ModelInfo, val tokenizer: Tokenizer, val backend: Backend) : AutoCloseable {
+    /** Which model computes on what, for errors. */
+    val name: String get() = "${info.name} in ${info.recipe} on ${info.provider}"
+
     override fun close() = backend.close()
 }
 

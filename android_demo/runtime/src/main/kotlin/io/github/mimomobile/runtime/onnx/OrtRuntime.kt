@@ -142,6 +142,7 @@ internal class OrtRuntime(
         try {
             options.setIntraOpNumThreads(1)
             options.setInterOpNumThreads(1)
+            options.setMemoryPatternOptimization(false) // it keeps a plan for each length of the text
             options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
             options.change()
             return OpenedSession(environment.createSession(model.path, options), listOf(options, *others))
@@ -162,7 +163,6 @@ internal class OrtRuntime(
             ExecutionProvider.XNNPACK -> addXnnpack(own)
             ExecutionProvider.NNAPI -> addNnapi(EnumSet.of(NNAPIFlags.USE_FP16))
             ExecutionProvider.QNN -> addQnn(own)
-            ExecutionProvider.WEBGPU -> addWebGPU(own)
         }
         if (config.strict) addConfigEntry(NO_FALLBACK, "1")
     }

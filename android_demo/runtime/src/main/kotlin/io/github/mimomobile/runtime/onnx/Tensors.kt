@@ -42,10 +42,11 @@ internal class LongRow(private val environment: OrtEnvironment, count: Int) : Au
     val buffer: LongBuffer = direct(8 * count).asLongBuffer()
 
     /** The first [count] of them. */
-    fun tensor(count: Int): OnnxTensor = views.getOrPut(count) {
-        val part = buffer.duplicate().between(0, count)
-        OnnxTensor.createTensor(environment, part, longArrayOf(1, count.toLong()))
-    }
+    fun tensor(count: Int): OnnxTensor = views.getOrPut(count) { view(count) }
+
+    /** The same, not kept for the next time: the caller closes it. */
+    fun view(count: Int): OnnxTensor =
+        OnnxTensor.createTensor(environment, buffer.duplicate().between(0, count), longArrayOf(1, count.toLong()))
 
     override fun close() = views.values.forEach { it.close() }
 }

@@ -63,7 +63,7 @@ class GenerationParityTest {
         assertTrue(cases.size > 10)
         val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation)
         load(config).use { model ->
-            val decoder = Decoder(model.backend, speculation)
+            val decoder = Decoder(model.backend, model.name, speculation)
             cases.forEach { check(model, decoder, it) }
         }
     }

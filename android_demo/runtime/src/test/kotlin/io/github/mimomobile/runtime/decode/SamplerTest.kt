@@ -2,6 +2,7 @@ package io.github.mimomobile.runtime.decode
 
 import io.github.mimomobile.runtime.golden
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
 import org.junit.Test
 
 class SamplerTest {
@@ -24,8 +25,21 @@ class SamplerTest {
     }
 
     @Test
-    fun `logits of minus infinity never come out, and zeros of both signs are equal`() {
-        val logits = floatArrayOf(Float.NEGATIVE_INFINITY, -0f, 0f, Float.NEGATIVE_INFINITY)
+    fun `zeros of both signs are equal`() {
+        val logits = floatArrayOf(-99f, -0f, 0f, -99f)
         assertEquals(listOf(1, 1, 2, 2), listOf(0.0, 0.49, 0.51, 0.999).map { Sampler(1.0).sample(logits, 4, it) })
+    }
+
+    @Test
+    fun `NaN and infinity anywhere are an error, and what is beyond the size is not looked at`() {
+        for (bad in listOf(Float.NaN, -Float.NaN, Float.POSITIVE_INFINITY, Float.NEGATIVE_INFINITY)) {
+            for (place in 0..2) {
+                val logits = floatArrayOf(1f, -Float.MAX_VALUE, Float.MAX_VALUE).also { it[place] = bad }
+                for (temperature in listOf(0.0, 0.7)) {
+                    assertThrows(NotFinite::class.java) { Sampler(temperature).sample(logits, 3, 0.5) }
+                    if (place == 2) assertEquals(0, Sampler(temperature).sample(logits, 2, 0.5))
+                }
+            }
+        }
     }
 }
