@@ -128,8 +128,8 @@ class Model:
         cancelled = CancelEvent()
         with self.turns.alone(cancelled) as backend:
             logits = backend.all_logits(ids)
-        if cancelled.is_set():  # too late to end the run, and still not to be answered
-            raise Cancelled
+            if cancelled.is_set():  # too late to end the run, and still not to be answered
+                raise Cancelled
         return logits
 
     def cancel(self) -> None:

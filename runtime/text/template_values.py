@@ -194,6 +194,10 @@ class Values:
     def _contains(self, many: Any, one: Any) -> bool:
         if isinstance(many, Undefined) or (isinstance(many, dict) and isinstance(one, Undefined)):
             return False
+        if isinstance(many, dict) and isinstance(one, tuple):
+            self.budget.weigh(one)
+            hash(one)  # a TypeError where it holds a list
+            return False
         if isinstance(many, dict):
             return self.key(one) in many
         self.budget.weigh(one)
