@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mimo_mobile.documents import Value
+from mimo_mobile.documents import DocumentError, Value
 
 MOST_LAYERS = 2000
 """More layers are not believed."""
@@ -72,7 +73,7 @@ def from_document(found: Value) -> ModelRanges:
     """
     layers = tuple(
         LayerRange(
-            layer=each["layer"].text(),
+            layer=_layer(each["layer"]),
             **{name: each[name].number(0) for name in MEASURED},
             product_scale=each["product_scale"].number(0, 1),
             float32_attention=each["float32_attention"].flag(),
@@ -80,6 +81,13 @@ def from_document(found: Value) -> ModelRanges:
         for each in found["layers"].items(most=MOST_LAYERS)
     )
     return ModelRanges(layers, found["residual_scale"].number(0, 1))
+
+
+def _layer(found: Value) -> str:
+    name = found.text()
+    if not re.fullmatch(r"(mtp_)?layers\.[0-9]{1,4}", name):
+        raise DocumentError(f"{found.place}: layers.N or mtp_layers.N expected, {name!r:.60} found")
+    return name
 
 
 def summary(ranges: ModelRanges) -> dict[str, str]:
