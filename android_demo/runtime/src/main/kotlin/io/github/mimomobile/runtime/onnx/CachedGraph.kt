@@ -75,7 +75,8 @@ internal class CachedGraph(
             val shapes = past.mapValues { longArrayOf(1, it.value.shape[1], contextLength.toLong(), it.value.shape[3]) }
             kvBytes = past.keys.sumOf { shapes.getValue(it).fold(past.getValue(it).type.size.toLong(), Long::times) }
             fits(kvBytes)
-            cache = past.keys.groupBy { past.getValue(it).type }.flatMap { (type, names) -> // some layers may be float32
+            // Some layers may have float32 caches.
+            cache = past.keys.groupBy { past.getValue(it).type }.flatMap { (type, names) ->
                 ZeroTensors(environment, type).use { zeros ->
                     names.map { name ->
                         zeros.make(shapes.getValue(name)).also {
