@@ -43,7 +43,8 @@ def write(source: Source, folder: Path, head: str, hidden_state: str) -> Path:
         assert isinstance(made, PlainFormat | NBitsFormat)
         return made
 
-    return write_onnx_model(checkpoint, folder / "model", format_of, F32, F16, origin(source))[0]
+    write_onnx_model(checkpoint, folder / "model", format_of, F32, F16, origin(source))
+    return folder / "model"
 
 
 @click.command()

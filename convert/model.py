@@ -22,6 +22,7 @@ from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER, mtp_file
 from mimo_mobile.mimo7b import PRE_NORM, SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
+from mimo_mobile.ranges import ModelRanges
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.onnx_file import Calibrate
@@ -102,7 +103,8 @@ def write_plain(
         MissingDependencyError: The package that writes the format is not installed.
     """
     if to == "onnx":
-        return write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, metadata, force, progress)
+        write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, metadata, force, progress)
+        return [out]
 
     def format_of(name: str) -> RowFormat:
         return F32 if is_vector(name) else plain
@@ -171,11 +173,12 @@ def write_onnx_model(
     force: bool = False,
     progress: ProgressCallback = ignore,
     calibrate: Calibrate | None = None,
-) -> list[Path]:
-    """Write the ONNX folder ``out``; with ``calibrate`` it gets a second graph that has an int8 KV cache.
+) -> ModelRanges | None:
+    """Write the ONNX folder ``out``; see ``onnx_file.write_onnx``.
 
     Raises:
         OutputExistsError: The folder is there and ``force`` is false.
+        QuantizationError: The model's numbers do not fit the types, or a format does not fit a tensor.
         MissingDependencyError: onnx-ir is not installed.
     """
     ir = require("onnx_ir", "onnx")
@@ -184,10 +187,9 @@ def write_onnx_model(
 
     for_gpus = activations is F16
     compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype), sinks=for_gpus)
-    written = write_onnx(
+    return write_onnx(
         out, checkpoint, format_of, compute, metadata=metadata, calibrate=calibrate, force=force, progress=progress
     )
-    return [written]
 
 
 def is_vector(name: str) -> bool:

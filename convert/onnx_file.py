@@ -9,21 +9,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
+from mimo_mobile.convert.folding import fold, folded, folded_config, largest, prefix_of
 from mimo_mobile.convert.json_files import present, read_bytes, read_json
+from mimo_mobile.convert.measured_graph import FLOAT32
 from mimo_mobile.convert.npu import graph as npu_graph
-from mimo_mobile.convert.onnx_graph import Compute
-from mimo_mobile.convert.onnx_weights import Calibrated, FormatOf, LazyWeights
+from mimo_mobile.convert.onnx_graph import Compute, OnnxWeights
+from mimo_mobile.convert.onnx_weights import EMBEDDING, FormatOf, KvScales, LazyWeights, PickedRows
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,
@@ -38,15 +43,43 @@ from mimo_mobile.layout import (
     REFERENCE,
     REFERENCE_FORMAT,
     TOKENIZER_CONFIG,
+    Reference,
 )
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.ranges import ModelRanges
 
 ALIGNMENT_BYTES = 4096
 """Every tensor in the data file begins at a page, so that it can be mapped as it lies."""
 
-Calibrate = Callable[[Sequence[ir.Model], ir.Model, Path], Calibrated]
-"""Runs the trunk's layers one after the other, then its head; their data are in the folder given."""
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a model gave that was run before it was written.
+
+    Attributes:
+        ranges: How large its numbers get.
+        kv_scales: Scales for an INT8 cache.
+        states: The trunk's last states `[1, T, E]`.
+    """
+
+    ranges: ModelRanges
+    kv_scales: KvScales
+    states: NDArray[np.float32]
+
+
+class Calibrate(Protocol):
+    """Runs a model over a text."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The text's tokens."""
+
+    def measure(self, config: MimoConfig, weights: OnnxWeights, largest_embedding: float) -> Measured:
+        """Run it in float32, layer by layer; the embedding has one row for each token of the text."""
+
+    def reference(self, head: ir.Model, folder: Path, states: NDArray[np.float32]) -> Reference:
+        """Run its head, whose data are in a folder, on the states that the head reads."""
 
 
 def write_onnx(
@@ -60,8 +93,10 @@ def write_onnx(
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
-) -> Path:
+) -> ModelRanges | None:
     """Write a checkpoint as a folder that ONNX Runtime and onnxruntime-genai run.
+
+    Returns how large its numbers get, and by what they were scaled; None when nothing was measured.
 
     Args:
         out: The folder.
@@ -69,24 +104,34 @@ def write_onnx(
         format_of: Checkpoint's tensor name → format of matrices and embedding.
         compute: The types in which activations and attention are computed.
         metadata: Goes into the models' metadata_props.
-        calibrate: Finds the scales for a second trunk with an int8 KV cache, and reference logits; None writes none.
+        calibrate: Finds by what the weights are scaled, the scales for a second trunk with an int8 KV cache, and
+            reference logits; None leaves weights as they are and writes neither.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
 
     Raises:
-        QuantizationError: A format does not fit a tensor.
+        QuantizationError: A format does not fit a tensor, or the model's numbers do not fit ``compute``.
         CheckpointError: The tokenizer's files are missing or of another type.
         OutputExistsError: ``out`` is there and ``force`` is false.
         DiskFullError: The folder would not fit.
     """
-    config, companions = checkpoint.config, _companions(checkpoint)
+    config, companions, ranges = checkpoint.config, _companions(checkpoint), ModelRanges(())
+    drafts = draft_ids(checkpoint.path, checkpoint.vocabulary)
     with (
         files.whole(out, force=force, kind=ONNX_FOLDER) as folder,
         ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool,
     ):
         folder.mkdir()
-        weights = LazyWeights(checkpoint, format_of, compute, draft_ids(checkpoint.path, checkpoint.vocabulary), pool)
+        if calibrate is not None:
+            measured = _measured(checkpoint, format_of, drafts, pool, calibrate)
+            coarse = ir.DataType.FLOAT16 in (compute.activations, compute.kv)
+            float16 = compute.activations == ir.DataType.FLOAT16
+            ranges = fold(measured.ranges, config.head_dim, float16=float16, float16_attention=coarse)
+            config = folded_config(config, ranges)
+            exact = frozenset(prefix_of(each.layer) for each in ranges.layers if each.float32_attention)
+            compute = dataclasses.replace(compute, float32=exact)
+        weights = LazyWeights(config, folded(checkpoint.tensors, ranges), format_of, compute, drafts, pool)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
         for layer in range(config.num_nextn_predict_layers):
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
@@ -94,12 +139,10 @@ def write_onnx(
         with (folder / DATA).open("wb") as data:
             places = _write_data(data, folder, graphs, progress, out)
         if calibrate is not None:
-            each = (onnx_graph.trunk_layer(config, weights, compute, i) for i in range(config.num_hidden_layers))
             head = _placed(npu_graph.head(config, weights, compute, 1), places)
-            found = calibrate([_placed(layer, places) for layer in each], head, folder)
-            reference = REFERENCE_FORMAT.to_text(dataclasses.asdict(found.reference))
-            (folder / REFERENCE).write_text(reference, encoding="utf-8")
-            weights.set_kv_scales(found.kv_scales)
+            found = calibrate.reference(head, folder, measured.states * np.float32(ranges.residual_scale))
+            (folder / REFERENCE).write_text(REFERENCE_FORMAT.to_text(dataclasses.asdict(found)), encoding="utf-8")
+            weights.set_kv_scales(measured.kv_scales)
             int8 = dataclasses.replace(compute, kv=ir.DataType.INT8)
             graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)
         for name, model in graphs.items():
@@ -107,7 +150,23 @@ def write_onnx(
             ir.save(model, folder / name)
         for name, content in companions.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return out
+    return ranges if calibrate is not None else None
+
+
+def _measured(
+    checkpoint: Checkpoint,
+    format_of: FormatOf,
+    drafts: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
+    calibrate: Calibrate,
+) -> Measured:
+    """What the model computes with the weights as they will be written, but for their scales."""
+    ids = np.array(calibrate.ids, np.int64)
+    config = dataclasses.replace(checkpoint.config, max_position_embeddings=len(ids))
+    table = checkpoint.tensors[EMBEDDING]
+    tensors = dict(checkpoint.tensors) | {EMBEDDING: PickedRows(table, ids)}
+    weights = LazyWeights(config, tensors, format_of, FLOAT32, drafts, pool)
+    return calibrate.measure(config, weights, largest(table))
 
 
 def _write_data(

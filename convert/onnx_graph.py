@@ -27,11 +27,11 @@ IR_VERSION = 10
 ACCURACY_LEVEL = 4
 """MatMulNBits computes with int8 activations; lower levels are many times slower."""
 
-SINK = -60000.0
-"""The logit of a sink beside a row's tokens in softmax. Its exponential is 0, so that nothing changes but the kernel:
-with a sink, WebGPU leaves out FlashAttention. On Vulkan, onnxruntime-ep-webgpu 0.4.0 compiles that to a shader in which
-the sums of q·k begin at zero once, instead of for each 4 to 16 keys: the variables' initializers run only at the
-function's entry. MiMo-nano's logits then differ by 15 % of the largest one."""
+SINKS = {ir.DataType.FLOAT16: -6e4, ir.DataType.FLOAT: -1e30}
+"""The logit of a sink beside a row's tokens in softmax, by the type of attention. Its exponential is 0, so that nothing
+changes but the kernel: with a sink, WebGPU leaves out FlashAttention. On Vulkan, onnxruntime-ep-webgpu 0.4.0 compiles
+that to a shader in which the sums of q·k begin at zero once, instead of for each 4 to 16 keys: the variables'
+initializers run only at the function's entry. MiMo-nano's logits then differ by 15 % of the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,30 @@ class Compute:
     Attributes:
         activations: FLOAT or FLOAT16.
         kv: The type of the KV cache: FLOAT, FLOAT16, or INT8 with a scale for each channel.
-        sinks: Whether softmax gets a sink for each head, which takes nothing: see ``SINK``.
+        sinks: Whether softmax gets a sink for each head, which takes nothing: see ``SINKS``.
+        float32: The prefixes of the layers whose attention and cache are FLOAT, as float16 is too coarse for them.
     """
 
     activations: ir.DataType
     kv: ir.DataType
     sinks: bool = False
+    float32: frozenset[str] = frozenset()
+
+    def attention(self, layer: str) -> ir.DataType:
+        """What attention itself computes with in the layer with a prefix."""
+        if layer in self.float32:
+            return ir.DataType.FLOAT
+        return self.activations if self.kv == ir.DataType.INT8 else self.kv
+
+    def cache(self, layer: str) -> ir.DataType:
+        """The type of keys and values that are kept of the layer with a prefix."""
+        return self.kv if self.kv == ir.DataType.INT8 else self.attention(layer)
 
     @property
-    def attention(self) -> ir.DataType:
-        """What attention itself computes with."""
-        return self.activations if self.kv == ir.DataType.INT8 else self.kv
+    def angles(self) -> ir.DataType:
+        """The type in which cosines and sines are stored: that of the finest attention."""
+        coarse = self.activations if self.kv == ir.DataType.INT8 else self.kv
+        return ir.DataType.FLOAT if self.float32 else coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +111,7 @@ class Block:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
-        self._rope: list[ir.Value] = []
+        self._rope: dict[ir.DataType, list[ir.Value]] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """A graph input."""
@@ -132,19 +145,20 @@ class Block:
         """The value in another dtype."""
         return x if source == target else self.tape.op("Cast", [x], {"to": target.value})
 
-    def rope(self) -> list[ir.Value]:
-        """Cosines and sines in the type of attention, made once for all layers."""
-        if not self._rope:
+    def rope(self, dtype: ir.DataType) -> list[ir.Value]:
+        """Cosines and sines in a type of attention, made once for all layers."""
+        if dtype not in self._rope:
             tables = self.weights.rope()
-            self._rope = [self.cast(self.initializer(each), each.dtype, self.compute.attention) for each in tables]
-        return self._rope
+            self._rope[dtype] = [self.cast(self.initializer(each), each.dtype, dtype) for each in tables]
+        return self._rope[dtype]
 
-    def sinks(self) -> ir.Value | None:
-        """The heads' sinks in the type of attention, made once for all layers; None without ``Compute.sinks``."""
+    def sinks(self, dtype: ir.DataType) -> ir.Value | None:
+        """The heads' sinks in a type of attention, made once for all layers; None without ``Compute.sinks``."""
         if not self.compute.sinks:
             return None
-        dtype = self.compute.attention.numpy()
-        return self.initializer(ir.tensor(np.full(self.config.num_attention_heads, SINK, dtype), name="sinks"))
+        name = "sinks" if dtype == self.compute.activations else f"sinks.{dtype.name}"
+        values = np.full(self.config.num_attention_heads, SINKS[dtype], dtype.numpy())
+        return self.initializer(ir.tensor(values, name=name))
 
     def model(self, name: str) -> ir.Model:
         """The finished graph."""
@@ -197,20 +211,6 @@ def mtp(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int =
     return block.model(f"mimo_mtp_{layer}")
 
 
-def trunk_layer(config: MimoConfig, weights: OnnxWeights, compute: Compute, layer: int) -> ir.Model:
-    """One layer alone: input_ids (first layer) or x and skip `[B, T, E]` (others) → x_out, skip_out, present KV."""
-    block = Block(config, weights, compute)
-    shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
-    if layer == 0:
-        x, skip = embed(block, block.input("input_ids", ir.DataType.INT64, shape[:2])), None
-    else:
-        x, skip = (block.input(name, compute.activations, shape) for name in ("x", "skip"))
-    x, skip = decoder_layer(block, f"model.layers.{layer}.", layer, x, skip, _lengths(block))
-    for name, value in (("x_out", x), ("skip_out", skip)):
-        block.output(name, value, compute.activations, shape)
-    return block.model(f"mimo_layer_{layer}")
-
-
 def embed(block: Block, ids: ir.Value) -> ir.Value:
     """Rows of the embedding, `[B, T, E]`."""
     table = block.weights.embedding("model.embed_tokens.weight")
@@ -256,20 +256,21 @@ def decoder_layer(
 ) -> tuple[ir.Value, ir.Value]:
     """A layer; the residual stream is kept as two summands, which the next norm adds."""
     normed, residual = norm(block, prefix + "input_layernorm.weight", x, skip)
-    attended = attention(block, prefix + "self_attn.", index, normed, lengths)
+    attended = attention(block, prefix, index, normed, lengths)
     normed, residual = norm(block, prefix + "post_attention_layernorm.weight", attended, residual)
     return mlp(block, prefix + "mlp.", normed), residual
 
 
-def attention(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
-    """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`."""
-    config, compute = block.config, block.compute
+def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
+    """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`; ``layer`` is its prefix."""
+    config, compute, prefix = block.config, block.compute, layer + "self_attn."
+    kept, dtype = compute.cache(layer), compute.attention(layer)
     cache: list[int | str] = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
-    past = [block.input(f"past_key_values.{index}.{kind}", compute.kv, cache) for kind in ("key", "value")]
+    past = [block.input(f"past_key_values.{index}.{kind}", kept, cache) for kind in ("key", "value")]
     weight = block.weights.matrix(*(f"{prefix}{name}_proj.weight" for name in "qkv"))
     bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
     qkv = block.tape.op("Add", [linear(block, x, weight), bias])
-    qkv = block.cast(qkv, compute.activations, compute.attention)
+    qkv = block.cast(qkv, compute.activations, dtype)
     attributes: dict[str, int | float | str] = {
         "num_heads": config.num_attention_heads,
         "kv_num_heads": config.num_key_value_heads,
@@ -277,21 +278,22 @@ def attention(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple
         "do_rotary": 1,
         "rotary_interleaved": 0,
     }
-    inputs = [qkv, None, None, *past, *lengths, *block.rope()]
-    if compute.kv == ir.DataType.INT8:
+    inputs = [qkv, None, None, *past, *lengths, *block.rope(dtype)]
+    sinks = block.sinks(dtype)
+    if kept == ir.DataType.INT8:
         attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-        inputs += [None, None, block.sinks(), *(block.initializer(each) for each in block.weights.kv_scales(index))]
-    elif compute.sinks:
-        inputs += [None, None, block.sinks()]
-    if compute.sinks:
+        inputs += [None, None, sinks, *(block.initializer(each) for each in block.weights.kv_scales(index))]
+    elif sinks is not None:
+        inputs += [None, None, sinks]
+    if sinks is not None:
         attributes["smooth_softmax"] = 1
     mixed, key, value = block.tape.op_multi_out(
         "GroupQueryAttention", inputs, attributes, num_outputs=3, domain=MICROSOFT
     )
     cache = ["batch_size", config.num_key_value_heads, "total_sequence_length", config.head_dim]
-    block.output(f"present.{index}.key", key, compute.kv, cache)
-    block.output(f"present.{index}.value", value, compute.kv, cache)
-    mixed = block.cast(mixed, compute.attention, compute.activations)
+    block.output(f"present.{index}.key", key, kept, cache)
+    block.output(f"present.{index}.value", value, kept, cache)
+    mixed = block.cast(mixed, dtype, compute.activations)
     return linear(block, mixed, block.weights.matrix(prefix + "o_proj.weight"))
 
 

@@ -6,7 +6,7 @@ This module knows checkpoints and formats; ``onnx_graph`` makes the graphs that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +16,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
-from mimo_mobile.layout import Reference
 from mimo_mobile.mimo7b import MimoConfig
+
+EMBEDDING = "model.embed_tokens.weight"
 
 DRAFT_HEAD = "lm_head.draft.weight"
 """The rows of lm_head.weight that the MTP layer's drafts are chosen from."""
@@ -40,19 +41,6 @@ KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What a model gave that was run while it was written.
-
-    Attributes:
-        kv_scales: Scales for an INT8 cache.
-        reference: ``ids``, and the largest ``logits`` after them with their ``top_ids``: what others must compute.
-    """
-
-    kv_scales: KvScales
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
 class PickedRows:
     """Some rows of a tensor, as a tensor.
 
@@ -61,7 +49,7 @@ class PickedRows:
         rows: Numbers of the rows `[R]`.
     """
 
-    view: TensorView
+    view: Tensor
     rows: NDArray[np.int64]
 
     @property
@@ -81,25 +69,30 @@ class PickedRows:
         return np.concatenate([self.view.float32(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
+Tensor = TensorView | Folded | PickedRows
+"""A tensor of a checkpoint, or what was made of it."""
+
+
 class LazyWeights:
     """A checkpoint's weights as onnx-ir tensors that are read, and quantized, when their bytes are asked for."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        config: MimoConfig,
+        tensors: Mapping[str, Tensor],
         format_of: FormatOf,
         compute: Compute,
         draft_ids: NDArray[np.int64],
         pool: ThreadPoolExecutor,
     ) -> None:
-        """Give weights of ``checkpoint`` in the formats that ``format_of`` says, made by the threads of ``pool``.
+        """Give ``tensors`` in the formats that ``format_of`` says, made by the threads of ``pool``.
 
         ``draft_ids`` [R] are the tokens that the MTP layer may draft.
         """
-        self._config, self._format_of, self._compute, self._pool = checkpoint.config, format_of, compute, pool
+        self._config, self._format_of, self._compute, self._pool = config, format_of, compute, pool
         self._draft_ids = draft_ids
-        self._tensors: dict[str, TensorView | PickedRows] = dict(checkpoint.tensors)
-        self._tensors[DRAFT_HEAD] = PickedRows(checkpoint.tensors["lm_head.weight"], draft_ids)
+        self._tensors: dict[str, Tensor] = dict(tensors)
+        self._tensors[DRAFT_HEAD] = PickedRows(tensors["lm_head.weight"], draft_ids)
         self._kv_scales: KvScales = []
         # Integers and scales of a weight are asked for one after the other.
         self._quantized = lru_cache(maxsize=1)(self._quantize)
@@ -167,7 +160,7 @@ class LazyWeights:
 
     def rope(self) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
         """Cosines and sines `[max_position_embeddings, D / 2]`."""
-        config, dtype = self._config, self._compute.attention
+        config, dtype = self._config, self._compute.angles
         shape = (config.max_position_embeddings, config.head_dim // 2)
         cos = _lazy("rope.cos", dtype, shape, lambda: _rotations(config, np.cos, dtype.numpy()))
         return cos, _lazy("rope.sin", dtype, shape, lambda: _rotations(config, np.sin, dtype.numpy()))
@@ -191,7 +184,7 @@ class LazyWeights:
         values = np.empty((rows, blocks, row_format.block_size * row_format.bits // 8), np.uint8)
         scales = np.empty((rows, blocks), np.float32)
 
-        def task(view: TensorView | PickedRows, start: int, stop: int, place: int) -> None:
+        def task(view: Tensor, start: int, stop: int, place: int) -> None:
             part = slice(place + start, place + stop)
             values[part], scales[part] = row_format.quantize(view.float32(start, stop))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -19,7 +22,7 @@ class WrittenWeights:
     """The tensors that ``write_onnx`` wrote, as references into the data file; no weight is read.
 
     Attributes:
-        config: The checkpoint's configuration.
+        config: The checkpoint's configuration, with the eps that belongs to the weights' scale.
         compute: The types in which the folder's trunk computes.
         draft_ids: The tokens that the MTP layer scores; None when there is no MTP layer.
     """
@@ -30,7 +33,7 @@ class WrittenWeights:
         Raises:
             ModelLoadError: It is not an ONNX folder that we wrote.
         """
-        self.config = MimoConfig.from_json(read_json(folder / "config.json"))
+        config = MimoConfig.from_json(read_json(folder / "config.json"))
         self._tensors: dict[str, ir.TensorProtocol] = {}
         self._uses: dict[str, ir.Node] = {}
         try:
@@ -46,10 +49,9 @@ class WrittenWeights:
                     if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
                         weight = node.inputs[1 if node.op_type == "MatMulNBits" else 0]
                         self._uses[str(weight.name if weight else "")] = node
-            inputs = {str(value.name): value.dtype for value in graphs[0].inputs}
-            activations, kv = graphs[0].outputs[0].dtype, inputs["past_key_values.0.key"]
-            assert activations is not None and kv is not None
-            self.compute = Compute(activations, kv)
+            eps = next(node.attributes["epsilon"].as_float() for node in graphs[0] if "epsilon" in node.attributes)
+            self.config = dataclasses.replace(config, rms_norm_eps=eps)
+            self.compute = _compute(dict(zip((path.name for path in found), graphs, strict=True)))
         except ModelLoadError:
             raise
         except Exception as error:  # of protobuf and onnx-ir, which share no base
@@ -102,3 +104,19 @@ class WrittenWeights:
             return self._tensors[name]
         except KeyError:
             raise ModelLoadError(f"no weight {name} in the ONNX folder; quantize the checkpoint again") from None
+
+
+def _compute(graphs: Mapping[str, ir.Graph]) -> Compute:
+    """The types in which a folder's trunk and MTP layer compute, as their caches tell."""
+    kept: dict[str, ir.DataType] = {}
+    for name, prefix in ((MODEL, "model.layers."), (MTP, "model.mtp_layers.")):
+        for value in graphs[name].inputs if name in graphs else ():
+            if match := re.fullmatch(r"past_key_values\.(\d+)\.key", str(value.name)):
+                assert value.dtype is not None
+                kept[f"{prefix}{match[1]}."] = value.dtype
+    activations = graphs[MODEL].outputs[0].dtype
+    assert activations is not None
+    if ir.DataType.FLOAT16 in kept.values() or activations == ir.DataType.FLOAT16:
+        float32 = frozenset(prefix for prefix, dtype in kept.items() if dtype == ir.DataType.FLOAT)
+        return Compute(activations, ir.DataType.FLOAT16, float32=float32)
+    return Compute(activations, ir.DataType.FLOAT)

@@ -25,6 +25,7 @@ from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.calibrate import TEXT, Calibration
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
+from mimo_mobile.ranges import ModelRanges
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.socs import Soc
 
@@ -189,7 +190,7 @@ def _quantize(
     checkpoint: Checkpoint, source: Source, path: Path, recipe: Recipe, single_file: bool, progress: ProgressCallback
 ) -> Entry:
     out = path.parent
-    written = write_model(checkpoint, path, recipe, origin(source), progress, single_file)
+    written, ranges = write_model(checkpoint, path, recipe, origin(source), progress, single_file)
     paths = sorted(
         path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file()
     )
@@ -204,6 +205,7 @@ def _quantize(
         size_bytes=size,
         parts=parts,
         tools=manifest.tool_versions(),
+        ranges=ranges,
     )
 
 
@@ -306,13 +308,13 @@ def write_model(
     metadata: Mapping[str, str],
     progress: ProgressCallback = ignore,
     single_file: bool = False,
-) -> list[Path]:
+) -> tuple[list[Path], ModelRanges | None]:
     """Write a checkpoint by a recipe, in place of what is there.
 
-    Returns the paths that were written, the loadable model first.
+    Returns the paths that were written, the loadable model first; and how large its numbers get, for ONNX.
 
     Raises:
-        QuantizationError: A format does not fit a tensor.
+        QuantizationError: A format does not fit a tensor, or the model's numbers do not fit the recipe's types.
     """
     layers = checkpoint.config.num_hidden_layers
 
@@ -327,10 +329,12 @@ def write_model(
         return chosen
 
     if recipe.target == "gguf":
-        return write_gguf_model(checkpoint, out, row_format, recipe.name.upper(), metadata, True, progress, single_file)
+        name = recipe.name.upper()
+        return write_gguf_model(checkpoint, out, row_format, name, metadata, True, progress, single_file), None
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
     ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
     calibrate = Calibration(ids, progress)
-    return write_onnx_model(
+    ranges = write_onnx_model(
         checkpoint, out, matmul_format, recipe.activations, F16, metadata, True, progress, calibrate
     )
+    return [out], ranges

@@ -23,6 +23,25 @@ SCORE: Document = {
     "answer_tokens": 88.5,
     "problem_set": "5d2c8a4e9f01b367",
 }
+RANGES: Document = {
+    "residual_scale": 0.00390625,
+    "layers": [
+        {
+            "layer": "layers.0",
+            "residual": 104361.9,
+            "quietest": 56.8,
+            "normed": 4.6,
+            "gate": 9.8,
+            "product": 128,
+            "query": 400,
+            "key": 400.5,
+            "value": 0,
+            "query_key": 160070.9,
+            "product_scale": 1,
+            "float32_attention": True,
+        }
+    ],
+}
 MANIFEST: Document = {
     "manifest_version": 2,
     "model": "mimo-nano",
@@ -37,6 +56,7 @@ MANIFEST: Document = {
             "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
             "tools": {"numpy": "2.4.6"},
             "score": SCORE,
+            "ranges": RANGES,
         }
     ],
     "baseline": None,
@@ -55,7 +75,7 @@ MANIFEST_1: Document = {
     **{name: value for name, value in MANIFEST.items() if name not in ("order", "entries")},
     "manifest_version": 1,
     "tools": {"numpy": "2.4.6"},
-    "entries": [{name: value for name, value in MANIFEST["entries"][0].items() if name != "tools"}],
+    "entries": [{name: value for name, value in MANIFEST["entries"][0].items() if name not in ("tools", "ranges")}],
 }
 NPU: Document = {
     "npu_version": 1,
@@ -116,7 +136,8 @@ GOOD: dict[str, list[Change]] = {
         ("entries", [entry("a", "a/x"), entry("ab", "ab/x", recipe="int8"), GGUF]),
         ("source", {}), ("entries.0.tools", {}),
         ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None), ("entries.0.score.problem_set", GONE),
-        ("order", GONE), ("order", []),
+        ("order", GONE), ("order", []), ("entries.0.ranges", None), ("entries.0.ranges", GONE),
+        ("entries.0.ranges.layers", []), ("entries.0.ranges.layers.0.added_later", 1),
     ],
     "npu": [
         ("npu_version", GONE), ("npu_version", 1.0), ("added_later", {"x": 1}), ("graphs.0.added_later", None),
@@ -196,7 +217,12 @@ NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
         ("entries.0.score.problems", GONE), ("entries.0.score.problems", 1.5), ("entries.0.score.exact_match", 98),
         ("entries.0.score.by_kind", [1]), ("entries.0.score.by_kind", {"sum": "1"}),
         ("entries.0.score.perplexity", "1.02"), ("entries.0.score.same_top", 1.5),
-        ("entries.0.score.answer_tokens", None), ("entries.0.score.problem_set", 5),
+        ("entries.0.score.answer_tokens", None), ("entries.0.score.problem_set", 5), ("entries.0.ranges", []),
+        ("entries.0.ranges.residual_scale", GONE), ("entries.0.ranges.residual_scale", 2),
+        ("entries.0.ranges.layers", GONE), ("entries.0.ranges.layers", {}), ("entries.0.ranges.layers.0", 1),
+        ("entries.0.ranges.layers.0.layer", "[/x]"), ("entries.0.ranges.layers.0.residual", GONE),
+        ("entries.0.ranges.layers.0.key", -1), ("entries.0.ranges.layers.0.query_key", "160070"),
+        ("entries.0.ranges.layers.0.product_scale", None), ("entries.0.ranges.layers.0.float32_attention", 1),
     ],
     "npu": [
         ("soc", "../SM8750"), ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"),

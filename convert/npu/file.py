@@ -106,14 +106,15 @@ def compile_for_npu(
 
     Raises:
         ModelLoadError: ``folder`` is no ONNX folder of ours.
-        QuantizationError: ``context_length`` or ``chunk`` do not fit the model.
+        QuantizationError: ``context_length`` or ``chunk`` do not fit the model, or its attention needs float32.
         BackendUnavailableError: QNN does not take a graph.
         MissingDependencyError: onnxruntime-qnn is not installed.
         OutputExistsError: There is such a folder and ``force`` is false.
     """
+    weights = WrittenWeights(folder)
+    _check_attention(folder, weights)
     ort = onnxruntime_library.load()
     providers.register(ort, providers.PROVIDERS["qnn"])
-    weights = WrittenWeights(folder)
     context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
     graphs = graphs_of(weights, context_length, chunk, ranges)
     made: list[Compiled] = []
@@ -138,6 +139,15 @@ def compile_for_npu(
         )
         (temporary / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
     return out, made
+
+
+def _check_attention(folder: Path, weights: WrittenWeights) -> None:
+    """See that attention can be computed in float16, which is the finest that NPUs have."""
+    if exact := sorted(weights.compute.float32):
+        raise QuantizationError(
+            f"{folder}: attention in float32 found in {len(exact)} layers, of which {exact[0].strip('.')} is one, since"
+            " its q·k is too large for float16; NPUs compute in float16: run this model on the CPU"
+        )
 
 
 def described(

@@ -108,7 +108,7 @@ def _settled(block: Block, value: ir.Value) -> ir.Value:
 
 def _layer(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
     normed, _ = norm(block, prefix + "input_layernorm.weight", x)
-    x = block.tape.op("Add", [x, attention(block, prefix + "self_attn.", index, normed, lengths)])
+    x = block.tape.op("Add", [x, attention(block, prefix, index, normed, lengths)])
     normed, _ = norm(block, prefix + "post_attention_layernorm.weight", x)
     return block.tape.op("Add", [x, mlp(block, prefix + "mlp.", normed)])
 

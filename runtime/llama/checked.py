@@ -124,7 +124,7 @@ _COMMON = {
     "attention.head_count_kv": _count(1 << 12),
     "attention.key_length": _count(1 << 10, needed=False),
     "attention.value_length": _count(1 << 10, needed=False),
-    "attention.layer_norm_rms_epsilon": _Rule("float32", 1e-13, 0.1, needed=True),
+    "attention.layer_norm_rms_epsilon": _Rule("float32", 1e-13, 1e6, needed=True),
     "attention.causal": _Rule("bool", choices=(True,)),
     "rope.freq_base": _Rule("float32", 1, 1e12, needed=True),
     "rope.scaling.type": _Rule("string", choices=("none", "linear", "yarn")),

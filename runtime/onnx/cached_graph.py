@@ -6,6 +6,7 @@ Trunk and MTP layer are both such graphs. This module knows input names and IOBi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class CachedGraph:
 
     Attributes:
         context_length: Tokens that the cache holds.
-        kv_type: The cache's type, as ONNX Runtime spells it.
+        kv_type: The cache's type in most layers, as ONNX Runtime spells it. In some layers it may be float32, where
+            float16 is too coarse.
         kv_bytes_per_token: Memory of one token in the cache.
         logits_size: Tokens that get logits.
         hidden_size: Of hidden states.
@@ -74,7 +76,7 @@ class CachedGraph:
         self.logits_size = int(outputs["logits"].shape[-1])
         self.logits_dtype = DTYPES[outputs["logits"].type]
         self.hidden_size, self.hidden_dtype = int(hidden.shape[-1]), DTYPES[hidden.type]
-        self.kv_type = str(inputs[past[0]].type)
+        self.kv_type = Counter(str(inputs[name].type) for name in past).most_common(1)[0][0]
         shapes = {
             name: ((1, inputs[name].shape[1], context_length, inputs[name].shape[3]), DTYPES[inputs[name].type])
             for name in past

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_mobile import files, graph_file, manifest
+from mimo_mobile import files, graph_file, manifest, ranges
 from mimo_mobile.errors import CheckpointError, MimoMobileError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import MODEL
@@ -176,6 +176,9 @@ def _quantized(folder: Path) -> Inspection:
     if found is None:
         raise CheckpointError(f"{folder}: its {manifest.NAME} went away")
     facts = {f"{entry.recipe}": f"{entry.path}, {entry.bits_per_weight:.2f} bits/weight" for entry in found.entries}
+    for entry in found.entries:
+        if entry.ranges is not None:
+            facts |= {f"{entry.recipe} {name}": text for name, text in ranges.summary(entry.ranges).items()}
     facts |= {f"source {name}": value for name, value in found.source.items()}
     size = sum(entry.size_bytes for entry in found.entries)
     return Inspection(str(folder), "quantized folder", None, size, (), facts)

@@ -18,13 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from mimo_mobile import __version__, checksums, files, untrusted
+from mimo_mobile import __version__, checksums, files, ranges, untrusted
 from mimo_mobile.documents import DocumentError, FileFormat, Value
 from mimo_mobile.errors import CheckpointError, MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import MOST_TOKENS, mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
+from mimo_mobile.ranges import ModelRanges
 
 NAME = "manifest.json"
 FINGERPRINT = "fingerprint"
@@ -84,6 +85,8 @@ class Entry:
         parts: Every file of the entry.
         tools: The versions of the packages that wrote the files.
         score: How well it answers; None when the checkpoint brings no held-out problems.
+        ranges: How large its numbers get, and by what they were scaled; None for GGUF and in what earlier versions
+            wrote.
     """
 
     recipe: str
@@ -94,6 +97,7 @@ class Entry:
     parts: tuple[Part, ...]
     tools: Mapping[str, str]
     score: Score | None = None
+    ranges: ModelRanges | None = None
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -332,6 +336,7 @@ def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
         ),
         tools=_texts(found["tools"]) if tools is None else tools,
         score=_score(found.get("score")),
+        ranges=ranges.from_document(measured) if (measured := found.get("ranges")) else None,
     )
     if made.format == "gguf" and not made.path.endswith(".gguf"):
         raise DocumentError(f"{found.place}.path: a .gguf file expected, {made.path} found")

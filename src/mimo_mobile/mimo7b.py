@@ -211,13 +211,13 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "vocab_size": (1, LARGEST_VOCABULARY),
     "max_position_embeddings": (1, MOST_POSITIONS),
     "rope_theta": (1.0, 1e12),
-    "rms_norm_eps": (1e-12, 0.1),
+    "rms_norm_eps": (1e-12, 1e6),
     "num_nextn_predict_layers": (0, 100),
     "bos_token_id": (0, LARGEST_VOCABULARY - 1),
     "eos_token_id": (0, LARGEST_VOCABULARY - 1),
 }
 """The least and the most of each number: ten times what any MiMo-7B has, or more. Ranges with a fraction are of numbers
-that may have one."""
+that may have one. rms_norm_eps grows with the square of the residual stream, which a model may have multiplied."""
 
 _NULL: Mapping[str, int | None] = {"num_nextn_predict_layers": 0, "bos_token_id": None, "eos_token_id": None}
 """What null stands for, where it may stand."""

@@ -16,6 +16,7 @@ from mimo_mobile.runtime import load
 from tests.arm import inside
 from tests.arm.inside import Report, Task
 from tests.gpu import machine
+from tests.hot import write_hot
 
 pytestmark = pytest.mark.gpu
 
@@ -76,6 +77,17 @@ with load("{machine.FOLDER / MODEL}", ep="webgpu", strict=True) as model:
     shares = json.loads(machine.output(folder, "-c", code).splitlines()[-1])
     assert shares["webgpu"][0] == 1
     assert shares["cpu"] == [0, ["Cast", "Gather", "ReduceSum", "Shape", "Sub"]]
+
+
+@pytest.mark.parametrize("kind", ["residual", "product", "scores"])
+def test_models_with_numbers_beyond_float16_get_nanos_tokens(
+    tmp_path: Path, task: Task, here: inside.Done, kind: str
+) -> None:
+    made = quantize_checkpoint(write_hot(tmp_path / "checkpoint", kind), tmp_path / "out", ["int4_b32_f16"], problems=0)
+    hot = replace(task, model=f"out/{made.entries[0].path}", ids=(), load=WEBGPU)
+    done = machine.run(tmp_path, {"hot": hot}).done["hot"]
+    assert done.answers == done.drafted_answers == here.answers
+    assert done.accepted / done.drafts > 0.7
 
 
 def test_two_conversations_take_turns_on_the_devices_cache(folder: Path) -> None:

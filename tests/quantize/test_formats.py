@@ -64,7 +64,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.mark.parametrize("which", ["nano", "deep"])
 def test_files_equal_llama_quantizes(name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     source: Source = request.getfixturevalue(which)
-    ours = write_model(Checkpoint.open(source.path), tmp_path / "ours.gguf", RECIPES[name], {"name": "x"})[0]
+    ours = write_model(Checkpoint.open(source.path), tmp_path / "ours.gguf", RECIPES[name], {"name": "x"})[0][0]
     plain = convert_checkpoint(source, tmp_path / "bf16.gguf", to="gguf", dtype="bf16")[0]
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name.upper()}")
@@ -132,7 +132,7 @@ def test_onnx_runtime_multiplies_by_what_the_blocks_decode_to(bits: Literal[4, 8
 
 
 def test_the_int4_embedding_gathers_what_the_blocks_decode_to(tiny: Source, tmp_path: Path) -> None:
-    folder = write_model(Checkpoint.open(tiny.path), tmp_path / "onnx", RECIPES["int4_b32"], {"name": "x"})[0]
+    folder = write_model(Checkpoint.open(tiny.path), tmp_path / "onnx", RECIPES["int4_b32"], {"name": "x"})[0][0]
     model = onnx.load(str(folder / "model.onnx"))
     node = next(node for node in model.graph.node if node.op_type == "GatherBlockQuantized")
     weights = {each.name: each for each in model.graph.initializer if each.name in node.input}

@@ -38,6 +38,7 @@ from mimo_mobile.runtime.onnx import ep_choice
 from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.socs import SOCS, soc_named
 from tests import schemas
+from tests.hot import write_hot
 
 pytestmark = pytest.mark.needs("onnxruntime_qnn")
 
@@ -326,6 +327,16 @@ def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str) -> None:
             drafted += tokens[-1].stats.drafted_tokens
             accepted += tokens[-1].stats.accepted_tokens
     assert speculate == "off" or accepted > 0.8 * drafted > 50
+
+
+@pytest.mark.slow
+def test_numbers_beyond_float16_are_brought_into_it(tmp_path: Path) -> None:
+    source = write_hot(tmp_path / "checkpoint", "activations")
+    target = NpuTarget((soc_named("SM8750"),), context_length=256)
+    made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
+    model = tmp_path / "out" / made.entries[0].path
+    with load(model, ep="qnn", strict=True, speculate="off") as session:
+        assert ids_of(session, "What is 25 + 17 * 3?") == expected(model, "What is 25 + 17 * 3?")
 
 
 @pytest.mark.slow

@@ -74,11 +74,14 @@ internal class CachedGraph(
             val shapes = past.mapValues { longArrayOf(1, it.value.shape[1], contextLength.toLong(), it.value.shape[3]) }
             kvBytes = past.keys.sumOf { shapes.getValue(it).fold(past.getValue(it).type.size.toLong(), Long::times) }
             fits(kvBytes)
-            cache = ZeroTensors(environment, past.values.first().type).use { zeros ->
-                shapes.map { (name, shape) ->
-                    zeros.make(shape).also {
-                        inputs[name] = it
-                        outputs[name.replace(PAST, PRESENT)] = it
+            // Some layers may have float32 caches.
+            cache = past.keys.groupBy { past.getValue(it).type }.flatMap { (type, names) ->
+                ZeroTensors(environment, type).use { zeros ->
+                    names.map { name ->
+                        zeros.make(shapes.getValue(name)).also {
+                            inputs[name] = it
+                            outputs[name.replace(PAST, PRESENT)] = it
+                        }
                     }
                 }
             }
