@@ -27,8 +27,8 @@ END_WAIT_S = 60.0
 """The end of the interpreter waits so long at most for a load or a run, which usually takes less than a second."""
 
 PAUSE_S = 10.0
-"""How long a thread that comes too late waits before it gets an error, which it would print in the midst of the end. Few
-ends take longer on a busy machine, and an exit handler that joins such a thread waits no longer."""
+"""How long a thread that comes too late waits before it gets an error, which it would print in the midst of the end.
+Few ends take longer on a busy machine, and an exit handler that joins such a thread waits no longer."""
 
 
 class Resident(Protocol):
