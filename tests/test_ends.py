@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from mimo_mobile import __main__ as start
@@ -297,7 +298,10 @@ def interrupted(*words: object, module: str = "", before: str = "", number: str 
     return done.returncode, done.stderr.strip()
 
 
-@pytest.mark.parametrize("module", ["mimo_mobile.cli", "click", "numpy", "numpy._core._multiarray_umath", "rich"])
+NATIVE = "numpy.core" if np.__version__.startswith("1.") else "numpy._core"
+
+
+@pytest.mark.parametrize("module", ["mimo_mobile.cli", "click", "numpy", f"{NATIVE}._multiarray_umath", "rich"])
 def test_ctrl_c_during_an_import_is_quiet(module: str, tiny_gguf: Path) -> None:
     assert interrupted("inspect", tiny_gguf, "--tensors", module=module) == (1, "Aborted!")
 

@@ -88,7 +88,8 @@ def test_data_types_are_onnxs_own() -> None:
     known = {numbers.Value(name): name for name in numbers.keys() if name != "UNDEFINED"}
     assert {number: name for number, (name, _) in graph_file.TYPES.items() if number in known} == known
     for number, (_, bits) in graph_file.TYPES.items():
-        if number in known and number not in (8, 23) and bits >= 8:
+        # Texts, a type that NumPy does not have, and one that older versions of onnx widen.
+        if number in known and number not in (8, 23, 16) and bits >= 8:
             assert 8 * helper.tensor_dtype_to_np_dtype(number).itemsize == bits
 
 
