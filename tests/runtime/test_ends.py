@@ -71,7 +71,7 @@ def test_a_program_ends_with_its_own_code_and_in_silence(path: Path, how: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [*ENDS, *MORE_ENDS])
 def test_a_program_ends_with_its_own_code_and_in_silence_again_and_again(path: Path, how: str) -> None:
-    for _ in range(10):
+    for _ in range(5):
         ends((ENDS | MORE_ENDS)[how], path)
 
 
