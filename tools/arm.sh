@@ -4,7 +4,7 @@
 # versions of onnxruntime, tokenizers and llama-cpp-python are taken. What is finished is kept.
 set -euo pipefail
 mkdir -p "$1"
-out=$(cd "$1" && pwd) python=$2
+out=$(cd "$1" && pwd) python=$2 label=ARM
 triplet=aarch64-linux-gnu
 
 missing=()
@@ -17,25 +17,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 1
 fi
 
-# Does the step $1 once: runs the function $2 with its output in a log, as a job, so that its first error ends it. It is
-# done again when its text here or the version of a package has changed.
-once() {
-    local what=$1 log=$out/$2.log done=$out/$2.done state
-    state=$(declare -f "$2" && echo "$versions")
-    if [ -e "$done" ] && [ "$(<"$done")" = "$state" ]; then return; fi
-    echo "ARM: $what (log: $log)" >&2
-    "$2" >"$log" 2>&1 &
-    if ! wait $!; then
-        tail -n 25 "$log" >&2
-        echo "ARM: $what: failed; the whole log is in $log" >&2
-        exit 1
-    fi
-    echo "$state" >"$done"
-}
-
-version_of() {
-    "$python" -c "import importlib.metadata as m; print(m.version('$1'))"
-}
+source "$(dirname "$0")/once.sh"
 
 unpack_debian() {
     local sources
