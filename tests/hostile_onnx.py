@@ -43,16 +43,27 @@ def _files() -> dict[str, Change]:
             f"{name} is missing": partial(_remove, name),
             f"{name} is empty": partial(_write, name, b""),
             f"{name} is nonsense": partial(_write, name, bytes(range(256)) * 40),
-            f"{name} is cut": lambda folder, name=name: _write(  # type: ignore[misc]
-                name, (folder / name).read_bytes()[: (folder / name).stat().st_size // 2], folder
-            ),
-            f"{name} is a pipe": lambda folder, name=name: os.mkfifo(_remove(name, folder)),  # type: ignore[misc]
-            f"{name} is a folder": lambda folder, name=name: _remove(name, folder).mkdir(),  # type: ignore[misc]
-            f"{name} is a device": lambda folder, name=name: _remove(name, folder).symlink_to("/dev/zero"),  # type: ignore[misc]
-            f"{name} is a link to nowhere": lambda folder, name=name: _remove(name, folder).symlink_to("/nowhere"),  # type: ignore[misc]
-            f"{name} is a link to itself": lambda folder, name=name: _remove(name, folder).symlink_to(name),  # type: ignore[misc]
+            f"{name} is cut": partial(_cut, name),
+            f"{name} is a pipe": partial(_put, name, os.mkfifo),
+            f"{name} is a folder": partial(_put, name, Path.mkdir),
+            f"{name} is a device": partial(_link, name, "/dev/zero"),
+            f"{name} is a link to nowhere": partial(_link, name, "/nowhere"),
+            f"{name} is a link to itself": partial(_link, name, name),
         }
     return made
+
+
+def _cut(name: str, folder: Path) -> None:
+    content = (folder / name).read_bytes()
+    _write(name, content[: len(content) // 2], folder)
+
+
+def _put(name: str, make: Callable[[Path], object], folder: Path) -> None:
+    make(_remove(name, folder))
+
+
+def _link(name: str, target: str, folder: Path) -> None:
+    _remove(name, folder).symlink_to(target)
 
 
 def _graphs() -> dict[str, Change]:

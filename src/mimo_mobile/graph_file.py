@@ -206,14 +206,15 @@ class _Message:
                 raise ValueError(f"a field of kind {kind} found, which is none of ONNX")
             self._fields.setdefault(number, []).append(value)
 
-    def _all(self, number: int, kind: type) -> list[int | memoryview]:
+    def _all(self, number: int, kind: type[T]) -> list[T]:
         self._asked.add(number)
-        found = self._fields.get(number, [])
-        if not all(isinstance(each, kind) for each in found):
+        fields = self._fields.get(number, [])
+        found: list[T] = [each for each in fields if isinstance(each, kind)]
+        if len(found) != len(fields):
             raise ValueError(f"field {number} is of another kind than in ONNX")
         return found
 
-    def _one(self, number: int, kind: type) -> int | memoryview | None:
+    def _one(self, number: int, kind: type[T]) -> T | None:
         found = self._all(number, kind)
         if len(found) > 1:
             raise ValueError(f"field {number} is there {len(found)} times, once expected")
@@ -222,7 +223,6 @@ class _Message:
     def integer(self, number: int) -> int:
         """A whole number, 0 when it is not there."""
         value = self._one(number, int) or 0
-        assert isinstance(value, int)
         return value - (1 << 64) if value >> 63 else value
 
     def data(self, number: int) -> bytes | None:
@@ -240,11 +240,11 @@ class _Message:
 
     def message(self, number: int) -> _Message:
         """A message, empty when it is not there."""
-        return _Message(self._one(number, memoryview) or memoryview(b""), self._seen)  # type: ignore[arg-type]
+        return _Message(self._one(number, memoryview) or memoryview(b""), self._seen)
 
     def messages(self, number: int) -> Iterator[_Message]:
         """All messages of one number, one after the other."""
-        return (_Message(each, self._seen) for each in self._all(number, memoryview))  # type: ignore[arg-type]
+        return (_Message(each, self._seen) for each in self._all(number, memoryview))
 
     def integers(self, number: int) -> tuple[int, ...]:
         """All whole numbers of one number, packed or not."""
