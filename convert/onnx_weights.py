@@ -222,6 +222,18 @@ def joint(names: tuple[str, ...]) -> str:
     return f"{start}.{'+'.join(name.rsplit('.', 2)[1] for name in names)}.{last}"
 
 
+def apart(name: str) -> tuple[str, ...]:
+    """The names that ``joint`` made one of.
+
+    >>> apart("model.layers.0.mlp.gate_proj+up_proj.weight")
+    ('model.layers.0.mlp.gate_proj.weight', 'model.layers.0.mlp.up_proj.weight')
+    """
+    if "+" not in name:
+        return (name,)
+    start, middle, last = name.rsplit(".", 2)
+    return tuple(f"{start}.{each}.{last}" for each in middle.split("+"))
+
+
 def _rotations(config: MimoConfig, function: np.ufunc, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Cosines or sines of every position's angles, computed in float64."""
     half = config.head_dim // 2

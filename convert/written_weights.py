@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mimo_mobile import graph_file
 from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
-from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, joint
+from mimo_mobile.convert.onnx_weights import DRAFT_HEAD, apart, joint
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.layout import KV_INT8, MODEL, MTP
 from mimo_mobile.mimo7b import MimoConfig
@@ -57,6 +57,11 @@ class WrittenWeights:
         except Exception as error:  # of protobuf and onnx-ir, which share no base
             raise ModelLoadError(f"{folder}: no ONNX folder that mimo wrote ({error}); quantize again") from error
         self.draft_ids = self._tensors.get("draft_tokens")
+
+    def stacked(self) -> list[tuple[str, ...]]:
+        """The checkpoint's tensors that the folder holds; those that were written as one are together."""
+        known = self.config.tensor_shapes()
+        return [names for names in map(apart, self._tensors) if all(name in known for name in names)]
 
     def vector(self, *names: str) -> ir.TensorProtocol:
         """The weights of a norm, or the biases of the layers ``names`` together."""
