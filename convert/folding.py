@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile.convert.calibrated import Factors
 from mimo_mobile.convert.formats import LARGEST
 from mimo_mobile.convert.shards import BLOCK_WEIGHTS, TensorView
 from mimo_mobile.errors import QuantizationError
@@ -36,10 +37,10 @@ of a row have in common changes no weight, but takes digits from each."""
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A tensor times a power of two, as a tensor."""
+    """A tensor times its factors, as a tensor."""
 
     view: TensorView
-    factor: float
+    factors: tuple[Factors, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,8 +55,17 @@ class Folded:
     def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` as a float32 copy."""
         values = self.view.float32(start, stop)
-        values *= np.float32(self.factor)
+        for each in self.factors:
+            if values.ndim > 1:
+                values *= np.asarray(each.columns, np.float32)
+            values *= _part(each.rows, start, stop, values.ndim)
         return values
+
+
+def _part(rows: NDArray[np.float32] | float, start: int, stop: int | None, dimensions: int) -> NDArray[np.float32]:
+    """The factors of rows ``start`` to ``stop`` as they multiply an array of so many dimensions."""
+    factors = np.asarray(rows, np.float32)
+    return factors if factors.ndim == 0 else factors[start:stop].reshape(-1, *[1] * (dimensions - 1))
 
 
 def fold(ranges: ModelRanges, head_dim: int, *, float16: bool, float16_attention: bool) -> ModelRanges:
@@ -103,6 +113,19 @@ def _check(found: LayerRange, residual: float) -> None:
         )
 
 
+def check_head(largest: float) -> None:
+    """See that float16 has what the head reads, and its logits, for which there is no scale.
+
+    Raises:
+        QuantizationError: It has not.
+    """
+    if largest > MOST:
+        raise QuantizationError(
+            f"the head: a number of {largest:.4g} found, at most {MOST:g} expected for float16 with {HEADROOM}-fold"
+            " headroom; take a recipe with float32 activations, e.g. int4_b32"
+        )
+
+
 def _scale(largest: float) -> float:
     """The power of two, at most 1, that brings a range into float16 with headroom."""
     return 1.0 if largest <= MOST else 2.0 ** math.floor(math.log2(MOST / largest))
@@ -113,15 +136,22 @@ def prefix_of(layer: str) -> str:
     return f"model.{layer}."
 
 
-def folded(tensors: Mapping[str, TensorView], ranges: ModelRanges) -> dict[str, TensorView | Folded]:
-    """A checkpoint's tensors, scaled."""
-    factors = {"model.embed_tokens.weight": ranges.residual_scale}
+def folded(
+    tensors: Mapping[str, TensorView], ranges: ModelRanges, more: Mapping[str, Factors]
+) -> dict[str, TensorView | Folded]:
+    """A checkpoint's tensors times the powers of two that ``fold`` chose, and times ``more`` factors."""
+    powers = {"model.embed_tokens.weight": ranges.residual_scale}
     for each in ranges.layers:
         prefix = prefix_of(each.layer)
-        factors[f"{prefix}input_proj.weight"] = factors[f"{prefix}self_attn.o_proj.weight"] = ranges.residual_scale
-        factors[f"{prefix}mlp.up_proj.weight"] = each.product_scale
-        factors[f"{prefix}mlp.down_proj.weight"] = ranges.residual_scale / each.product_scale
-    return {name: Folded(view, factors[name]) if factors.get(name, 1) != 1 else view for name, view in tensors.items()}
+        powers[f"{prefix}input_proj.weight"] = powers[f"{prefix}self_attn.o_proj.weight"] = ranges.residual_scale
+        powers[f"{prefix}mlp.up_proj.weight"] = each.product_scale
+        powers[f"{prefix}mlp.down_proj.weight"] = ranges.residual_scale / each.product_scale
+    made: dict[str, TensorView | Folded] = {}
+    for name, view in tensors.items():
+        factors = [Factors(powers[name])] if powers.get(name, 1) != 1 else []
+        factors += [more[name]] if name in more else []
+        made[name] = Folded(view, tuple(factors)) if factors else view
+    return made
 
 
 def folded_config(config: MimoConfig, ranges: ModelRanges) -> MimoConfig:

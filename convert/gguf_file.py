@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.formats import RowFormat
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
@@ -55,6 +56,8 @@ def write_gguf(
     *,
     file_type: str,
     metadata: Mapping[str, str],
+    tensors: Mapping[str, TensorView | Folded] | None = None,
+    eps: float | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -69,6 +72,8 @@ def write_gguf(
         file_type: The name in gguf.LlamaFileType, without ``MOSTLY_``.
         metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``, and ``pair``,
             which a trunk has in common with its MTP file.
+        tensors: The checkpoint's tensors as they are to be written; as they are by default.
+        eps: The norms' eps that belongs to them; the checkpoint's by default.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -82,31 +87,31 @@ def write_gguf(
         MissingDependencyError: gguf is not installed.
     """
     gguf = require("gguf", "gguf")
-    config = checkpoint.config
+    config, tensors = checkpoint.config, tensors or checkpoint.tensors
     if layout != "trunk" and (not config.num_nextn_predict_layers or config.mtp_hidden_state != PRE_NORM):
         raise CheckpointError(
             f"{checkpoint.path}: {config.num_nextn_predict_layers} MTP layers on {config.mtp_hidden_state} states"
             f" found; llama.cpp runs those on {PRE_NORM} ones: take the trunk alone, or ONNX"
         )
-    mapped = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, layout)
+    mapped = map_tensors(checkpoint.tensors, config.num_hidden_layers, layout)
     formats = {name: format_of(name) for name in mapped}
     with files.whole(out, force=force) as temporary:
-        files.check_room(out, sum(_stored_bytes(checkpoint.tensors[name], formats[name]) for name in mapped))
+        files.check_room(out, sum(_stored_bytes(tensors[name], formats[name]) for name in mapped))
         architecture = TRUNK_ARCHITECTURE if layout == "trunk" else MTP_ARCHITECTURE
         writer: GGUFWriter = gguf.GGUFWriter(temporary, architecture)
         try:
             _add_origin(writer, metadata, layout)
-            _add_hyperparameters(writer, checkpoint.config)
-            _add_layers(writer, checkpoint.config, layout)
+            _add_hyperparameters(writer, config, eps or config.rms_norm_eps)
+            _add_layers(writer, config, layout)
             writer.add_file_type(_file_type(gguf, file_type))
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_vocabulary(gguf, writer, checkpoint.vocabulary)
             for name, target in mapped.items():
-                _add_tensor_info(gguf, writer, checkpoint.tensors[name], target, formats[name])
+                _add_tensor_info(gguf, writer, tensors[name], target, formats[name])
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            _write_tensors(writer, checkpoint, mapped, formats, threads, progress, f"write {out.name}")
+            _write_tensors(writer, tensors, mapped, formats, threads, progress, f"write {out.name}")
         finally:
             writer.close()
     return out
@@ -114,14 +119,14 @@ def write_gguf(
 
 def _write_tensors(
     writer: GGUFWriter,
-    checkpoint: Checkpoint,
+    tensors: Mapping[str, TensorView | Folded],
     mapped: Mapping[str, Mapped],
     formats: Mapping[str, RowFormat],
     threads: int | None,
     progress: ProgressCallback,
     stage: str,
 ) -> None:
-    done, total = 0, sum(checkpoint.tensors[name].size for name in mapped)
+    done, total = 0, sum(tensors[name].size for name in mapped)
     with ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool:
         waiting: deque[tuple[str, Encoding]] = deque()
 
@@ -129,12 +134,12 @@ def _write_tensors(
             nonlocal done
             name, encoding = waiting.popleft()
             writer.write_tensor_data(encoding.result())
-            done += checkpoint.tensors[name].size
+            done += tensors[name].size
             progress(Progress(stage, done, total, name, unit="weights"))
 
         for name, target in mapped.items():
             # The next tensor is read and encoded while the one before is written.
-            encoding = Encoding(checkpoint.tensors[name], formats[name], pool, swap_halves=target.swap_halves)
+            encoding = Encoding(name, tensors[name], formats[name], pool, swap_halves=target.swap_halves)
             waiting.append((name, encoding))
             if len(waiting) > 1:
                 write_first()
@@ -146,10 +151,16 @@ class Encoding:
     """A tensor's rows, which the threads of a pool turn into bytes [rows, row_bytes]."""
 
     def __init__(
-        self, view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
+        self,
+        name: str,
+        view: TensorView | Folded,
+        row_format: RowFormat,
+        pool: ThreadPoolExecutor,
+        *,
+        swap_halves: bool = False,
     ) -> None:
         """Begin; the thread that encodes a row reads it, too."""
-        self._name, columns = view.name, view.shape[-1]
+        self._name, columns = name, view.shape[-1]
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
         step = max(1, TASK_WEIGHTS // columns)
@@ -182,11 +193,13 @@ class Encoding:
         return self._out
 
 
-def _stored_bytes(view: TensorView, row_format: RowFormat) -> int:
+def _stored_bytes(view: TensorView | Folded, row_format: RowFormat) -> int:
     return view.size // view.shape[-1] * row_format.row_bytes(view.shape[-1])
 
 
-def _add_tensor_info(gguf: Any, writer: GGUFWriter, view: TensorView, target: Mapped, row_format: RowFormat) -> None:
+def _add_tensor_info(
+    gguf: Any, writer: GGUFWriter, view: TensorView | Folded, target: Mapped, row_format: RowFormat
+) -> None:
     size = _stored_bytes(view, row_format)
     kind = gguf.GGMLQuantizationType[row_format.name]
     writer.add_tensor_info(target.name, view.shape, np.dtype(np.float32), size, raw_dtype=kind)
@@ -214,7 +227,7 @@ def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], layout: Layout)
         writer.add_source_repo_url(url)
 
 
-def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig) -> None:
+def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig, eps: float) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -223,7 +236,7 @@ def _add_hyperparameters(writer: GGUFWriter, config: MimoConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_layer_norm_rms_eps(eps)
     writer.add_sampling_temp(SAMPLING_TEMPERATURE)
     writer.add_sampling_top_p(SAMPLING_TOP_P)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile import files, untrusted
 from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint
+from mimo_mobile.convert.folding import fold, folded, folded_config
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.json_files import read_json
@@ -25,7 +26,7 @@ from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.ranges import ModelRanges
 
 if TYPE_CHECKING:
-    from mimo_mobile.convert.onnx_file import Calibrate
+    from mimo_mobile.convert.calibrated import Calibrated
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def convert_checkpoint(
     force: bool = False,
     progress: ProgressCallback = ignore,
     single_file: bool = False,
+    calibrate: Callable[[Checkpoint, ProgressCallback], Calibrated] | None = None,
 ) -> list[Path]:
     """Write a checkpoint as it is, unquantized, and return what was written, the loadable model first.
 
@@ -62,6 +64,7 @@ def convert_checkpoint(
         progress: A function that is called often.
         single_file: Whether a GGUF file holds both the trunk and the MTP layer, which llama.cpp's own
             ``--spec-type draft-mtp`` needs.
+        calibrate: Runs the checkpoint first when its activations will be float16, so that they are scaled into it.
 
     Raises:
         BadArgumentError: ONNX is asked for in bf16, or optimum is asked for anything but ONNX in f32.
@@ -83,7 +86,8 @@ def convert_checkpoint(
     check_values(checkpoint.tensors.values(), progress)
     if exporter == "optimum":
         return [export_with_optimum(checkpoint, out, force=force)]
-    return write_plain(checkpoint, out, to, plain, origin(source), force, progress, single_file)
+    calibrated = calibrate(checkpoint, progress) if calibrate and (to, plain) == ("onnx", F16) else None
+    return write_plain(checkpoint, out, to, plain, origin(source), force, progress, single_file, calibrated)
 
 
 def write_plain(
@@ -95,6 +99,7 @@ def write_plain(
     force: bool = False,
     progress: ProgressCallback = ignore,
     single_file: bool = False,
+    calibrated: Calibrated | None = None,
 ) -> list[Path]:
     """Write a checkpoint unquantized, and return what was written, the loadable model first.
 
@@ -103,13 +108,13 @@ def write_plain(
         MissingDependencyError: The package that writes the format is not installed.
     """
     if to == "onnx":
-        write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, metadata, force, progress)
+        write_onnx_model(checkpoint, out, lambda _: plain, plain, plain, metadata, force, progress, calibrated)
         return [out]
 
     def format_of(name: str) -> RowFormat:
         return F32 if is_vector(name) else plain
 
-    return write_gguf_model(checkpoint, out, format_of, plain.name, metadata, force, progress, single_file)
+    return write_gguf_model(checkpoint, out, format_of, plain.name, metadata, force, progress, single_file)[0]
 
 
 def write_gguf_model(
@@ -121,10 +126,13 @@ def write_gguf_model(
     force: bool = False,
     progress: ProgressCallback = ignore,
     single_file: bool = False,
-) -> list[Path]:
+    calibrated: Calibrated | None = None,
+) -> tuple[list[Path], ModelRanges | None]:
     """Write the trunk to ``out``, and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it.
 
-    With ``single_file`` all is written to ``out``.
+    With ``single_file`` all is written to ``out``. What ``calibrated`` says is folded into the weights.
+
+    Returns the paths, and how large the model's numbers get if that was measured.
 
     Raises:
         OutputExistsError: One of the files is there and ``force`` is false.
@@ -146,21 +154,27 @@ def write_gguf_model(
             "%s: GGUF cannot say that white space and words around added tokens are treated in another way: %s",
             out, ", ".join(checkpoint.vocabulary.flagged),
         )  # fmt: skip
+    ranges = ModelRanges(())
+    if calibrated is not None:
+        ranges = fold(calibrated.ranges, config.head_dim, float16=False, float16_attention=False)
+    tensors = folded(checkpoint.tensors, ranges, calibrated.factors if calibrated else {})
     if len(layouts) > 1:
-        metadata = {**metadata, "pair": _pair_id(checkpoint, format_of)}
+        metadata = {**metadata, "pair": _pair_id(checkpoint, format_of, ranges)}
     for path, layout in layouts:
         write_gguf(
-            path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
-        )
+            path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, tensors=tensors,
+            eps=folded_config(config, ranges).rms_norm_eps, force=force, progress=progress,
+        )  # fmt: skip
     if len(layouts) == 1:
         mtp_out.unlink(missing_ok=True)  # of the checkpoint before; it would be taken for this one's
-    return [path for path, _ in reversed(layouts)]
+    return [path for path, _ in reversed(layouts)], ranges if calibrated else None
 
 
-def _pair_id(checkpoint: Checkpoint, format_of: Callable[[str], RowFormat]) -> str:
-    """A hash of the checkpoint and the formats, which only a trunk and its own MTP file have in common."""
+def _pair_id(checkpoint: Checkpoint, format_of: Callable[[str], RowFormat], ranges: ModelRanges) -> str:
+    """A hash of checkpoint, formats and the scale of states, which only a trunk and its own MTP file share."""
     formats = ",".join(format_of(name).name for name in checkpoint.tensors)
-    return hashlib.sha256(f"{checkpoint.fingerprint()} {formats}".encode()).hexdigest()
+    scale = "" if ranges.residual_scale == 1 else f" {ranges.residual_scale}"
+    return hashlib.sha256(f"{checkpoint.fingerprint()} {formats}{scale}".encode()).hexdigest()
 
 
 def write_onnx_model(
@@ -172,7 +186,7 @@ def write_onnx_model(
     metadata: Mapping[str, str],
     force: bool = False,
     progress: ProgressCallback = ignore,
-    calibrate: Calibrate | None = None,
+    calibrated: Calibrated | None = None,
 ) -> ModelRanges | None:
     """Write the ONNX folder ``out``; see ``onnx_file.write_onnx``.
 
@@ -188,7 +202,7 @@ def write_onnx_model(
     for_gpus = activations is F16
     compute = Compute(ir.DataType.from_numpy(activations.dtype), ir.DataType.from_numpy(kv.dtype), sinks=for_gpus)
     return write_onnx(
-        out, checkpoint, format_of, compute, metadata=metadata, calibrate=calibrate, force=force, progress=progress
+        out, checkpoint, format_of, compute, metadata=metadata, calibrated=calibrated, force=force, progress=progress
     )
 
 

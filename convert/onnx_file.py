@@ -9,26 +9,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert import onnx_graph
+from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.draft_vocabulary import draft_ids
-from mimo_mobile.convert.folding import fold, folded, folded_config, largest, prefix_of
+from mimo_mobile.convert.folding import check_head, fold, folded, folded_config, prefix_of
 from mimo_mobile.convert.json_files import present, read_bytes, read_json
-from mimo_mobile.convert.measured_graph import FLOAT32
-from mimo_mobile.convert.npu import graph as npu_graph
-from mimo_mobile.convert.onnx_graph import Compute, OnnxWeights
-from mimo_mobile.convert.onnx_weights import EMBEDDING, FormatOf, KvScales, LazyWeights, PickedRows
+from mimo_mobile.convert.onnx_graph import Compute
+from mimo_mobile.convert.onnx_weights import FormatOf, LazyWeights
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,
@@ -43,7 +39,6 @@ from mimo_mobile.layout import (
     REFERENCE,
     REFERENCE_FORMAT,
     TOKENIZER_CONFIG,
-    Reference,
 )
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
@@ -53,35 +48,6 @@ ALIGNMENT_BYTES = 4096
 """Every tensor in the data file begins at a page, so that it can be mapped as it lies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a model gave that was run before it was written.
-
-    Attributes:
-        ranges: How large its numbers get.
-        kv_scales: Scales for an INT8 cache.
-        states: The trunk's last states `[1, T, E]`.
-    """
-
-    ranges: ModelRanges
-    kv_scales: KvScales
-    states: NDArray[np.float32]
-
-
-class Calibrate(Protocol):
-    """Runs a model over a text."""
-
-    @property
-    def ids(self) -> Sequence[int]:
-        """The text's tokens."""
-
-    def measure(self, config: MimoConfig, weights: OnnxWeights, largest_embedding: float) -> Measured:
-        """Run it in float32, layer by layer; the embedding has one row for each token of the text."""
-
-    def reference(self, head: ir.Model, folder: Path, states: NDArray[np.float32]) -> Reference:
-        """Run its head, whose data are in a folder, on the states that the head reads."""
-
-
 def write_onnx(
     out: Path,
     checkpoint: Checkpoint,
@@ -89,7 +55,7 @@ def write_onnx(
     compute: Compute,
     *,
     metadata: Mapping[str, str],
-    calibrate: Calibrate | None = None,
+    calibrated: Calibrated | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -104,7 +70,7 @@ def write_onnx(
         format_of: Checkpoint's tensor name → format of matrices and embedding.
         compute: The types in which activations and attention are computed.
         metadata: Goes into the models' metadata_props.
-        calibrate: Finds by what the weights are scaled, the scales for a second trunk with an int8 KV cache, and
+        calibrated: By what the weights are scaled, the scales for a second trunk with an int8 KV cache, and what makes
             reference logits; None leaves weights as they are and writes neither.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
@@ -123,26 +89,25 @@ def write_onnx(
         ThreadPoolExecutor(threads or os.cpu_count() or 2) as pool,
     ):
         folder.mkdir()
-        if calibrate is not None:
-            measured = _measured(checkpoint, format_of, drafts, pool, calibrate)
+        if calibrated is not None:
             coarse = ir.DataType.FLOAT16 in (compute.activations, compute.kv)
             float16 = compute.activations == ir.DataType.FLOAT16
-            ranges = fold(measured.ranges, config.head_dim, float16=float16, float16_attention=coarse)
+            if float16:
+                check_head(calibrated.head)
+            ranges = fold(calibrated.ranges, config.head_dim, float16=float16, float16_attention=coarse)
             config = folded_config(config, ranges)
             exact = frozenset(prefix_of(each.layer) for each in ranges.layers if each.float32_attention)
             compute = dataclasses.replace(compute, float32=exact)
-        weights = LazyWeights(config, folded(checkpoint.tensors, ranges), format_of, compute, drafts, pool)
+        tensors = folded(checkpoint.tensors, ranges, calibrated.factors if calibrated else {})
+        weights = LazyWeights(config, tensors, format_of, compute, drafts, pool)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
         for layer in range(config.num_nextn_predict_layers):
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"
             graphs[name] = onnx_graph.mtp(config, weights, compute, layer)
         with (folder / DATA).open("wb") as data:
             places = _write_data(data, folder, graphs, progress, out)
-        if calibrate is not None:
-            head = _placed(npu_graph.head(config, weights, compute, 1), places)
-            found = calibrate.reference(head, folder, measured.states * np.float32(ranges.residual_scale))
-            (folder / REFERENCE).write_text(REFERENCE_FORMAT.to_text(dataclasses.asdict(found)), encoding="utf-8")
-            weights.set_kv_scales(measured.kv_scales)
+        if calibrated is not None:
+            weights.set_kv_scales(calibrated.kv_scales)
             int8 = dataclasses.replace(compute, kv=ir.DataType.INT8)
             graphs[KV_INT8] = _placed(onnx_graph.trunk(config, weights, int8), places)
         for name, model in graphs.items():
@@ -150,23 +115,10 @@ def write_onnx(
             ir.save(model, folder / name)
         for name, content in companions.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return ranges if calibrate is not None else None
-
-
-def _measured(
-    checkpoint: Checkpoint,
-    format_of: FormatOf,
-    drafts: NDArray[np.int64],
-    pool: ThreadPoolExecutor,
-    calibrate: Calibrate,
-) -> Measured:
-    """What the model computes with the weights as they will be written, but for their scales."""
-    ids = np.array(calibrate.ids, np.int64)
-    config = dataclasses.replace(checkpoint.config, max_position_embeddings=len(ids))
-    table = checkpoint.tensors[EMBEDDING]
-    tensors = dict(checkpoint.tensors) | {EMBEDDING: PickedRows(table, ids)}
-    weights = LazyWeights(config, tensors, format_of, FLOAT32, drafts, pool)
-    return calibrate.measure(config, weights, largest(table))
+        if calibrated is not None:
+            found = dataclasses.asdict(calibrated.reference(folder, config))
+            (folder / REFERENCE).write_text(REFERENCE_FORMAT.to_text(found), encoding="utf-8")
+    return ranges if calibrated is not None else None
 
 
 def _write_data(

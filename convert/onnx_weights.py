@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mimo_mobile.convert.calibrated import KvScales
 from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
@@ -35,9 +36,6 @@ POSITIONS = 4096
 """So many positions' angles are computed at a time: in float64 all of them would take much memory."""
 
 FormatOf = Callable[[str], PlainFormat | MatMulFormat]
-
-KvScales = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""The scales of keys and of values `[K * D]`, layer by layer."""
 
 
 @dataclass(frozen=True, slots=True)

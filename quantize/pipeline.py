@@ -7,11 +7,13 @@ is finished. This module knows recipes and writers, but no tensors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mimo_mobile import files, manifest, onnxruntime_library
+from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import origin, write_gguf_model, write_onnx_model, write_plain
@@ -19,10 +21,10 @@ from mimo_mobile.convert.weight_values import check_values
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
-from mimo_mobile.manifest import Entry, Manifest, Part, Score
+from mimo_mobile.manifest import Effort, Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
-from mimo_mobile.quantize.calibrate import TEXT, Calibration
+from mimo_mobile.quantize.calibrate import TEXT, Statistics, calibrate
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
 from mimo_mobile.ranges import ModelRanges
@@ -57,6 +59,7 @@ def quantize_checkpoint(
     problems: int | None = None,
     single_file: bool = False,
     npu: NpuTarget | None = None,
+    effort: Effort = "normal",
     progress: ProgressCallback = ignore,
 ) -> Manifest:
     """Quantize a checkpoint into ``out`` by each recipe, and score the results.
@@ -69,6 +72,7 @@ def quantize_checkpoint(
         problems: How many of the held-out problems to answer; 0 is none, None is all.
         single_file: Whether a GGUF file holds both the trunk and the MTP layer, which stock llama.cpp can draft with.
         npu: The chips to compile the ONNX recipes' models for; None compiles for none.
+        effort: With ``none`` weights are rounded to the nearest level, whatever reads them.
         progress: A function that is called often.
 
     Raises:
@@ -84,14 +88,16 @@ def quantize_checkpoint(
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
+
+    statistics = cache(lambda: statistics_of(checkpoint, progress))
     with files.locked(out):
         files.remove_partials(out)
-        if force or not _all_finished(out, source, chosen, single_file):
+        if force or not _all_finished(out, source, chosen, single_file, effort):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
-            if force or not _finished(state, recipe, path):
+            if force or not _finished(state, recipe, path, effort):
                 old = state.entry(recipe.name)
                 kind = ONNX_FOLDER if recipe.target == "onnx" else None
                 if kind and old and old.path == path.name and not kind.is_marked(path):
@@ -99,7 +105,8 @@ def quantize_checkpoint(
                 files.replaceable(path, force=True, kind=kind)
                 state = state.without(recipe.name)
                 state.write(out)
-                made = _quantize(checkpoint, source, path, recipe, single_file, progress)
+                found = calibrated_for(recipe, effort, statistics)
+                made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
                 state = state.with_entry(made)
                 state.write(out)
                 if old is not None and old.path != path.name:
@@ -167,30 +174,37 @@ def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
     return f"{source.name}-{recipe.name}{end}"
 
 
-def _finished(state: Manifest, recipe: Recipe, path: Path) -> bool:
+def _finished(state: Manifest, recipe: Recipe, path: Path, effort: Effort) -> bool:
     entry = state.entry(recipe.name)
-    if entry is None or entry.path != path.name:
+    if entry is None or entry.path != path.name or entry.effort != effort:
         return False
     parts = [(path.parent / part.path, part.size_bytes) for part in entry.parts]
     return all(file.is_file() and file.stat().st_size == size for file, size in parts)
 
 
-def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool) -> bool:
+def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool, effort: Effort) -> bool:
     """Whether nothing would be quantized anew, provided that ``out`` holds this checkpoint's files."""
     try:
         state = manifest.read(out)
     except MimoMobileError:
         return False
     return state is not None and all(
-        _finished(state, recipe, out / _name(source, recipe, single_file)) for recipe in recipes
+        _finished(state, recipe, out / _name(source, recipe, single_file), effort) for recipe in recipes
     )
 
 
 def _quantize(
-    checkpoint: Checkpoint, source: Source, path: Path, recipe: Recipe, single_file: bool, progress: ProgressCallback
+    checkpoint: Checkpoint,
+    source: Source,
+    path: Path,
+    recipe: Recipe,
+    single_file: bool,
+    effort: Effort,
+    calibrated: Calibrated | None,
+    progress: ProgressCallback,
 ) -> Entry:
     out = path.parent
-    written, ranges = write_model(checkpoint, path, recipe, origin(source), progress, single_file)
+    written, ranges = write_model(checkpoint, path, recipe, origin(source), progress, single_file, calibrated)
     paths = sorted(
         path for each in written for path in ([each] if each.is_file() else each.rglob("*")) if path.is_file()
     )
@@ -205,6 +219,7 @@ def _quantize(
         size_bytes=size,
         parts=parts,
         tools=manifest.tool_versions(),
+        effort=effort,
         ranges=ranges,
     )
 
@@ -308,10 +323,11 @@ def write_model(
     metadata: Mapping[str, str],
     progress: ProgressCallback = ignore,
     single_file: bool = False,
+    calibrated: Calibrated | None = None,
 ) -> tuple[list[Path], ModelRanges | None]:
     """Write a checkpoint by a recipe, in place of what is there.
 
-    Returns the paths that were written, the loadable model first; and how large its numbers get, for ONNX.
+    Returns the paths that were written, the loadable model first; and how large its numbers get, if that was measured.
 
     Raises:
         QuantizationError: A format does not fit a tensor, or the model's numbers do not fit the recipe's types.
@@ -329,12 +345,33 @@ def write_model(
         return chosen
 
     if recipe.target == "gguf":
-        name = recipe.name.upper()
-        return write_gguf_model(checkpoint, out, row_format, name, metadata, True, progress, single_file), None
-    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
-    calibrate = Calibration(ids, progress)
+        return write_gguf_model(
+            checkpoint, out, row_format, recipe.name.upper(), metadata, True, progress, single_file, calibrated
+        )
     ranges = write_onnx_model(
-        checkpoint, out, matmul_format, recipe.activations, F16, metadata, True, progress, calibrate
+        checkpoint, out, matmul_format, recipe.activations, F16, metadata, True, progress, calibrated
     )
     return [out], ranges
+
+
+def calibrated_for(recipe: Recipe, effort: Effort, statistics: Callable[[], Statistics]) -> Calibrated | None:
+    """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded."""
+    if recipe.target == "gguf" and effort == "none":
+        return None
+    return calibrated(statistics())
+
+
+def calibrated(found: Statistics) -> Calibrated:
+    """What writers need of a checkpoint's statistics."""
+    return Calibrated(found.ranges, found.head, found.kv_scales, found.reference)
+
+
+def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:
+    """What a checkpoint computes for our calibration text.
+
+    Raises:
+        QuantizationError: A layer makes NaN or infinity.
+    """
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
+    return calibrate(checkpoint.config, checkpoint.tensors, [ids], progress)

@@ -23,7 +23,7 @@ from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.quantize.forward import Rows
 
 if TYPE_CHECKING:
-    from mimo_mobile.convert.onnx_graph import Matrix
+    import onnx_ir as ir
 
 EPS = ".attention.layer_norm_rms_epsilon"
 
@@ -105,25 +105,53 @@ def _gguf_tensors(
 
 @dataclass(frozen=True, slots=True)
 class _OnnxRows:
-    """Some rows of a matrix in an ONNX folder, or a vector."""
+    """Some rows of a matrix in an ONNX folder, or a part of a vector.
 
-    values: NDArray[Any]
-    scales: NDArray[Any] | None
+    Attributes:
+        values: The values as they lie in the file, or the integers of blocks.
+        scales: The scales of blocks; None where there are none.
+        bits: How many an integer of a block has.
+        first: The number of the first row.
+        shape: The tensor's shape.
+        flip: What integers of 4 bits are flipped by: those of the embedding lie around 0, those of matrices around 8.
+        transposed: Whether the file holds columns first.
+    """
+
+    values: ir.ExternalTensor
+    scales: ir.ExternalTensor | None
     bits: int
     first: int
     shape: tuple[int, ...]
     flip: int = 0
+    transposed: bool = False
 
     def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         begin, end, _ = slice(start, stop).indices(self.shape[0])
-        part = slice(self.first + begin, self.first + end)
+        first, last = self.first + begin, self.first + end
         if self.scales is None:
-            return np.array(self.values[part], np.float32)
-        packed, scales = self.values[part] ^ np.uint8(self.flip), self.scales[part].astype(np.float32)
+            if self.transposed:
+                return _rows(self.values)[:, first:last].T.astype(np.float32)
+            return _rows(self.values, first, last).astype(np.float32)
+        packed = _rows(self.values, first, last) ^ np.uint8(self.flip)
+        scales = _rows(self.scales, first, last).astype(np.float32)
         levels = packed if self.bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
         blocks = levels.reshape(*scales.shape, -1).astype(np.float32) - (1 << (self.bits - 1))
         made: NDArray[np.float32] = (blocks * scales[..., None]).reshape(end - begin, -1)
         return made
+
+
+def _rows(tensor: ir.ExternalTensor, first: int = 0, last: int | None = None) -> NDArray[Any]:
+    """Rows of a tensor, read from its file; 4-bit integers come two in a byte."""
+    rows, *others = (int(size) for size in tensor.shape)
+    packed = tensor.dtype.bitwidth < 8
+    dtype, row_bytes = np.dtype(np.uint8) if packed else tensor.dtype.numpy(), tensor.nbytes // rows
+    last = rows if last is None else last
+    with untrusted.opened(Path(tensor.path)) as file:
+        file.seek((tensor.offset or 0) + first * row_bytes)
+        data = file.read((last - first) * row_bytes)
+    if len(data) != (last - first) * row_bytes:
+        raise ModelLoadError(f"{tensor.path}: it ends before its weights do; download it again")
+    return np.frombuffer(data, dtype).reshape(last - first, *([-1] if packed else others))
 
 
 def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
@@ -131,32 +159,20 @@ def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]
     from mimo_mobile.convert.onnx_weights import EMBEDDING
     from mimo_mobile.convert.written_weights import WrittenWeights
 
-    weights = WrittenWeights(folder)
+    weights, shapes = WrittenWeights(folder), config.tensor_shapes()
     made: dict[str, Rows] = {}
     for names in weights.stacked():
         first = 0
         for name in names:
-            shape = config.tensor_shapes()[name]
+            shape = shapes[name]
             if len(shape) == 1:
-                made[name] = _OnnxRows(weights.vector(*names).numpy(), None, 32, first, shape)
-            elif name == EMBEDDING:
-                made[name] = _embedding(weights.embedding(name), shape)
+                made[name] = _OnnxRows(weights.vector(*names), None, 32, first, shape)
             else:
-                made[name] = _matrix(weights.matrix(*names), first, shape)
+                embedding = name == EMBEDDING
+                found = weights.embedding(name) if embedding else weights.matrix(*names)
+                made[name] = _OnnxRows(
+                    found.values, found.scales, found.bits, first, shape,
+                    flip=0x88 if embedding else 0, transposed=found.scales is None and not embedding,
+                )  # fmt: skip
             first += shape[0]
     return weights.config, made
-
-
-def _matrix(matrix: Matrix, first: int, shape: tuple[int, ...]) -> _OnnxRows:
-    values = matrix.values.numpy()
-    if matrix.scales is None:
-        return _OnnxRows(values.T, None, 32, first, shape)
-    return _OnnxRows(values, matrix.scales.numpy(), matrix.bits, first, shape)
-
-
-def _embedding(matrix: Matrix, shape: tuple[int, ...]) -> _OnnxRows:
-    """The embedding, whose blocks hold integers around 0 where matrices have them around 8."""
-    if matrix.scales is None:
-        return _OnnxRows(matrix.values.numpy(), None, 32, 0, shape)
-    packed = np.frombuffer(matrix.values.tobytes(), np.uint8).reshape(shape[0], -1)
-    return _OnnxRows(packed, matrix.scales.numpy(), matrix.bits, 0, shape, flip=0x88)

@@ -56,6 +56,7 @@ MANIFEST: Document = {
             "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
             "tools": {"numpy": "2.4.6"},
             "score": SCORE,
+            "effort": "normal",
             "ranges": RANGES,
         }
     ],
@@ -75,7 +76,9 @@ MANIFEST_1: Document = {
     **{name: value for name, value in MANIFEST.items() if name not in ("order", "entries")},
     "manifest_version": 1,
     "tools": {"numpy": "2.4.6"},
-    "entries": [{name: value for name, value in MANIFEST["entries"][0].items() if name not in ("tools", "ranges")}],
+    "entries": [
+        {name: value for name, value in MANIFEST["entries"][0].items() if name not in ("tools", "effort", "ranges")}
+    ],
 }
 NPU: Document = {
     "npu_version": 1,
@@ -136,6 +139,7 @@ GOOD: dict[str, list[Change]] = {
         ("entries", [entry("a", "a/x"), entry("ab", "ab/x", recipe="int8"), GGUF]),
         ("source", {}), ("entries.0.tools", {}),
         ("entries.0.score.same_top", 1), ("entries.0.score.perplexity", None), ("entries.0.score.problem_set", GONE),
+        ("entries.0.effort", GONE), ("entries.0.effort", "none"), ("entries.0.effort", "high"),
         ("order", GONE), ("order", []), ("entries.0.ranges", None), ("entries.0.ranges", GONE),
         ("entries.0.ranges.layers", []), ("entries.0.ranges.layers.0.added_later", 1),
     ],
@@ -218,6 +222,7 @@ NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
         ("entries.0.score.by_kind", [1]), ("entries.0.score.by_kind", {"sum": "1"}),
         ("entries.0.score.perplexity", "1.02"), ("entries.0.score.same_top", 1.5),
         ("entries.0.score.answer_tokens", None), ("entries.0.score.problem_set", 5), ("entries.0.ranges", []),
+        ("entries.0.effort", "most"), ("entries.0.effort", 1), ("entries.0.effort", []),
         ("entries.0.ranges.residual_scale", GONE), ("entries.0.ranges.residual_scale", 2),
         ("entries.0.ranges.layers", GONE), ("entries.0.ranges.layers", {}), ("entries.0.ranges.layers.0", 1),
         ("entries.0.ranges.layers.0.layer", "[/x]"), ("entries.0.ranges.layers.0.residual", GONE),

@@ -23,6 +23,7 @@ from mimo_mobile.cli_options import (
     single_file,
 )
 from mimo_mobile.errors import BadArgumentError, MimoMobileError
+from mimo_mobile.manifest import EFFORTS
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
@@ -126,6 +127,7 @@ def convert(
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
+    from mimo_mobile.quantize.pipeline import calibrated, statistics_of
     from mimo_mobile.terminal import progress_shown
 
     chips = _chips(device, socs, context)
@@ -134,7 +136,10 @@ def convert(
     if chips and target != "onnx":
         raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
     with progress_shown() as progress:
-        written = convert_checkpoint(resolve(checkpoint), out, to=target, progress=progress, **options)
+        written = convert_checkpoint(
+            resolve(checkpoint), out, to=target, progress=progress,
+            calibrate=lambda *each: calibrated(statistics_of(*each)), **options,
+        )  # fmt: skip
         for chip in chips:
             from mimo_mobile.convert.npu.file import compile_for_npu
 
@@ -192,6 +197,14 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 )
 @single_file
 @npu_options
+@click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default="normal",
+    show_default=True,
+    help="How much to do for accuracy: none rounds each weight to the nearest level; normal runs the checkpoint over a"
+    " text first, to see which weights matter most; high also lets later weights make good what earlier ones lost.",
+)
 @click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
 @click.option(
     "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mimo_mobile import __version__, checksums, files, ranges, untrusted
 from mimo_mobile.documents import DocumentError, FileFormat, Value
@@ -71,6 +71,12 @@ class Part:
     sha256: str
 
 
+Effort = Literal["none", "normal", "high"]
+"""How much is done for the levels that weights are rounded to."""
+
+EFFORTS = get_args(Effort)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one recipe made: a model that can be loaded by ``path``.
@@ -85,8 +91,9 @@ class Entry:
         parts: Every file of the entry.
         tools: The versions of the packages that wrote the files.
         score: How well it answers; None when the checkpoint brings no held-out problems.
-        ranges: How large its numbers get, and by what they were scaled; None for GGUF and in what earlier versions
-            wrote.
+        effort: How much was done for its weights.
+        ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
+            earlier versions wrote.
     """
 
     recipe: str
@@ -97,6 +104,7 @@ class Entry:
     parts: tuple[Part, ...]
     tools: Mapping[str, str]
     score: Score | None = None
+    effort: Effort = "none"
     ranges: ModelRanges | None = None
 
     @property
@@ -336,6 +344,7 @@ def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
         ),
         tools=_texts(found["tools"]) if tools is None else tools,
         score=_score(found.get("score")),
+        effort=_effort(found.get("effort")),
         ranges=ranges.from_document(measured) if (measured := found.get("ranges")) else None,
     )
     if made.format == "gguf" and not made.path.endswith(".gguf"):
@@ -346,6 +355,11 @@ def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
     if twice := _shared([[part.path] for part in made.parts]):
         raise DocumentError(f"{found.place}.parts: {twice} is there twice, or lies in another file")
     return made
+
+
+def _effort(found: Value | None) -> Effort:
+    word = "none" if found is None else found.choice(*EFFORTS)
+    return next(each for each in EFFORTS if each == word)
 
 
 def _score(found: Value | None) -> Score | None:
