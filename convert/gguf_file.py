@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import RowFormat
+from mimo_mobile.convert.formats import NO_IMPORTANCE, Importance, RowFormat
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
@@ -55,6 +55,7 @@ def write_gguf(
     *,
     file_type: str,
     metadata: Mapping[str, str],
+    importance: Importance = NO_IMPORTANCE,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -69,6 +70,7 @@ def write_gguf(
         file_type: The name in gguf.LlamaFileType, without ``MOSTLY_``.
         metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``, and ``pair``,
             which a trunk has in common with its MTP file.
+        importance: Checkpoint's tensor name → how much each column of the tensor matters; others are encoded without.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -106,7 +108,7 @@ def write_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            _write_tensors(writer, checkpoint, mapped, formats, threads, progress, f"write {out.name}")
+            _write_tensors(writer, checkpoint, mapped, formats, importance, threads, progress, f"write {out.name}")
         finally:
             writer.close()
     return out
@@ -117,6 +119,7 @@ def _write_tensors(
     checkpoint: Checkpoint,
     mapped: Mapping[str, Mapped],
     formats: Mapping[str, RowFormat],
+    importance: Importance,
     threads: int | None,
     progress: ProgressCallback,
     stage: str,
@@ -134,7 +137,9 @@ def _write_tensors(
 
         for name, target in mapped.items():
             # The next tensor is read and encoded while the one before is written.
-            encoding = Encoding(checkpoint.tensors[name], formats[name], pool, swap_halves=target.swap_halves)
+            encoding = Encoding(
+                checkpoint.tensors[name], formats[name], pool, importance.get(name), swap_halves=target.swap_halves
+            )
             waiting.append((name, encoding))
             if len(waiting) > 1:
                 write_first()
@@ -146,13 +151,21 @@ class Encoding:
     """A tensor's rows, which the threads of a pool turn into bytes [rows, row_bytes]."""
 
     def __init__(
-        self, view: TensorView, row_format: RowFormat, pool: ThreadPoolExecutor, *, swap_halves: bool = False
+        self,
+        view: TensorView,
+        row_format: RowFormat,
+        pool: ThreadPoolExecutor,
+        importance: NDArray[np.float32] | None = None,
+        *,
+        swap_halves: bool = False,
     ) -> None:
         """Begin; the thread that encodes a row reads it, too."""
         self._name, columns = view.name, view.shape[-1]
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
         step = max(1, TASK_WEIGHTS // columns)
+        if swap_halves and importance is not None:
+            importance = np.roll(importance, columns // 2)
 
         def task(start: int) -> None:
             if len(view.shape) == 1:
@@ -161,7 +174,7 @@ class Encoding:
                 values = view.float32(start, start + step)
             if swap_halves:
                 values = np.roll(values, columns // 2, axis=1)
-            row_format.encode(values, self._out[start : start + step])
+            row_format.encode(values, self._out[start : start + step], importance)
 
         self._tasks = [pool.submit(task, start) for start in range(0, rows, step)]
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile import files, untrusted
 from mimo_mobile.convert.checkpoint import CONFIG, Checkpoint
-from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.formats import (
+    BF16,
+    F16,
+    F32,
+    NO_IMPORTANCE,
+    Importance,
+    MatMulFormat,
+    PlainFormat,
+    RowFormat,
+)
 from mimo_mobile.convert.gguf_file import write_gguf
 from mimo_mobile.convert.json_files import read_json
 from mimo_mobile.convert.optimum_export import OPTIMUM_FOLDER, export_with_optimum
@@ -121,6 +130,7 @@ def write_gguf_model(
     force: bool = False,
     progress: ProgressCallback = ignore,
     single_file: bool = False,
+    importance: Importance = NO_IMPORTANCE,
 ) -> list[Path]:
     """Write the trunk to ``out``, and the MTP layers, if there are any, to ``…-mtp.gguf`` beside it.
 
@@ -150,8 +160,9 @@ def write_gguf_model(
         metadata = {**metadata, "pair": _pair_id(checkpoint, format_of)}
     for path, layout in layouts:
         write_gguf(
-            path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, force=force, progress=progress
-        )
+            path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, importance=importance,
+            force=force, progress=progress,
+        )  # fmt: skip
     if len(layouts) == 1:
         mtp_out.unlink(missing_ok=True)  # of the checkpoint before; it would be taken for this one's
     return [path for path, _ in reversed(layouts)]

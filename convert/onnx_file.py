@@ -28,7 +28,8 @@ from mimo_mobile.convert.json_files import present, read_bytes, read_json
 from mimo_mobile.convert.measured_graph import FLOAT32
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.onnx_graph import Compute, OnnxWeights
-from mimo_mobile.convert.onnx_weights import EMBEDDING, FormatOf, KvScales, LazyWeights, PickedRows
+from mimo_mobile.convert.onnx_weights import FormatOf, KvScales, LazyWeights, PickedRows
+from mimo_mobile.convert.tensors import EMBEDDING
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import (
     CHAT_TEMPLATE,

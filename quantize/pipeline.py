@@ -7,13 +7,23 @@ is finished. This module knows recipes and writers, but no tensors.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
+from mimo_mobile.convert.formats import (
+    BF16,
+    F16,
+    F32,
+    NO_IMPORTANCE,
+    Importance,
+    MatMulFormat,
+    PlainFormat,
+    RowFormat,
+)
 from mimo_mobile.convert.model import origin, write_gguf_model, write_onnx_model, write_plain
 from mimo_mobile.convert.weight_values import check_values
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
@@ -24,10 +34,12 @@ from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.calibrate import TEXT, Calibration
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
-from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
+from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting, recipe_named
 from mimo_mobile.ranges import ModelRanges
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.socs import Soc
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +320,11 @@ def write_model(
     metadata: Mapping[str, str],
     progress: ProgressCallback = ignore,
     single_file: bool = False,
+    importance: Importance = NO_IMPORTANCE,
 ) -> tuple[list[Path], ModelRanges | None]:
     """Write a checkpoint by a recipe, in place of what is there.
+
+    With ``importance`` errors of weights are weighed by it, where the format has a search for that.
 
     Returns the paths that were written, the loadable model first; and how large its numbers get, for ONNX.
 
@@ -319,7 +334,7 @@ def write_model(
     layers = checkpoint.config.num_hidden_layers
 
     def row_format(name: str) -> RowFormat:
-        chosen = FORMATS[recipe.format_of(name, layers)]
+        chosen = FORMATS[fitting(recipe.format_of(name, layers), checkpoint.tensors[name].shape[-1])]
         assert isinstance(chosen, PlainFormat | GgmlFormat)
         return chosen
 
@@ -329,8 +344,17 @@ def write_model(
         return chosen
 
     if recipe.target == "gguf":
-        name = recipe.name.upper()
-        return write_gguf_model(checkpoint, out, row_format, name, metadata, True, progress, single_file), None
+        columns = {name: view.shape[-1] for name, view in checkpoint.tensors.items()}
+        wanted = {name: recipe.format_of(name, layers) for name in columns}
+        if other := [name for name in columns if fitting(wanted[name], columns[name]) != wanted[name]]:
+            logger.warning(
+                "%s: rows of %d weights fill no blocks of %s; %d tensors are stored as llama-quantize stores such",
+                recipe.name, columns[other[0]], wanted[other[0]], len(other),
+            )  # fmt: skip
+        paths = write_gguf_model(
+            checkpoint, out, row_format, recipe.file_type, metadata, True, progress, single_file, importance
+        )
+        return paths, None
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
     ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
     calibrate = Calibration(ids, progress)
