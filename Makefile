@@ -8,7 +8,7 @@ VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
 VERIFY_VENV ?= .venv-verify
 PEERS_VENV ?= .venv-peers
-# llama.cpp's own server, unpatched, which has to run our files.
+# llama.cpp's own programs, unpatched, which have to run our files, and to quantize as we do.
 LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
 
@@ -46,7 +46,7 @@ test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests, but for dr
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
 		MIMO_PHONE_TOOLS="$(abspath $(PHONE_TOOLS))/bin" \
-		MIMO_LLAMA_SERVER="$(abspath $(LLAMA_SERVER))/build/bin/llama-server" $(BIN)/python -m pytest -m slow
+		MIMO_LLAMA_PROGRAMS="$(abspath $(LLAMA_SERVER))/build/bin" $(BIN)/python -m pytest -m slow
 
 test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emulated ARM CPUs (QEMU; Debian)
 	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm

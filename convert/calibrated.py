@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile.convert.formats import Importance
 from mimo_mobile.layout import Reference
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.ranges import ModelRanges
@@ -41,6 +42,7 @@ class Calibrated:
         reference: Runs what was written at a path, for the configuration of the checkpoint, and gives the logits that
             engines are tested with.
         factors: By which tensors are multiplied, by name, so that they lose less; the function stays the same.
+        importance: How much errors in each column of a matrix matter, after ``factors``.
     """
 
     ranges: ModelRanges
@@ -48,3 +50,4 @@ class Calibrated:
     kv_scales: KvScales
     reference: Callable[[Path, MimoConfig], Reference]
     factors: Mapping[str, Factors] = field(default_factory=dict)
+    importance: Importance = field(default_factory=dict)

@@ -80,7 +80,7 @@ def fold(ranges: ModelRanges, head_dim: int, *, float16: bool, float16_attention
     Raises:
         QuantizationError: Activations are float16, and no scale brings a range into it.
     """
-    residual = _scale(max(each.residual for each in ranges.layers))
+    residual = _scale(max((each.residual for each in ranges.layers), default=0))
     layers = []
     for each in ranges.layers:
         coarse = each.query_key * head_dim**-0.5 > MOST_SCORE or max(each.query, each.key, each.value) > MOST

@@ -5,7 +5,9 @@ The block formats are in ``mimo_mobile.quantize.formats``; writers know only the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -13,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import QuantizationError
+
+Importance = Mapping[str, NDArray[np.float32]]
+"""Checkpoint's tensor name → the mean squares [columns] of what the matrix is multiplied with, in the checkpoint's
+order of columns. Not every matrix need have an entry."""
+
+NO_IMPORTANCE: Importance = MappingProxyType({})
 
 
 class RowFormat(Protocol):
@@ -29,8 +37,14 @@ class RowFormat(Protocol):
             QuantizationError: Rows of so many columns cannot be stored.
         """
 
-    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes]."""
+    def encode(
+        self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
+    ) -> None:
+        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
+
+        ``importance`` [columns] says how much an error of each column matters: the mean square of what is multiplied
+        with it.
+        """
 
 
 class MatMulFormat(Protocol):
@@ -81,8 +95,10 @@ class PlainFormat:
         """Bytes of one row."""
         return columns * self.dtype.itemsize
 
-    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
+    def encode(
+        self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
+    ) -> None:
+        """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes]; each is rounded alone, however important.
 
         Raises:
             QuantizationError: A value is not finite, or too large.

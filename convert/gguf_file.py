@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mimo_mobile import files
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import Folded
-from mimo_mobile.convert.formats import RowFormat
+from mimo_mobile.convert.formats import NO_IMPORTANCE, Importance, RowFormat
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
@@ -58,6 +58,7 @@ def write_gguf(
     metadata: Mapping[str, str],
     tensors: Mapping[str, TensorView | Folded] | None = None,
     eps: float | None = None,
+    importance: Importance = NO_IMPORTANCE,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -74,6 +75,7 @@ def write_gguf(
             which a trunk has in common with its MTP file.
         tensors: The checkpoint's tensors as they are to be written; as they are by default.
         eps: The norms' eps that belongs to them; the checkpoint's by default.
+        importance: Checkpoint's tensor name → how much each column of the tensor matters; others are encoded without.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -111,7 +113,7 @@ def write_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            _write_tensors(writer, tensors, mapped, formats, threads, progress, f"write {out.name}")
+            _write_tensors(writer, tensors, mapped, formats, importance, threads, progress, f"write {out.name}")
         finally:
             writer.close()
     return out
@@ -122,6 +124,7 @@ def _write_tensors(
     tensors: Mapping[str, TensorView | Folded],
     mapped: Mapping[str, Mapped],
     formats: Mapping[str, RowFormat],
+    importance: Importance,
     threads: int | None,
     progress: ProgressCallback,
     stage: str,
@@ -139,7 +142,9 @@ def _write_tensors(
 
         for name, target in mapped.items():
             # The next tensor is read and encoded while the one before is written.
-            encoding = Encoding(name, tensors[name], formats[name], pool, swap_halves=target.swap_halves)
+            encoding = Encoding(
+                name, tensors[name], formats[name], pool, importance.get(name), swap_halves=target.swap_halves
+            )
             waiting.append((name, encoding))
             if len(waiting) > 1:
                 write_first()
@@ -156,6 +161,7 @@ class Encoding:
         view: TensorView | Folded,
         row_format: RowFormat,
         pool: ThreadPoolExecutor,
+        importance: NDArray[np.float32] | None = None,
         *,
         swap_halves: bool = False,
     ) -> None:
@@ -164,6 +170,8 @@ class Encoding:
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
         step = max(1, TASK_WEIGHTS // columns)
+        if swap_halves and importance is not None:
+            importance = np.roll(importance, columns // 2)
 
         def task(start: int) -> None:
             if len(view.shape) == 1:
@@ -172,7 +180,7 @@ class Encoding:
                 values = view.float32(start, start + step)
             if swap_halves:
                 values = np.roll(values, columns // 2, axis=1)
-            row_format.encode(values, self._out[start : start + step])
+            row_format.encode(values, self._out[start : start + step], importance)
 
         self._tasks = [pool.submit(task, start) for start in range(0, rows, step)]
 

@@ -24,8 +24,6 @@ from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.mimo7b import MimoConfig
 
-EMBEDDING = "model.embed_tokens.weight"
-
 DRAFT_HEAD = "lm_head.draft.weight"
 """The rows of lm_head.weight that the MTP layer's drafts are chosen from."""
 

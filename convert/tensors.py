@@ -18,7 +18,9 @@ Part = Literal["trunk", "mtp"]
 Layout = Literal["trunk", "mtp", "whole"]
 """What one GGUF file holds. ``mtp`` includes the trunk's embedding, norm and head, which llama.cpp wants there."""
 
-SHARED = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+SHARED = (EMBEDDING, "model.norm.weight", HEAD)
 
 
 @dataclass(frozen=True, slots=True)

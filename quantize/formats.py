@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mimo_mobile.convert.formats import check_finite
 from mimo_mobile.errors import QuantizationError, require
 from mimo_mobile.quantize import ggml
+from mimo_mobile.quantize.importance import positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,21 @@ class GgmlFormat:
             )
         return int(columns // block_size * block_bytes)
 
-    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    def encode(
+        self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
+    ) -> None:
         """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
 
+        With ``importance`` [columns] ggml searches each block's scale for the smallest error, weighted by it. Q8_0 has
+        no such search.
+
         Raises:
-            QuantizationError: A value is not finite.
+            QuantizationError: A value is not finite, or the importance is no importance of these columns.
         """
         check_finite(values)
-        ggml.quantize_rows(require("gguf", "gguf").GGMLQuantizationType[self.name], np.ascontiguousarray(values), out)
+        weights = None if importance is None else positive(importance, values.shape[1])
+        ggml_type = require("gguf", "gguf").GGMLQuantizationType[self.name]
+        ggml.quantize_rows(ggml_type, np.ascontiguousarray(values), out, weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ is finished. This module knows recipes and writers, but no tensors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,8 @@ from pathlib import Path
 from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import BF16, F16, F32, MatMulFormat, PlainFormat, RowFormat
-from mimo_mobile.convert.model import origin, write_gguf_model, write_onnx_model, write_plain
+from mimo_mobile.convert.formats import BF16, F32
+from mimo_mobile.convert.model import origin, write_plain
 from mimo_mobile.convert.weight_values import check_values
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
 from mimo_mobile.hub import Source, resolve
@@ -24,11 +24,8 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Effort, Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate
-from mimo_mobile.quantize.calibrate import TEXT, Statistics, calibrate
-from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
-from mimo_mobile.quantize.recipes import FORMATS, Recipe, recipe_named
-from mimo_mobile.ranges import ModelRanges
-from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.quantize.recipe_file import calibrated_for, statistics_of, write_model
+from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.socs import Soc
 
 
@@ -314,64 +311,3 @@ def _reference(
         except MissingDependencyError:  # float32 holds the same values
             model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
         return evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
-
-
-def write_model(
-    checkpoint: Checkpoint,
-    out: Path,
-    recipe: Recipe,
-    metadata: Mapping[str, str],
-    progress: ProgressCallback = ignore,
-    single_file: bool = False,
-    calibrated: Calibrated | None = None,
-) -> tuple[list[Path], ModelRanges | None]:
-    """Write a checkpoint by a recipe, in place of what is there.
-
-    Returns the paths that were written, the loadable model first; and how large its numbers get, if that was measured.
-
-    Raises:
-        QuantizationError: A format does not fit a tensor, or the model's numbers do not fit the recipe's types.
-    """
-    layers = checkpoint.config.num_hidden_layers
-
-    def row_format(name: str) -> RowFormat:
-        chosen = FORMATS[recipe.format_of(name, layers)]
-        assert isinstance(chosen, PlainFormat | GgmlFormat)
-        return chosen
-
-    def matmul_format(name: str) -> PlainFormat | MatMulFormat:
-        chosen = FORMATS[recipe.format_of(name, layers)]
-        assert isinstance(chosen, PlainFormat | NBitsFormat)
-        return chosen
-
-    if recipe.target == "gguf":
-        return write_gguf_model(
-            checkpoint, out, row_format, recipe.name.upper(), metadata, True, progress, single_file, calibrated
-        )
-    ranges = write_onnx_model(
-        checkpoint, out, matmul_format, recipe.activations, F16, metadata, True, progress, calibrated
-    )
-    return [out], ranges
-
-
-def calibrated_for(recipe: Recipe, effort: Effort, statistics: Callable[[], Statistics]) -> Calibrated | None:
-    """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded."""
-    if recipe.target == "gguf" and effort == "none":
-        return None
-    return calibrated(statistics())
-
-
-def calibrated(found: Statistics) -> Calibrated:
-    """What writers need of a checkpoint's statistics."""
-    return Calibrated(found.ranges, found.head, found.kv_scales, found.reference)
-
-
-def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:
-    """What a checkpoint computes for our calibration text.
-
-    Raises:
-        QuantizationError: A layer makes NaN or infinity.
-    """
-    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
-    return calibrate(checkpoint.config, checkpoint.tensors, [ids], progress)

@@ -15,6 +15,10 @@ from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, Row
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
+PLUS = "_plus"
+"""What the names of recipes end in that give the tensors 8 or 6 bits in which an error costs most. A real plus would be
+a blank in some addresses: Amazon's S3, for one, takes it for that."""
+
 Choice = Callable[[int, int], str]
 """Turns (layer, number of layers) into the name of a format, for recipes that treat layers differently."""
 
@@ -36,6 +40,11 @@ class Recipe:
     summary: str
     rules: tuple[tuple[str, str | Choice], ...]
     activations: PlainFormat = F32
+
+    @property
+    def file_type(self) -> str:
+        """What a GGUF file calls itself: llama.cpp has a number for each of its own mixtures, and none for ours."""
+        return self.name.removesuffix(PLUS).upper()
 
     @property
     def int4(self) -> bool:
@@ -82,6 +91,27 @@ def more_bits(above: str, below: str) -> Choice:
     return choose
 
 
+def at_ends(count: int, ends: str, between: str) -> Choice:
+    """A choice of ``ends`` for the first and last ``count`` layers, and of ``between`` for all others."""
+    return lambda layer, layers: ends if layer < count or layer >= layers - count else between
+
+
+def fitting(name: str, columns: int) -> str:
+    """The format itself, or the one that llama-quantize takes instead when rows do not fill its blocks.
+
+    >>> fitting("Q4_K", 4096), fitting("Q4_K", 576)
+    ('Q4_K', 'Q5_0')
+
+    Source: tensor_type_fallback, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/llama-quant.cpp
+    """
+    return _SMALLER_BLOCKS.get(name, name) if columns % K_BLOCK else name
+
+
+K_BLOCK = 256
+"""Weights in a block of the formats whose names end in ``_K``."""
+
+_SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
 _VECTORS = (r"norm|bias", "F32")
 _MTP = (r"mtp_layers", "Q8_0")
 """The MTP layer keeps 8 bits until drafting is measured: heads in 4 bits are reported to draft badly."""
@@ -107,6 +137,14 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _gguf("q4_0", "4.5 bits; every ARM kernel and NPU backend of llama.cpp can run it; the fastest", (r"", "Q4_0")),
+        _gguf(
+            f"q4_0{PLUS}",
+            "4.8 bits: q4_0 with more for head, v_proj and four down_proj",
+            (r"lm_head", "Q6_K"),
+            (r"v_proj", "Q8_0"),
+            (r"down_proj", at_ends(2, "Q6_K", "Q4_0")),
+            (r"", "Q4_0"),
+        ),
         _mixed("q4_k_m", "4.8 bits, llama.cpp's 4-bit mixture", "Q4_K"),
         _mixed("q5_k_m", "5.7 bits, between q4_k_m and q6_k", "Q5_K"),
         _gguf("q6_k", "6.6 bits", (r"", "Q6_K")),
@@ -122,7 +160,7 @@ RECIPES: dict[str, Recipe] = {
 
 FORMATS: dict[str, RowFormat | MatMulFormat] = {
     **{each.name: each for each in (F32, F16)},
-    **{name: GgmlFormat(name) for name in ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")},
+    **{name: GgmlFormat(name) for name in ("Q4_0", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")},
     **{f"int4_b{size}": NBitsFormat(4, size) for size in (32, 64, 128)},
     "int8_b32": NBitsFormat(8, 32),
 }

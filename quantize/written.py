@@ -156,7 +156,7 @@ def _rows(tensor: ir.ExternalTensor, first: int = 0, last: int | None = None) ->
 
 def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
     require("onnx_ir", "onnx")
-    from mimo_mobile.convert.onnx_weights import EMBEDDING
+    from mimo_mobile.convert.tensors import EMBEDDING
     from mimo_mobile.convert.written_weights import WrittenWeights
 
     weights, shapes = WrittenWeights(folder), config.tensor_shapes()

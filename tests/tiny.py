@@ -103,8 +103,9 @@ def write_tiny_checkpoint(
     hidden: int = 256,
     ffn: int = 512,
     vocab_size: int = VOCAB_SIZE,
+    low: int = 0,
 ) -> Path:
-    """Write a whole checkpoint folder and return it."""
+    """Write a whole checkpoint folder and return it; ``low`` added tokens come before the learnt ones."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(layers=layers, mtp_layers=mtp_layers, hidden=hidden, ffn=ffn, vocab_size=vocab_size)
     write_json(folder / "config.json", config.to_json())
@@ -114,12 +115,30 @@ def write_tiny_checkpoint(
     )
     write_weights(folder, tiny_weights(config, seed), shards=shards, dtype=dtype)
     write_tokenizer(folder)
+    if low:
+        number_added_tokens_first(folder, low)
     return folder
 
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json."""
     tokenizer.save(_tokenizer(), folder)
+
+
+def number_added_tokens_first(folder: Path, count: int) -> None:
+    """Give the first added tokens the lowest ids and a place in the vocabulary, as SmolLM2 has them."""
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    vocab, added = fields["model"]["vocab"], fields["added_tokens"]
+    first = {each["content"]: number for number, each in enumerate(added[:count])}
+    fields["model"]["vocab"] = {**first, **{token: count + number for token, number in vocab.items()}}
+    for number, each in enumerate(added):
+        each["id"] = number if number < count else len(vocab) + number
+    write_json(path, fields)
+    for name in ("config.json", "generation_config.json"):
+        fields = json.loads((folder / name).read_text(encoding="utf-8"))
+        fields |= {"bos_token_id": first["<|endoftext|>"], "eos_token_id": first["<|im_end|>"]}
+        write_json(folder / name, fields)
 
 
 def write_json(path: Path, value: object) -> None:

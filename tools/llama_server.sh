@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's own llama-server, unpatched, from llama-cpp-python's sources into the folder $1, for `make test-slow`:
-# it has to draft with our single file. $2 is a Python with pip, which lends cmake.
+# Builds llama.cpp's own programs, unpatched, from llama-cpp-python's sources into the folder $1, for `make test-slow`:
+# llama-server has to draft with our single file, llama-quantize and llama-imatrix read our importance matrices and write
+# what we write, llama-perplexity measures what we measure. $2 is a Python with pip, which lends cmake.
 set -euo pipefail
 out=$1 python=$2 log=$1/build.log
 mkdir -p "$out"
-echo "Building llama-server from llama-cpp-python's sources: 5 to 15 minutes on two cores, once (log: $log)" >&2
+echo "Building llama.cpp's programs from llama-cpp-python's sources: 5 to 16 minutes on two cores, once (log: $log)" >&2
 build() {
     "$python" -m venv "$out/tools"
     "$out/tools/bin/python" -m pip install --disable-pip-version-check -q cmake
@@ -15,7 +16,7 @@ build() {
     for part in TESTS EXAMPLES APP UI; do options+=("-DLLAMA_BUILD_$part=OFF"); done
     "$out/tools/bin/cmake" -S "$out"/llama_cpp_python-*/vendor/llama.cpp -B "$out/build" "${options[@]}" \
         -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_NUMBER=0 -DLLAMA_BUILD_COMMIT=llama-cpp-python
-    "$out/tools/bin/cmake" --build "$out/build" --target llama-server -j "$(nproc)"
+    "$out/tools/bin/cmake" --build "$out/build" --target llama-server llama-quantize llama-imatrix llama-perplexity -j "$(nproc)"
 }
 trap '[ $? -eq 0 ] || tail -n 25 "$log" >&2' EXIT
 build >"$log" 2>&1

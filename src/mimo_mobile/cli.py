@@ -127,7 +127,7 @@ def convert(
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize.pipeline import calibrated, statistics_of
+    from mimo_mobile.quantize.recipe_file import calibrated, statistics_of
     from mimo_mobile.terminal import progress_shown
 
     chips = _chips(device, socs, context)

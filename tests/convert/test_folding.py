@@ -26,7 +26,8 @@ from mimo_mobile.hub import Source
 from mimo_mobile.quantize.calibrate import calibrate
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.formats import NBitsFormat
-from mimo_mobile.quantize.pipeline import calibrated, quantize_checkpoint
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.quantize.recipe_file import calibrated
 from mimo_mobile.ranges import LayerRange, ModelRanges
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.socs import soc_named

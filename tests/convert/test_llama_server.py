@@ -29,7 +29,15 @@ def served(model: Path, log: Path, *options: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [os.environ["MIMO_LLAMA_SERVER"], "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        f"{os.environ['MIMO_LLAMA_PROGRAMS']}/llama-server",
+        "-m",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with log.open("w") as out:
         process = subprocess.Popen([*command, "-c", "1024", "-np", "1", *options], stdout=out, stderr=out)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,16 @@ from onnx import helper
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import BF16, F16, F32, PlainFormat
 from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.convert.tensors import map_tensor
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
+from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
-from mimo_mobile.quantize.pipeline import write_model
+from mimo_mobile.quantize.importance import matrices
+from mimo_mobile.quantize.recipe_file import write_model
 from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.runtime import load
+from tests.calibrations import calibration
 from tests.tiny import write_tiny_checkpoint
 
 
@@ -60,16 +66,34 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(write_tiny_checkpoint(folder, layers=36, ffn=256, shards=1), "deep")
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Rows that fill no block of 256, as SmolLM2's."""
+    folder = tmp_path_factory.mktemp("narrow") / "checkpoint"
+    return Source(write_tiny_checkpoint(folder, layers=8, hidden=192, ffn=288, shards=1), "narrow")
+
+
 @pytest.mark.parametrize("name", ["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"])
-@pytest.mark.parametrize("which", ["nano", "deep"])
-def test_files_equal_llama_quantizes(name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "weighed"), [("nano", False), ("nano", True), ("deep", False), ("narrow", False), ("narrow", True)]
+)
+def test_files_equal_llama_quantizes(
+    name: str, which: str, weighed: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     source: Source = request.getfixturevalue(which)
-    ours = write_model(Checkpoint.open(source.path), tmp_path / "ours.gguf", RECIPES[name], {"name": "x"})[0][0]
+    checkpoint = Checkpoint.open(source.path)
+    importance = random_importance(checkpoint.config) if weighed else {}
+    ours = write_model(
+        checkpoint, tmp_path / "ours.gguf", RECIPES[name], {"name": "x"}, calibrated=calibration(importance)
+    )[0][0]  # fmt: skip
     plain = convert_checkpoint(source, tmp_path / "bf16.gguf", to="gguf", dtype="bf16")[0]
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name.upper()}")
     params.pure = name == "q4_0"
     params.nthread = 2
+    if weighed:
+        trunk = {map_tensor(each, checkpoint.config.num_hidden_layers).name: importance[each] for each in importance}
+        params.imatrix = llama_importance(trunk)
     theirs = tmp_path / "theirs.gguf"
     assert llama_cpp.llama_model_quantize(str(plain).encode(), str(theirs).encode(), ctypes.byref(params)) == 0
     expected = {tensor.name: tensor for tensor in gguf.GGUFReader(theirs).tensors}
@@ -80,6 +104,40 @@ def test_files_equal_llama_quantizes(name: str, which: str, request: pytest.Fixt
         np.testing.assert_array_equal(tensor.data, expected[tensor_name].data, err_msg=tensor_name)
     fields = [gguf.GGUFReader(path).fields["general.file_type"].contents() for path in (ours, theirs)]
     assert fields[0] == fields[1]
+
+
+def test_rows_that_fill_no_blocks_of_the_recipe_are_told_of(
+    narrow: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_model(Checkpoint.open(narrow.path), tmp_path / "x.gguf", RECIPES["q4_k_m"], {"name": "x"})
+    assert "q4_k_m: rows of 192 weights fill no blocks of Q4_K; 58 tensors are stored" in caplog.text
+
+
+def test_llama_cpp_runs_our_own_mixture(tiny: Source, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny.path)
+    made = write_model(checkpoint, tmp_path / "x.gguf", RECIPES["q4_0_plus"], {"name": "x"})[0][0]
+    reader = gguf.GGUFReader(made)
+    assert reader.fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q4_0
+    assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F32", "Q4_0", "Q6_K", "Q8_0"}
+    with load(made) as session:
+        assert np.isfinite(session.logits([1, 2, 3])).all()
+
+
+def random_importance(config: MimoConfig) -> dict[str, NDArray[np.float32]]:
+    """Mean squares over eight orders of magnitude; the head has none, as it has none from llama-imatrix."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    return {
+        name: np.exp(draw.uniform(-9, 9, columns)).astype(np.float32)
+        for name, (_, columns) in matrices(config).items()
+        if name != "lm_head.weight"
+    }
+
+
+def llama_importance(means: Mapping[str, NDArray[np.float32]]) -> ctypes.Array[llama_cpp.llama_model_imatrix_data]:
+    """What llama_model_quantize takes: an array of names and numbers that ends with an empty one."""
+    pointer = ctypes.POINTER(ctypes.c_float)
+    entries = [(name.encode(), each.ctypes.data_as(pointer), each.size) for name, each in means.items()]
+    return (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)
 
 
 def nbits_reference(values: NDArray[np.float32], bits: int, block_size: int) -> NDArray[np.float64]:

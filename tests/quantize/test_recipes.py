@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from math import prod
+from urllib.parse import quote, unquote_plus
+
 import pytest
 
 from mimo_mobile.convert.formats import PlainFormat
@@ -27,8 +31,33 @@ def test_q4_0_is_pure_and_int4_keeps_its_head_in_8_bits() -> None:
     assert RECIPES["int4_b32"].format_of("model.embed_tokens.weight", 36) == "int4_b32"
 
 
+def test_q4_0_plus_takes_at_most_three_tenths_of_a_bit_more_and_keeps_to_what_phones_compute_fast() -> None:
+    def bits(recipe: Recipe) -> float:
+        made = weights = 0
+        for tensor, shape in MIMO_7B.tensor_shapes().items():
+            chosen = FORMATS[recipe.format_of(tensor, 36)]
+            assert isinstance(chosen, PlainFormat | GgmlFormat)
+            made += prod(shape) // shape[-1] * chosen.row_bytes(shape[-1])
+            weights += prod(shape)
+        return 8 * made / weights
+
+    plus = RECIPES["q4_0_plus"]
+    assert 0.2 < bits(plus) - bits(RECIPES["q4_0"]) <= 0.3
+    down = [plus.format_of(f"model.layers.{layer}.mlp.down_proj.weight", 36) for layer in range(36)]
+    assert down == ["Q6_K"] * 2 + ["Q4_0"] * 32 + ["Q6_K"] * 2
+    assert plus.format_of("model.layers.7.self_attn.v_proj.weight", 36) == "Q8_0"
+    assert plus.format_of("lm_head.weight", 36) == "Q6_K"
+    assert plus.format_of("model.layers.7.mlp.up_proj.weight", 36) == "Q4_0"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_names_of_recipes_need_no_quotes_in_shells_addresses_and_makefiles(name: str) -> None:
+    assert re.fullmatch(r"[a-z0-9_]+", name)
+    assert quote(name) == name == unquote_plus(name)
+
+
 def test_an_unknown_recipe_is_an_error_that_lists_the_known() -> None:
-    with pytest.raises(QuantizationError, match="no recipe 'q3'; there are q4_0, q4_k_m"):
+    with pytest.raises(QuantizationError, match="no recipe 'q3'; there are q4_0, q4_0_plus, q4_k_m"):
         recipe_named("q3")
 
 

@@ -19,12 +19,14 @@ from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.errors import SessionError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import Source
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.text.chat_template import encode_messages, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.tokenizer_file import read_tokenizer
 from tests.runtime.text.test_template_language import FEATURES
 from tests.runtime.text.test_tokenizer import CORPUS
+from tests.tiny import write_tiny_checkpoint
 
 VERIFY_PYTHON = os.environ.get("MIMO_OPTIMUM_PYTHON", str(Path(__file__).parents[3] / ".venv-verify/bin/python"))
 
@@ -221,6 +223,23 @@ def test_an_error_that_a_template_raises_names_the_special_tokens(tokenizer: Tex
 def test_special_tokens_in_a_raw_prompt_are_real_ones(tokenizer: TextTokenizer, library: Tokenizer) -> None:
     for text in [*CORPUS, FORGED, "<|im_end|><|im_start|>", "é<|im_end|>🙂<|endoftext|> x"]:
         assert tokenizer.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_special_tokens_that_come_first_as_smollm2s_do_are_found_in_every_format(tmp_path: Path) -> None:
+    source = Source(write_tiny_checkpoint(tmp_path / "checkpoint", low=17), "x")
+    library = Tokenizer.from_file(str(source.path / "tokenizer.json"))
+    texts = ["<|im_start|>user\nthe sum<|im_end|>", "a<|fim_pad|>b<tool_call>", "<|endoftext|>", "<|video_pad|>!"]
+    made = quantize_checkpoint(source, tmp_path / "out", ["q4_0", "int4_b32"], problems=0)
+    assert len(made.entries) == 2
+    for entry in made.entries:
+        with load(tmp_path / "out" / entry.path) as session:
+            tokenizer = session.tokenizer
+            assert tokenizer.special_tokens["<|endoftext|>"] == 0 and tokenizer.stop_ids == {0, 2}
+            for text in texts:
+                ids = tokenizer.encode(text)
+                assert ids == library.encode(text, add_special_tokens=False).ids
+                assert tokenizer.decode(ids) == library.decode(ids)
+            assert list(session.generate("the answer", GenerationConfig(max_tokens=3)))[-1].finish_reason
 
 
 def test_special_tokens_that_take_white_space_with_them_take_it_in_a_raw_prompt(library: Tokenizer) -> None:
