@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from mimo_mobile.convert.formats import PlainFormat
@@ -25,6 +27,17 @@ def test_q4_0_is_pure_and_int4_keeps_its_head_in_8_bits() -> None:
     assert RECIPES["q4_0"].format_of("lm_head.weight", 36) == "Q4_0"
     assert RECIPES["int4_b32"].format_of("lm_head.weight", 36) == "int8_b32"
     assert RECIPES["int4_b32"].format_of("model.embed_tokens.weight", 36) == "int4_b32"
+
+
+def test_int4_plus_keeps_values_and_the_outer_down_projections_in_8_bits() -> None:
+    recipe, shapes = RECIPES["int4_b32_plus"], MIMO_7B.tensor_shapes()
+    finer = {name for name in shapes if recipe.format_of(name, 36) != RECIPES["int4_b32"].format_of(name, 36)}
+    assert finer == {f"model.layers.{layer}.self_attn.v_proj.weight" for layer in range(36)} | {
+        f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1, 34, 35)
+    }
+    assert all(recipe.format_of(name, 36) == "int8_b32" for name in finer)
+    more = 4 * sum(math.prod(shapes[name]) for name in finer) / sum(math.prod(shape) for shape in shapes.values())
+    assert more < 0.3, "bits a weight"
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_known() -> None:
