@@ -15,6 +15,10 @@ from mimo_mobile.convert.formats import F16, F32, MatMulFormat, PlainFormat, Row
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 
+PLUS = "_plus"
+"""What the names of recipes end in that give the tensors 8 or 6 bits in which an error costs most. A real plus would be
+a blank in some addresses: Amazon's S3, for one, takes it for that."""
+
 Choice = Callable[[int, int], str]
 """Turns (layer, number of layers) into the name of a format, for recipes that treat layers differently."""
 
@@ -36,6 +40,11 @@ class Recipe:
     summary: str
     rules: tuple[tuple[str, str | Choice], ...]
     activations: PlainFormat = F32
+
+    @property
+    def for_gpus(self) -> bool:
+        """Whether it computes in float16 throughout, which is slow on CPUs."""
+        return self.activations is F16
 
     @property
     def int4(self) -> bool:
@@ -82,9 +91,9 @@ def more_bits(above: str, below: str) -> Choice:
     return choose
 
 
-def at_the_ends(above: str, below: str, count: int = 2) -> Choice:
-    """A choice of ``above`` for the first and the last ``count`` layers, else ``below``."""
-    return lambda layer, layers: above if min(layer, layers - 1 - layer) < count else below
+def at_ends(count: int, ends: str, between: str) -> Choice:
+    """A choice of ``ends`` for the first and last ``count`` layers, and of ``between`` for all others."""
+    return lambda layer, layers: ends if layer < count or layer >= layers - count else between
 
 
 _VECTORS = (r"norm|bias", "F32")
@@ -113,7 +122,7 @@ def _onnx(
     return Recipe(name, "onnx", summary, rules, activations)
 
 
-_PLUS = ((r"v_proj", "int8_b32"), (r"down_proj", at_the_ends("int8_b32", "int4_b32")))
+_PLUS = ((r"v_proj", "int8_b32"), (r"down_proj", at_ends(2, "int8_b32", "int4_b32")))
 """Values in all layers, and what the outer layers add: 4 % of the weights, in which an error costs most."""
 
 
@@ -126,7 +135,7 @@ RECIPES: dict[str, Recipe] = {
         _gguf("q6_k", "6.6 bits", (r"", "Q6_K")),
         _gguf("q8_0", "8.5 bits", (r"", "Q8_0")),
         _onnx("int4_b32", "5 bits, the finest int4 blocks that KleidiAI takes on ARM", 32),
-        _onnx("int4_b32_plus", "int4_b32 with 8 bits where an error costs most, 0.2 bits more", 32, *_PLUS),
+        _onnx(f"int4_b32{PLUS}", "int4_b32 with 8 bits where an error costs most, 0.2 bits more", 32, *_PLUS),
         _onnx("int4_b64", "4.5 bits, smaller and faster", 64),
         _onnx("int4_b128", "4.25 bits, smallest and fastest", 128),
         _onnx("int4_b32_f16", "int4_b32 in float16 throughout, for GPUs (WebGPU); slow on CPUs", 32, activations=F16),
