@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,10 +129,9 @@ def _write_data(
     Returns the places by name.
     """
     uses = [value for model in graphs.values() for value in _lazy_initializers(model)]
-    total = sum(value.const_value.nbytes for value in {str(value.name): value for value in uses}.values())
+    total = data_bytes(graphs.values())
     files.check_room(out, total)
     places: dict[str, ir.ExternalTensor] = {}
-    done = 0
     for value in uses:
         tensor, name = value.const_value, str(value.name)
         assert tensor is not None
@@ -144,10 +143,18 @@ def _write_data(
             places[name] = ir.ExternalTensor(
                 DATA, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape), name=name, base_dir=folder
             )
-            done += length
-            progress(Progress(f"write {out.name}", min(done, total), total, name))
+            progress(Progress(f"write {out.name}", data.tell(), total, name))
         value.const_value = places[name]
     return places
+
+
+def data_bytes(graphs: Iterable[ir.Model]) -> int:
+    """How large the data file of graphs will be; no weight is read."""
+    lazy = {str(value.name): value.const_value for graph in graphs for value in _lazy_initializers(graph)}
+    end = 0
+    for tensor in lazy.values():
+        end += -end % ALIGNMENT_BYTES + tensor.nbytes
+    return end
 
 
 def _placed(model: ir.Model, places: Mapping[str, ir.ExternalTensor]) -> ir.Model:

@@ -85,8 +85,11 @@ class OnnxWeights(Protocol):
     def vector(self, *names: str) -> ir.TensorProtocol:
         """Norm weights or biases, in the type of activations."""
 
-    def matrix(self, *names: str) -> Matrix:
-        """Weights of linear layers."""
+    def matrix(self, name: str) -> Matrix:
+        """The weights of a linear layer."""
+
+    def matrices(self, *names: str) -> Sequence[Matrix]:
+        """Weights of linear layers that read the same: neighbours that are stored in one format are one matrix."""
 
     def embedding(self, name: str) -> Matrix:
         """The embedding `[vocab, E]`; in blocks it is INT4."""
@@ -251,6 +254,12 @@ def linear(block: Block, x: ir.Value, weight: Matrix) -> ir.Value:
     return block.tape.op("MatMulNBits", [x, values, block.initializer(weight.scales)], attributes, domain=MICROSOFT)
 
 
+def linears(block: Block, x: ir.Value, *names: str) -> ir.Value:
+    """What several linear layers make of the same input, one after the other: `[B, T, sum of out]`."""
+    made = [linear(block, x, each) for each in block.weights.matrices(*names)]
+    return made[0] if len(made) == 1 else block.tape.op("Concat", made, {"axis": -1})
+
+
 def decoder_layer(
     block: Block, prefix: str, index: int, x: ir.Value, skip: ir.Value | None, lengths: tuple[ir.Value, ir.Value]
 ) -> tuple[ir.Value, ir.Value]:
@@ -267,9 +276,9 @@ def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[
     kept, dtype = compute.cache(layer), compute.attention(layer)
     cache: list[int | str] = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
     past = [block.input(f"past_key_values.{index}.{kind}", kept, cache) for kind in ("key", "value")]
-    weight = block.weights.matrix(*(f"{prefix}{name}_proj.weight" for name in "qkv"))
+    product = linears(block, x, *(f"{prefix}{name}_proj.weight" for name in "qkv"))
     bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
-    qkv = block.tape.op("Add", [linear(block, x, weight), bias])
+    qkv = block.tape.op("Add", [product, bias])
     qkv = block.cast(qkv, compute.activations, dtype)
     attributes: dict[str, int | float | str] = {
         "num_heads": config.num_attention_heads,
@@ -299,7 +308,7 @@ def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[
 
 def mlp(block: Block, prefix: str, x: ir.Value) -> ir.Value:
     """SwiGLU, `[B, T, E]`; gate and up are one product."""
-    both = linear(block, x, block.weights.matrix(prefix + "gate_proj.weight", prefix + "up_proj.weight"))
+    both = linears(block, x, prefix + "gate_proj.weight", prefix + "up_proj.weight")
     gate, up = block.tape.op_multi_out("Split", [both], {"axis": -1, "num_outputs": 2}, num_outputs=2)
     silu = block.tape.op("Mul", [gate, block.tape.op("Sigmoid", [gate])])
     return linear(block, block.tape.op("Mul", [silu, up]), block.weights.matrix(prefix + "down_proj.weight"))

@@ -5,22 +5,21 @@ This module knows checkpoints and formats; ``onnx_graph`` makes the graphs that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.calibrated import KvScales
-from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
-from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.mimo7b import MimoConfig
 
@@ -34,6 +33,21 @@ POSITIONS = 4096
 """So many positions' angles are computed at a time: in float64 all of them would take much memory."""
 
 FormatOf = Callable[[str], PlainFormat | MatMulFormat]
+
+
+class Tensor(Protocol):
+    """A tensor of a checkpoint, or what was made of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+
+    def float32(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` as a float32 copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +77,6 @@ class PickedRows:
         rows = self.rows[start:stop]
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         return np.concatenate([self.view.float32(int(run[0]), int(run[-1]) + 1) for run in runs])
-
-
-Tensor = TensorView | Folded | PickedRows
-"""A tensor of a checkpoint, or what was made of it."""
 
 
 class LazyWeights:
@@ -103,8 +113,15 @@ class LazyWeights:
         size = sum(self._tensors[name].size for name in names)
         return _lazy(joint(names), self._compute.activations, (size,), read)
 
-    def matrix(self, *names: str) -> Matrix:
-        """Weights of linear layers that read the same input, stacked along the outputs."""
+    def matrix(self, name: str) -> Matrix:
+        """The weights of a linear layer."""
+        return self._stacked((name,))
+
+    def matrices(self, *names: str) -> list[Matrix]:
+        """Weights of linear layers that read the same: neighbours of one format are stacked along the outputs."""
+        return [self._stacked(tuple(group)) for _, group in itertools.groupby(names, self._format_of)]
+
+    def _stacked(self, names: tuple[str, ...]) -> Matrix:
         views = [self._tensors[name] for name in names]
         rows, columns = sum(view.shape[0] for view in views), views[0].shape[1]
         row_format = self._format_of(names[0])

@@ -67,9 +67,8 @@ class WrittenWeights:
         """The weights of a norm, or the biases of the layers ``names`` together."""
         return self._tensor(joint(names))
 
-    def matrix(self, *names: str) -> Matrix:
-        """The weights of the linear layers ``names``, which were written as one matrix."""
-        name = joint(names)
+    def matrix(self, name: str) -> Matrix:
+        """The weights of a linear layer, or of layers that were written as one under their joint ``name``."""
         values, node = self._tensor(name), self._uses.get(name)
         if node is None:
             rows, columns = (int(size) for size in values.shape)
@@ -77,6 +76,20 @@ class WrittenWeights:
         sizes = {key: node.attributes[key].as_int() for key in ("K", "N", "bits", "block_size")}
         scales = self._tensor(name + ".scales")
         return Matrix(values, sizes["K"], sizes["N"], scales, sizes["bits"], sizes["block_size"])
+
+    def matrices(self, *names: str) -> list[Matrix]:
+        """The weights of linear layers that read the same, as they were written: each as many in one as there are.
+
+        Raises:
+            ModelLoadError: Some are not there.
+        """
+        made: list[Matrix] = []
+        while names:
+            several = range(len(names), 1, -1)
+            count = next((each for each in several if joint(names[:each]) in self._tensors), 1)
+            made.append(self.matrix(joint(names[:count])))
+            names = names[count:]
+        return made
 
     def embedding(self, name: str) -> Matrix:
         """The embedding, plain or in blocks."""

@@ -47,6 +47,11 @@ class Recipe:
         return self.name.removesuffix(PLUS).upper()
 
     @property
+    def for_gpus(self) -> bool:
+        """Whether it computes in float16 throughout, which is slow on CPUs."""
+        return self.activations is F16
+
+    @property
     def int4(self) -> bool:
         """Whether the recipe gives matrices 4 bits in blocks of MatMulNBits."""
         return any(isinstance(chosen, str) and chosen.startswith("int4") for _, chosen in self.rules)
@@ -127,10 +132,19 @@ def _mixed(name: str, summary: str, most: str) -> Recipe:
     return _gguf(name, summary, (r"lm_head", "Q6_K"), (r"v_proj|down_proj", some), (r"", most))
 
 
-def _onnx(name: str, summary: str, block_size: int, activations: PlainFormat = F32) -> Recipe:
-    """An ONNX recipe: the trunk gets 4-bit blocks, MTP layer and head get 8 bits, as they choose drafts and tokens."""
-    rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), (r"", f"int4_b{block_size}"))
+def _onnx(
+    name: str, summary: str, block_size: int, *finer: tuple[str, str | Choice], activations: PlainFormat = F32
+) -> Recipe:
+    """An ONNX recipe: the trunk gets 4-bit blocks, MTP layer and head get 8 bits, as they choose drafts and tokens.
+
+    ``finer`` are rules for tensors of the trunk that get more.
+    """
+    rules = (_VECTORS, (r"mtp_layers|lm_head", "int8_b32"), *finer, (r"", f"int4_b{block_size}"))
     return Recipe(name, "onnx", summary, rules, activations)
+
+
+_PLUS = ((r"v_proj", "int8_b32"), (r"down_proj", at_ends(2, "int8_b32", "int4_b32")))
+"""Values in all layers, and what the outer layers add: 4 % of the weights, in which an error costs most."""
 
 
 RECIPES: dict[str, Recipe] = {
@@ -150,9 +164,10 @@ RECIPES: dict[str, Recipe] = {
         _gguf("q6_k", "6.6 bits", (r"", "Q6_K")),
         _gguf("q8_0", "8.5 bits", (r"", "Q8_0")),
         _onnx("int4_b32", "5 bits, the finest int4 blocks that KleidiAI takes on ARM", 32),
+        _onnx(f"int4_b32{PLUS}", "int4_b32 with 8 bits where an error costs most, 0.2 bits more", 32, *_PLUS),
         _onnx("int4_b64", "4.5 bits, smaller and faster", 64),
         _onnx("int4_b128", "4.25 bits, smallest and fastest", 128),
-        _onnx("int4_b32_f16", "int4_b32 in float16 throughout, for GPUs (WebGPU); slow on CPUs", 32, F16),
+        _onnx("int4_b32_f16", "int4_b32 in float16 throughout, for GPUs (WebGPU); slow on CPUs", 32, activations=F16),
         Recipe("int8", "onnx", "9 bits", (_VECTORS, (r"embed_tokens", "F16"), (r"", "int8_b32"))),
     )
 }

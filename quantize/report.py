@@ -1,8 +1,11 @@
-"""A manifest as rows of a table for people."""
+"""A manifest, and the recipes, as tables for people."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from mimo_mobile.manifest import Entry, Manifest, Score
+from mimo_mobile.quantize.catalog import EFFORTS, Described
 
 COLUMNS = ("file", "bits/weight", "size", "perplexity", "exact match", "Δ bf16", "same token", "answer tokens")
 
@@ -33,4 +36,38 @@ def _figures(score: Score | None, baseline: Score | None) -> tuple[str, ...]:
 
 
 def _size(entry: Entry) -> str:
-    return f"{entry.size_bytes / 1e9:.3f} GB" if entry.size_bytes >= 1e9 else f"{entry.size_bytes / 1e6:.2f} MB"
+    return gb(entry.size_bytes)
+
+
+def gb(size: int) -> str:
+    """A size in GB, or in MB where it is smaller."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+def recipes_title(described: Sequence[Described]) -> str:
+    """The title of the table of recipes, which says on what losses were measured."""
+    models = dict.fromkeys(row.model for each in described for row in each.measured)
+    return "sizes are those of MiMo-7B" + (f"; KLD on {', '.join(models)}" if models else "")
+
+
+def recipe_table(
+    described: Sequence[Described], needed: Mapping[str, int | None] | None = None
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The columns of the table of recipes, and its rows; ``needed`` is what each takes of a limit."""
+    columns = ["recipe", "kernels", "bits/weight", "size", "MTP beside", *(f"KLD {effort}" for effort in EFFORTS)]
+    rows = []
+    for each in described:
+        size, losses = each.size, [each.kld(effort) for effort in EFFORTS]
+        taken = needed[each.recipe.name] if needed is not None else None
+        rows.append(
+            (
+                each.recipe.name,
+                ", ".join(each.kernels),
+                f"{size.bits_per_weight:.2f}" if size else "–",
+                gb(size.model_bytes) if size else "–",
+                gb(size.mtp_bytes) if size and size.mtp_bytes else "–" if size is None else "",
+                *("–" if loss is None else f"{loss:.3f}" for loss in losses),
+                *([gb(taken) if taken else "–"] if needed is not None else []),
+            )
+        )
+    return [*columns, *(["needed"] if needed is not None else [])], rows

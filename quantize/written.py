@@ -156,6 +156,7 @@ def _rows(tensor: ir.ExternalTensor, first: int = 0, last: int | None = None) ->
 
 def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
     require("onnx_ir", "onnx")
+    from mimo_mobile.convert.onnx_weights import joint
     from mimo_mobile.convert.tensors import EMBEDDING
     from mimo_mobile.convert.written_weights import WrittenWeights
 
@@ -169,7 +170,7 @@ def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]
                 made[name] = _OnnxRows(weights.vector(*names), None, 32, first, shape)
             else:
                 embedding = name == EMBEDDING
-                found = weights.embedding(name) if embedding else weights.matrix(*names)
+                found = weights.embedding(name) if embedding else weights.matrix(joint(names))
                 made[name] = _OnnxRows(
                     found.values, found.scales, found.bits, first, shape,
                     flip=0x88 if embedding else 0, transposed=found.scales is None and not embedding,

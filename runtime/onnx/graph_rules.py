@@ -310,12 +310,13 @@ class Rules:
         return self._normed(self._value(0, "rows"), 1)
 
     def _concat(self) -> Value:
-        self._inputs(2)
+        if len(self._node.inputs) not in (2, 3):
+            raise self._fail("2 or 3 inputs")
         self._attributes(axis=-1)
-        first, second = self._value(0, "rows"), self._value(1, "rows")
-        if first != second:
-            raise self._fail("two halves of the same size")
-        return self._rows(first.type, 2 * first.sizes[0])
+        parts = [self._value(place, "rows") for place in range(len(self._node.inputs))]
+        if len({part.type for part in parts}) > 1:
+            raise self._fail("parts of one type")
+        return self._rows(parts[0].type, sum(part.sizes[0] for part in parts))
 
     def _attention(self) -> tuple[Value | None, ...]:
         node, quantized = self._node, len(self._node.inputs) == 14

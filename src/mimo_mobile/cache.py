@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mimo_mobile import cache_folder, checksums, files
+from mimo_mobile import byte_size, cache_folder, checksums, files
 from mimo_mobile.checksums import CHECKSUMS
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import BadArgumentError, DiskFullError, ModelLoadError, OutputExistsError
@@ -31,8 +31,6 @@ RECORD = "entry.json"
 
 DEFAULT_LIMIT_BYTES = 40_000_000_000
 """Room for three of MiMo-7B's int4 models, which take up to 12 GB each."""
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 _SMALL = {
     COSTS: re.compile(r".*-[0-9a-f]{16}\.json"),
@@ -152,10 +150,10 @@ def limit_bytes() -> int:
     text = os.environ.get("MIMO_CACHE_LIMIT", "")
     if not text:
         return DEFAULT_LIMIT_BYTES
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), flags=re.IGNORECASE)
-    if found is None or len(found[1]) > 18:
+    found = byte_size.parse(text)
+    if found is None:
         raise BadArgumentError(f"MIMO_CACHE_LIMIT is {text!r}; a size such as 20GB or 500MB expected")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return found
 
 
 def write_record(folder: Path, record: Record) -> None:

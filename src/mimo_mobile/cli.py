@@ -18,15 +18,21 @@ from mimo_mobile.cli_options import (
     Recipes,
     built,
     generation_options,
+    limit_of,
+    limit_options,
     load_options,
+    named,
     npu_options,
     single_file,
 )
+from mimo_mobile.cli_recipes import chosen
+from mimo_mobile.cli_recipes import recipes as recipe_list
 from mimo_mobile.errors import BadArgumentError, MimoMobileError
 from mimo_mobile.manifest import EFFORTS
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
+    from mimo_mobile.quantize.choice import Device
     from mimo_mobile.runtime import LoadConfig, Model
     from mimo_mobile.socs import Soc
 
@@ -183,6 +189,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     show_default=True,
     help="Names of recipes, with commas between them.",
 )
+@limit_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -213,6 +220,8 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 def quantize(
     model: str,
     recipes: Sequence[str],
+    target_size: int | None,
+    phone: Device | None,
     out: Path,
     answer: bool,
     as_json: bool,
@@ -228,8 +237,14 @@ def quantize(
 
     chips = _chips(device, socs, context)
     npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
-    pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
+    limit = limit_of(target_size, phone)
+    if limit and named(click.get_current_context(), "recipes"):
+        raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
+    if not limit:
+        pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
     source = resolve(model)
+    if limit:
+        recipes = chosen(source, limit, options["single_file"])
     folder = out / source.name
     with terminal.progress_shown() as progress:
         made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
@@ -377,6 +392,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 
 main.add_command(cache)
+main.add_command(recipe_list)
 
 if __name__ == "__main__":
     from mimo_mobile.__main__ import main as start

@@ -11,7 +11,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
+from click.core import ParameterSource
 
+from mimo_mobile import byte_size
 from mimo_mobile.errors import MimoMobileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,6 +21,8 @@ Config = TypeVar("Config")
 
 if TYPE_CHECKING:
     from click import ParamType as ParamType
+
+    from mimo_mobile.quantize.choice import Device, Limit
 else:
 
     class ParamType(click.ParamType):
@@ -61,6 +65,33 @@ class Output(click.Path):
         if not path.name:
             self.fail(f"{str(value)!r} found, the name of a new file or folder expected", param, ctx)
         return path
+
+
+class Size(ParamType[int]):
+    """A size such as 4.3GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        found = byte_size.parse(str(value))
+        if not found:
+            self.fail(f"{value!r} found, a size such as 4.3GB or 500MB expected", param, ctx)
+        return found
+
+
+class Phone(ParamType["Device"]):
+    """A kind of phone."""
+
+    name = "phone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Device:
+        """The phone, which must be a known one."""
+        from mimo_mobile.quantize.choice import DEVICES
+
+        if value not in DEVICES:
+            self.fail(f"{value!r} found, one of {', '.join(DEVICES)} expected", param, ctx)
+        return DEVICES[value]
 
 
 class RecipeCommand(click.Command):
@@ -133,6 +164,33 @@ def _described(config: type[Any]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
+def limit_options(command: Command) -> Command:
+    """The options that say what a recipe must not exceed, for quantize and recipes; ``limit_of`` reads them."""
+    options = (
+        click.option(
+            "--target-size",
+            type=Size(),
+            help="Choose the best recipe of each format whose file to load is at most so large, e.g. 4.3GB.",
+        ),
+        click.option(
+            "--device",
+            "phone",
+            type=Phone(),
+            help="Choose the best recipe of each format that fits in a phone's memory, e.g. phone-12gb.",
+        ),
+    )
+    return _decorated(command, options)
+
+
+def limit_of(target_size: int | None, phone: Device | None) -> Limit | None:
+    """What the options say; None when they were not given."""
+    from mimo_mobile.quantize.choice import Limit
+
+    if target_size is not None and phone is not None:
+        raise click.UsageError("--target-size and --device both choose a recipe; give one of them")
+    return None if target_size is None and phone is None else Limit(target_size, phone)
+
+
 def npu_options(command: Command) -> Command:
     """The options on NPUs that convert and quantize share."""
     options = (
@@ -161,3 +219,8 @@ def npu_options(command: Command) -> Command:
 single_file = click.option(
     "--single-file", is_flag=True, help="GGUF: write trunk and MTP layer to one file, for llama.cpp's draft-mtp."
 )
+
+
+def named(context: click.Context, parameter: str) -> bool:
+    """Whether the command line says what a parameter is."""
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE

@@ -252,9 +252,12 @@ def test_a_graph_at_mimo_7bs_shapes_is_built_without_its_weights() -> None:
         def vector(self, *names: str) -> ir.LazyTensor:
             return self.lazy(names[0], sum(self.shapes[name][0] for name in names))
 
-        def matrix(self, *names: str) -> onnx_graph.Matrix:
+        def matrix(self, name: str) -> onnx_graph.Matrix:
+            return self.matrices(name)[0]
+
+        def matrices(self, *names: str) -> list[onnx_graph.Matrix]:
             rows, columns = sum(self.shapes[name][0] for name in names), self.shapes[names[0]][1]
-            return onnx_graph.Matrix(self.lazy(names[0], columns, rows), columns, rows)
+            return [onnx_graph.Matrix(self.lazy(names[0], columns, rows), columns, rows)]
 
         def embedding(self, name: str) -> onnx_graph.Matrix:
             return onnx_graph.Matrix(self.lazy(name, *self.shapes[name]), 4096, 151680)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from math import prod
 from urllib.parse import quote, unquote_plus
@@ -54,6 +55,17 @@ def test_q4_0_plus_takes_at_most_three_tenths_of_a_bit_more_and_keeps_to_what_ph
 def test_names_of_recipes_need_no_quotes_in_shells_addresses_and_makefiles(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9_]+", name)
     assert quote(name) == name == unquote_plus(name)
+
+
+def test_int4_plus_keeps_values_and_the_outer_down_projections_in_8_bits() -> None:
+    recipe, shapes = RECIPES["int4_b32_plus"], MIMO_7B.tensor_shapes()
+    finer = {name for name in shapes if recipe.format_of(name, 36) != RECIPES["int4_b32"].format_of(name, 36)}
+    assert finer == {f"model.layers.{layer}.self_attn.v_proj.weight" for layer in range(36)} | {
+        f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1, 34, 35)
+    }
+    assert all(recipe.format_of(name, 36) == "int8_b32" for name in finer)
+    more = 4 * sum(math.prod(shapes[name]) for name in finer) / sum(math.prod(shape) for shape in shapes.values())
+    assert more < 0.3, "bits a weight"
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_known() -> None:

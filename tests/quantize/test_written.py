@@ -9,6 +9,7 @@ import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
+from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize import forward
@@ -60,3 +61,14 @@ def test_another_model_s_file_is_an_error(tiny: Source, nano: Source, tmp_path: 
     (path, _) = convert_checkpoint(tiny, tmp_path / "m.gguf", to="gguf")
     with pytest.raises(ModelLoadError, match=r"blk\.2\.\S+: nothing found|expected: another model"):
         read_written(path, Checkpoint.open(nano.path).config)
+
+
+def test_matrices_of_two_formats_that_read_the_same_are_written_apart(tiny: Source, tmp_path: Path) -> None:
+    (entry,) = quantize_checkpoint(tiny, tmp_path, ["int4_b32_plus"], problems=0).entries
+    weights = WrittenWeights(tmp_path / entry.path)
+    for layer, bits in (("layers.0", [4, 8]), ("layers.1", [4, 8]), ("mtp_layers.0", [8])):
+        names = [f"model.{layer}.self_attn.{which}_proj.weight" for which in "qkv"]
+        found = weights.matrices(*names)
+        assert [each.bits for each in found] == bits
+        assert sum(each.out_features for each in found) == 512
+    assert weights.matrix("model.layers.0.mlp.down_proj.weight").bits == 8

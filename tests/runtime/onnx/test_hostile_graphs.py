@@ -45,7 +45,7 @@ def changed(folder: Path, change: Callable[[Graph], object], name: str = "model.
     return folder / name
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16", "int4_b32", "int4_b32_f16", "int8"])
+@pytest.mark.parametrize("kind", ["f32", "f16", "int4_b32", "int4_b32_plus", "int4_b32_f16", "int8"])
 def test_every_graph_that_we_write_passes(kind: str, tiny: Source, tmp_path: Path) -> None:
     if kind in ("f32", "f16"):
         made = convert_checkpoint(tiny, tmp_path / "x", to="onnx", dtype=kind)[0]  # type: ignore[arg-type]
