@@ -154,6 +154,7 @@ def layer_weights(config: MimoConfig, tensors: Tensors, name: str) -> dict[str, 
     }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # whoever observes sees whether numbers are finite
 def layer(config: MimoConfig, weights: Mapping[str, Array], x: Array, joined: Array | None = None) -> Trace:
     """What a layer makes of a text's residual stream ``x`` `[T, E]`, whose first token stands at position 0."""
     eps = config.rms_norm_eps
@@ -210,8 +211,7 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 def silu(x: Array) -> Array:
     """``x / (1 + exp(-x))``."""
-    with np.errstate(over="ignore"):
-        made: Array = x / (1 + np.exp(-x))
+    made: Array = x / (1 + np.exp(-x))
     return made
 
 
