@@ -89,6 +89,7 @@ def quantize_checkpoint(
     statistics = cache(lambda: statistics_of(checkpoint, progress))
     with files.locked(out):
         files.remove_partials(out)
+        manifest.check(out, source, force=force, progress=progress)
         if force or not _all_finished(out, source, chosen, single_file, effort):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)

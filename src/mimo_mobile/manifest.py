@@ -185,17 +185,43 @@ def is_there(folder: Path) -> bool:
     return os.path.lexists(folder / NAME)
 
 
-def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
-    """The folder's manifest for this source; a new manifest is written at once, so that the folder is known as ours.
-
-    With ``force`` the files of another checkpoint are removed, see ``remove``.
+def check(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> None:
+    """See that ``start`` can begin in a folder; nothing is written or removed.
 
     Raises:
         OutputExistsError: The folder holds another checkpoint's files, files that are not ours, or something that is no
             file under the manifest's name.
         MimoMobileError: The folder's manifest cannot be read.
     """
-    identity = identify(source, progress)
+    found = _usable(folder, force=force)  # first, as it reads no weights
+    if found and not force:
+        identity = identify(source, progress)
+        if found.source.get(FINGERPRINT) != identity[FINGERPRINT]:
+            raise OutputExistsError(f"{folder}: {_difference(found, source, identity)}; {REPLACE}")
+
+
+def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
+    """The folder's manifest for this source; a new manifest is written at once, so that the folder is known as ours.
+
+    With ``force`` the files of another checkpoint are removed, see ``remove``.
+
+    Raises:
+        OutputExistsError: As from ``check``.
+        MimoMobileError: The folder's manifest cannot be read.
+    """
+    check(folder, source, force=force, progress=progress)
+    found, identity = _usable(folder, force=force), identify(source, progress)
+    if found and found.source.get(FINGERPRINT) == identity[FINGERPRINT]:
+        return dataclasses.replace(found, model=source.name)
+    made = Manifest(source.name, identity)
+    made.write(folder)
+    for entry in found.entries if found else ():
+        remove(folder, entry)
+    return made
+
+
+def _usable(folder: Path, *, force: bool) -> Manifest | None:
+    """The folder's manifest; None when the folder holds nothing, or a damaged manifest that ``force`` replaces."""
     try:
         found = read(folder)
     except MimoMobileError as error:
@@ -203,21 +229,13 @@ def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallba
             raise
         if not (folder / NAME).is_file():
             raise OutputExistsError(f"{error}; --force replaces files only") from error
-        found = None
-    if found and found.source.get(FINGERPRINT) == identity[FINGERPRINT]:
-        return dataclasses.replace(found, model=source.name)
-    if found and not force:
-        raise OutputExistsError(f"{folder}: {_difference(found, source, identity)}; {REPLACE}")
-    foreign = [] if force else [path.name for path in folder.glob("*") if not path.name.startswith(".")]
-    if foreign:
+        return None
+    foreign = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
+    if foreign and not found and not force:
         raise OutputExistsError(
             f"{folder} is not empty ({foreign[0]} …) and has no {NAME}; give --force or another --out"
         )
-    made = Manifest(source.name, identity)
-    made.write(folder)
-    for entry in found.entries if found else ():
-        remove(folder, entry)
-    return made
+    return found
 
 
 def remove(folder: Path, entry: Entry, kept: Sequence[Part] = ()) -> None:

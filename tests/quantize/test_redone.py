@@ -139,6 +139,24 @@ def test_a_damaged_manifest_is_replaced_with_force_only(tiny: Source, tmp_path: 
     assert recipes(quantize_checkpoint(tiny, tmp_path, ["q8_0"], force=True)) == ["q8_0"]
 
 
+@pytest.mark.parametrize("what", ["damaged", "foreign", "of another checkpoint"])
+def test_a_folder_that_cannot_be_used_is_refused_before_weights_are_checked(
+    what: str, tiny: Source, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    if what == "of another checkpoint":
+        quantize_checkpoint(copied(tiny, tmp_path / "other"), out, ["q8_0"])
+        (tmp_path / "changed").mkdir()
+        tiny = Source(write_tiny_checkpoint(tmp_path / "changed" / "checkpoint", seed=1), "tiny")
+    else:
+        out.mkdir()
+        (out / ("manifest.json" if what == "damaged" else "thesis.txt")).write_text("nonsense")
+    seen: list[str] = []
+    with pytest.raises(MimoMobileError, match=r"manifest\.json|fingerprint"):
+        quantize_checkpoint(tiny, out, ["q8_0"], progress=lambda step: seen.append(step.stage))
+    assert set(seen) <= ({"checksum"} if what == "of another checkpoint" else set())
+
+
 def stages(nano: Source, out: Path, names: list[str], **options: bool) -> tuple[manifest.Manifest, set[str]]:
     seen: list[Progress] = []
     made = quantize_checkpoint(nano, out, names, problems=4, progress=seen.append, **options)  # type: ignore[arg-type]
