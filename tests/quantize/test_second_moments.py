@@ -1,0 +1,37 @@
+"""Second moments are those of what each matrix reads, whichever matrix is asked for first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.quantize import forward
+from mimo_mobile.quantize.calibrate import calibrate
+from mimo_mobile.quantize.second_moments import SecondMoments
+from tests.tiny import write_tiny_checkpoint
+
+TEXTS = [[320, 72, 101, 5, 5, 300, 17, 322, 1], [7, 7, 200]]
+
+
+def test_second_moments_are_those_of_what_matrices_read(tmp_path: Path) -> None:
+    tiny = Checkpoint.open(write_tiny_checkpoint(tmp_path / "tiny"))
+    (tmp_path / "kept").mkdir()
+    moments = SecondMoments(tiny.config, tiny.tensors, TEXTS, tmp_path / "kept")
+    inputs: dict[str, list[forward.Array]] = {}
+
+    def observe(layer: str, trace: forward.Trace) -> None:
+        for end, values in trace.inputs().items():
+            inputs.setdefault(f"model.{layer}.{end}", []).append(values)
+
+    states = forward.run(tiny.config, tiny.tensors, TEXTS, observe)
+    norm = tiny.tensors["model.norm.weight"].float32()
+    inputs["lm_head.weight"] = [forward.rms_norm(x, norm, tiny.config.rms_norm_eps) for x in states]
+    squares = calibrate(tiny.config, tiny.tensors, TEXTS).mean_squares
+    assert set(inputs) == {name for name in squares if "mtp" not in name}
+    for name in sorted(inputs, key=lambda each: each[::-1]):  # from layer to layer and back
+        values = np.concatenate(inputs[name]).astype(np.float64)
+        found = moments.of(name)
+        np.testing.assert_allclose(found, values.T @ values / len(values), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(np.diag(found), squares[name], rtol=1e-3)
