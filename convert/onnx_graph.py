@@ -272,14 +272,25 @@ def decoder_layer(
 
 def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
     """Grouped-query attention with rotary embedding over past and new tokens, `[B, T, E]`; ``layer`` is its prefix."""
-    config, compute, prefix = block.config, block.compute, layer + "self_attn."
+    product = projected(block, layer, x)
+    bias = block.initializer(block.weights.vector(*(f"{layer}self_attn.{name}_proj.bias" for name in "qkv")))
+    return attend(block, layer, index, [block.tape.op("Add", [product, bias])], lengths)
+
+
+def projected(block: Block, layer: str, x: ir.Value) -> ir.Value:
+    """Queries, keys and values of a layer side by side, before biases: `[B, T, (H + 2 * K) * D]`."""
+    return linears(block, x, *(f"{layer}self_attn.{name}_proj.weight" for name in "qkv"))
+
+
+def attend(
+    block: Block, layer: str, index: int, heads: Sequence[ir.Value], lengths: tuple[ir.Value, ir.Value]
+) -> ir.Value:
+    """Attention, `[B, T, E]`, on queries, keys and values: three values, or one in which they stand side by side."""
+    config, compute = block.config, block.compute
     kept, dtype = compute.cache(layer), compute.attention(layer)
     cache: list[int | str] = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
     past = [block.input(f"past_key_values.{index}.{kind}", kept, cache) for kind in ("key", "value")]
-    product = linears(block, x, *(f"{prefix}{name}_proj.weight" for name in "qkv"))
-    bias = block.initializer(block.weights.vector(*(f"{prefix}{name}_proj.bias" for name in "qkv")))
-    qkv = block.tape.op("Add", [product, bias])
-    qkv = block.cast(qkv, compute.activations, dtype)
+    read = [block.cast(each, compute.activations, dtype) for each in heads]
     attributes: dict[str, int | float | str] = {
         "num_heads": config.num_attention_heads,
         "kv_num_heads": config.num_key_value_heads,
@@ -287,7 +298,7 @@ def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[
         "do_rotary": 1,
         "rotary_interleaved": 0,
     }
-    inputs = [qkv, None, None, *past, *lengths, *block.rope(dtype)]
+    inputs = [*read, *[None] * (3 - len(read)), *past, *lengths, *block.rope(dtype)]
     sinks = block.sinks(dtype)
     if kept == ir.DataType.INT8:
         attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
@@ -303,7 +314,7 @@ def attention(block: Block, layer: str, index: int, x: ir.Value, lengths: tuple[
     block.output(f"present.{index}.key", key, kept, cache)
     block.output(f"present.{index}.value", value, kept, cache)
     mixed = block.cast(mixed, dtype, compute.activations)
-    return linear(block, mixed, block.weights.matrix(prefix + "o_proj.weight"))
+    return linear(block, mixed, block.weights.matrix(layer + "self_attn.o_proj.weight"))
 
 
 def mlp(block: Block, prefix: str, x: ir.Value) -> ir.Value:

@@ -134,7 +134,5 @@ def _compute(graphs: Mapping[str, ir.Graph]) -> Compute:
                 kept[f"{prefix}{match[1]}."] = value.dtype
     activations = graphs[MODEL].outputs[0].dtype
     assert activations is not None
-    if ir.DataType.FLOAT16 in kept.values() or activations == ir.DataType.FLOAT16:
-        float32 = frozenset(prefix for prefix, dtype in kept.items() if dtype == ir.DataType.FLOAT)
-        return Compute(activations, ir.DataType.FLOAT16, float32=float32)
-    return Compute(activations, ir.DataType.FLOAT)
+    exact = frozenset(prefix for prefix, dtype in kept.items() if dtype == ir.DataType.FLOAT)
+    return Compute(activations, ir.DataType.FLOAT16, float32=exact)

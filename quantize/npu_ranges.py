@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mimo_mobile import files, onnxruntime_library
 from mimo_mobile.convert.npu import graph as npu_graph
-from mimo_mobile.convert.npu.file import Ranges
+from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
+from mimo_mobile.convert.npu.file import Ranges, float16_compute
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.qdq_graph import ActivationTape, Range
 from mimo_mobile.convert.written_weights import WrittenWeights
@@ -45,8 +46,10 @@ def own_answers(folder: Path) -> list[list[int]]:
     return texts
 
 
-def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Ranges:
+def activation_ranges(folder: Path, centers: Centers = NOTHING, progress: ProgressCallback = ignore) -> Ranges:
     """The ranges of every activation of every piece, over the model's own answers.
+
+    ``centers`` is what keys lose in the pieces.
 
     Raises:
         QuantizationError: A layer cannot be run, or makes NaN or infinity.
@@ -54,7 +57,7 @@ def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Rang
     weights = WrittenWeights(folder)
     if weights.compute.activations != ir.DataType.FLOAT:
         raise QuantizationError(f"{folder.name}: float32 activations expected to quantize; take int4_b32")
-    config, compute, count = weights.config, weights.compute, weights.config.num_hidden_layers
+    config, compute, count = weights.config, float16_compute(weights, centers), weights.config.num_hidden_layers
     window = Window(TEXT_TOKENS, TEXT_TOKENS)
     run = _Runner(folder)
     embedded = [
@@ -62,7 +65,7 @@ def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Rang
     ]
     states, layers = embedded, []
     for layer in range(count):
-        build = partial(npu_graph.layers, config, weights, compute, range(layer, layer + 1), window)
+        build = partial(npu_graph.layers, config, weights, compute, range(layer, layer + 1), window, centers=centers)
         found, states = run.measured(build, x=states)
         layers.append(found)
         progress(Progress("ranges of activations", layer + 1, count, f"layer {layer}", "layers"))
@@ -71,7 +74,7 @@ def activation_ranges(folder: Path, progress: ProgressCallback = ignore) -> Rang
         return Ranges(layers, head, [], [])
     # Row p reads the state at p and the token at p + 1; the last one has none and takes its own.
     following = [np.concatenate([x[:, 1:], x[:, -1:]], axis=1) for x in embedded]
-    build = partial(npu_graph.mtp, config, weights, compute, window)
+    build = partial(npu_graph.mtp, config, weights, compute, window, centers=centers)
     mtp, normed = run.measured(build, x=following, hidden_states=states)
     drafts, _ = run.measured(partial(npu_graph.draft_head, config, weights, compute, TEXT_TOKENS), x=normed)
     return Ranges(layers, head, mtp, drafts)
@@ -88,11 +91,11 @@ class _Runner:
         return made
 
     def measured(
-        self, build: Callable[[ActivationTape], ir.Model], **texts: Sequence[NDArray[np.float32]]
+        self, build: Callable[..., ir.Model], **texts: Sequence[NDArray[np.float32]]
     ) -> tuple[list[Range], list[NDArray[np.float32]]]:
         """The ranges of a piece's activations over all texts, and the piece's first output for each text."""
         tape = ActivationTape()
-        graph = build(tape)
+        graph = build(tape=tape)
         outputs = [value for value in tape.activations if value.name not in texts]
         first = str(graph.graph.outputs[0].name)
         for value in outputs:

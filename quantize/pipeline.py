@@ -24,7 +24,7 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Effort, Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import evaluate, kernels
-from mimo_mobile.quantize.recipe_file import calibrated_for, statistics_of, write_model
+from mimo_mobile.quantize.recipe_file import calibrated_for, calibration_ids, statistics_of, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.socs import Soc
 
@@ -229,6 +229,7 @@ def _compile(
     """The manifest, in which the parts of a recipe's entry include binaries for the chips."""
     from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
     from mimo_mobile.layout import EMBEDDING, npu_folder_name
+    from mimo_mobile.quantize.npu_keys import key_centers
     from mimo_mobile.quantize.npu_ranges import activation_ranges
 
     entry = state.entry(recipe.name)
@@ -236,7 +237,8 @@ def _compile(
     folder = out / entry.path
     files.remove_partials(folder)
     todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, context, npu.chunk, npu.quantized)]
-    ranges = activation_ranges(folder, progress) if npu.quantized and todo else None
+    centers = key_centers(folder, calibration_ids(folder)[:context], context, progress) if todo else {}
+    ranges = activation_ranges(folder, centers, progress) if npu.quantized and todo else None
     for soc in todo:
         made = folder / npu_folder_name(soc, npu.quantized)
         old = [made.relative_to(out).as_posix() + "/", f"{entry.path}/{EMBEDDING}"]
@@ -244,7 +246,14 @@ def _compile(
         state = state.with_entry(_with_parts(entry, kept))
         state.write(out)  # each entry is true at any moment
         compile_for_npu(
-            folder, soc, context_length=context, chunk=npu.chunk, ranges=ranges, force=True, progress=progress
+            folder,
+            soc,
+            context_length=context,
+            chunk=npu.chunk,
+            ranges=ranges,
+            centers=centers,
+            force=True,
+            progress=progress,
         )
         new = [folder / EMBEDDING, *sorted(made.iterdir())]
         entry = _with_parts(entry, [*kept, *(manifest.part(out, path, progress) for path in new)])

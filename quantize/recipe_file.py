@@ -79,12 +79,16 @@ def calibrated(found: Statistics, effort: Effort = "none") -> Calibrated:
     return Calibrated(found.ranges, found.head, found.kv_scales, found.reference, importance=importance)
 
 
+def calibration_ids(folder: Path) -> list[int]:
+    """Our calibration text, by the tokenizer in a folder."""
+    return TextTokenizer.from_file(folder / "tokenizer.json").encode(TEXT.read_text(encoding="utf-8"))
+
+
 def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:
     """What a checkpoint computes for our calibration text.
 
     Raises:
         QuantizationError: A layer makes NaN or infinity.
     """
-    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    ids = tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: checkpoint.config.max_position_embeddings]
+    ids = calibration_ids(checkpoint.path)[: checkpoint.config.max_position_embeddings]
     return calibrate(checkpoint.config, checkpoint.tensors, [ids], progress)

@@ -22,8 +22,10 @@ import onnx_ir as ir
 
 from mimo_mobile import files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
+from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError
 from mimo_mobile.layout import (
@@ -90,6 +92,7 @@ def compile_for_npu(
     context_length: int | None = None,
     chunk: int = 64,
     ranges: Ranges | None = None,
+    centers: Centers = NOTHING,
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> tuple[Path, list[Compiled]]:
@@ -101,22 +104,23 @@ def compile_for_npu(
         context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
         chunk: Tokens of a prompt in one run.
         ranges: Those of the activations, to quantize them to uint16 for NPUs that compute with integers only.
+        centers: What is taken from the keys of layers that attend in float32 elsewhere.
         force: Replace an earlier folder of binaries.
         progress: Called after each graph.
 
     Raises:
         ModelLoadError: ``folder`` is no ONNX folder of ours.
-        QuantizationError: ``context_length`` or ``chunk`` do not fit the model, or its attention needs float32.
+        QuantizationError: ``context_length`` or ``chunk`` do not fit the model, or a layer
+            that attends in float32 has no center.
         BackendUnavailableError: QNN does not take a graph.
         MissingDependencyError: onnxruntime-qnn is not installed.
         OutputExistsError: There is such a folder and ``force`` is false.
     """
     weights = WrittenWeights(folder)
-    _check_attention(folder, weights)
     ort = onnxruntime_library.load()
     providers.register(ort, providers.PROVIDERS["qnn"])
     context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
-    graphs = graphs_of(weights, context_length, chunk, ranges)
+    graphs = graphs_of(weights, context_length, chunk, ranges, centers)
     made: list[Compiled] = []
     out = folder / npu_folder_name(soc, ranges is not None)
     with files.whole(folder / EMBEDDING, force=True) as temporary:
@@ -141,13 +145,19 @@ def compile_for_npu(
     return out, made
 
 
-def _check_attention(folder: Path, weights: WrittenWeights) -> None:
-    """See that attention can be computed in float16, which is the finest that NPUs have."""
-    if exact := sorted(weights.compute.float32):
+def float16_compute(weights: WrittenWeights, centers: Centers) -> Compute:
+    """The types of a folder's graphs, but with attention in float16 throughout, which is the finest that NPUs have.
+
+    Raises:
+        QuantizationError: A layer attends in float32, and has no center.
+    """
+    if missing := sorted(weights.compute.float32 - centers.keys()):
         raise QuantizationError(
-            f"{folder}: attention in float32 found in {len(exact)} layers, of which {exact[0].strip('.')} is one, since"
-            " its q·k is too large for float16; NPUs compute in float16: run this model on the CPU"
+            f"{missing[0].strip('.')}: attention in float32 found, since its q·k is too large for float16, and no"
+            " center of its keys; NPUs compute in float16: compile with mimo quantize --target qnn, which measures what"
+            " keys have in common"
         )
+    return dataclasses.replace(weights.compute, float32=frozenset())
 
 
 def described(
@@ -219,15 +229,18 @@ def graphs_of(
     context_length: int,
     chunk: int,
     ranges: Ranges | None = None,
+    centers: Centers = NOTHING,
     session_bytes: int | None = None,
 ) -> Mapping[str, Callable[[], ir.Model]]:
     """Every graph by its file's name; each is made when its turn comes."""
-    config, compute = weights.config, weights.compute
+    config, compute = weights.config, float16_compute(weights, centers)
     graphs: dict[str, Callable[[], ir.Model]] = {}
 
-    def add(name: str, build: Callable[..., ir.Model], *arguments: Any, found: Sequence[Range] | None) -> None:
+    def add(
+        name: str, build: Callable[..., ir.Model], *arguments: Any, found: Sequence[Range] | None, **options: Any
+    ) -> None:
         def made() -> ir.Model:
-            return build(config, weights, compute, *arguments, None if found is None else QdqTape(found))
+            return build(config, weights, compute, *arguments, None if found is None else QdqTape(found), **options)
 
         graphs[name] = made
 
@@ -235,12 +248,12 @@ def graphs_of(
     for index, which in enumerate(_split(weights, context_length, session_bytes)):
         for window in windows:
             found = ranges.of_layers(which) if ranges else None
-            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found)
+            add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found, centers=centers)
     for tokens in (2, 1):
         add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
     if weights.draft_ids is not None:
         for window in windows:
-            add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None)
+            add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None, centers=centers)
         add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)
     return graphs
 

@@ -15,8 +15,20 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from mimo_mobile.convert.npu.centered_keys import NOTHING, CenteredKeys, Centers
 from mimo_mobile.convert.npu.qdq_graph import ActivationTape
-from mimo_mobile.convert.onnx_graph import Block, Compute, OnnxWeights, attention, embed, linear, mlp, norm
+from mimo_mobile.convert.onnx_graph import (
+    Block,
+    Compute,
+    OnnxWeights,
+    attend,
+    attention,
+    embed,
+    linear,
+    mlp,
+    norm,
+    projected,
+)
 from mimo_mobile.mimo7b import POST_NORM, MimoConfig
 
 
@@ -42,15 +54,22 @@ def embedding(config: MimoConfig, weights: OnnxWeights, compute: Compute) -> ir.
 
 
 def layers(
-    config: MimoConfig, weights: OnnxWeights, compute: Compute, which: range, window: Window, tape: Tape | None = None
+    config: MimoConfig,
+    weights: OnnxWeights,
+    compute: Compute,
+    which: range,
+    window: Window,
+    tape: Tape | None = None,
+    centers: Centers = NOTHING,
 ) -> ir.Model:
     """Layers ``which`` of the trunk: x `[1, T, E]` and seqlens_k `[1]`, all tokens less one → x_out `[1, T, E]`, KV."""
     block = Block(config, weights, compute, tape)
     shape = [1, window.tokens, config.hidden_size]
     x = block.input("x", compute.activations, shape)
     lengths = _lengths(block, window)
+    keys = CenteredKeys(block, centers, lengths[0], window.tokens, window.context)
     for layer in which:
-        x = _layer(block, f"model.layers.{layer}.", layer, x, lengths)
+        x = _layer(block, f"model.layers.{layer}.", layer, x, lengths, keys)
     block.output("x_out", _settled(block, x), compute.activations, shape)
     return _frozen(block, f"mimo_layers_{which.start}_{which.stop - 1}", window)
 
@@ -67,7 +86,12 @@ def head(config: MimoConfig, weights: OnnxWeights, compute: Compute, tokens: int
 
 
 def mtp(
-    config: MimoConfig, weights: OnnxWeights, compute: Compute, window: Window, tape: Tape | None = None
+    config: MimoConfig,
+    weights: OnnxWeights,
+    compute: Compute,
+    window: Window,
+    tape: Tape | None = None,
+    centers: Centers = NOTHING,
 ) -> ir.Model:
     """The MTP layer: hidden_states of t and x, the embedding of token t + 1, `[1, T, E]` → x_out `[1, T, E]`, KV.
 
@@ -84,7 +108,8 @@ def mtp(
     second, _ = norm(block, prefix + "token_layernorm.weight", x)
     joined = block.tape.op("Concat", [first, second], {"axis": -1})
     x = linear(block, joined, weights.matrix(prefix + "input_proj.weight"))
-    x = _layer(block, prefix, 0, x, lengths)
+    keys = CenteredKeys(block, centers, lengths[0], window.tokens, window.context)
+    x = _layer(block, prefix, 0, x, lengths, keys)
     normed, _ = norm(block, prefix + "final_layernorm.weight", x)
     block.output("x_out", _settled(block, normed), compute.activations, shape)
     return _frozen(block, "mimo_mtp", window)
@@ -106,9 +131,16 @@ def _settled(block: Block, value: ir.Value) -> ir.Value:
     return block.tape.settled(value) if isinstance(block.tape, ActivationTape) else value
 
 
-def _layer(block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value]) -> ir.Value:
+def _layer(
+    block: Block, prefix: str, index: int, x: ir.Value, lengths: tuple[ir.Value, ir.Value], keys: CenteredKeys
+) -> ir.Value:
     normed, _ = norm(block, prefix + "input_layernorm.weight", x)
-    x = block.tape.op("Add", [x, attention(block, prefix, index, normed, lengths)])
+    if prefix in keys:
+        heads = keys.heads(prefix, _settled(block, projected(block, prefix, normed)))
+        attended = attend(block, prefix, index, heads, lengths)
+    else:
+        attended = attention(block, prefix, index, normed, lengths)
+    x = block.tape.op("Add", [x, attended])
     normed, _ = norm(block, prefix + "post_attention_layernorm.weight", x)
     return block.tape.op("Add", [x, mlp(block, prefix + "mlp.", normed)])
 

@@ -13,7 +13,7 @@ from mimo_mobile.errors import Cancelled
 from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
-from mimo_mobile.runtime.onnx.kv_cache import copied, put_back
+from mimo_mobile.runtime.onnx.kv_cache import KvCache, copied, put_back
 
 MOST_ROWS = 16
 """The most rows of logits in a decoding run: a token, its drafts and padding."""
@@ -28,6 +28,10 @@ class OrtBackend:
         self.context_length, self.kv_bytes_per_token = graph.context_length, graph.kv_bytes_per_token
         self._rows = graph.empty_logits(MOST_ROWS)
         self._hidden = np.empty((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
+
+    def uses(self, cache: KvCache) -> bool:
+        """Whether the trunk's keys and values are kept in ``cache``."""
+        return self._graph.cache is cache
 
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0

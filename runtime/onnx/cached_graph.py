@@ -55,7 +55,7 @@ class CachedGraph:
     ) -> None:
         """Make room for ``context_length`` tokens beside the session of ``model``.
 
-        ``others`` are inputs beside ours; ``cache`` is one to share instead of a new one.
+        ``others`` are inputs beside ours; ``cache`` is one to share instead of a new one, if it is of the same types.
 
         Raises:
             ModelLoadError: The graph has other inputs, or the KV cache does not fit in memory.
@@ -83,7 +83,8 @@ class CachedGraph:
         }
         kv = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
         self.kv_bytes_per_token = kv // context_length
-        if cache is None:
+        if cache is None or not cache.holds(shapes):
+            cache = None
             memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
         self._mask = np.ones((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mimo_mobile import providers
 from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MimoMobileError, ModelLoadError
@@ -24,6 +24,7 @@ from mimo_mobile.runtime.npu.backend import NpuBackend, SplitBackend
 from mimo_mobile.runtime.npu.model import NpuModel
 
 if TYPE_CHECKING:
+    from mimo_mobile.runtime.onnx.backend import OrtBackend
     from mimo_mobile.runtime.onnx.opening import OnnxOpening
 
 logger = logging.getLogger(__name__)
@@ -145,8 +146,10 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
                 cpu.close()
             return npu, model.placement()
         if trusted and faster == "split" and not opening.reads_normed_states:
-            logger.info("qnn: %s", _told(verdict))
-            return SplitBackend(npu, cpu or _beside(opening, npu)), model.placement()
+            cpu = cpu or _beside(opening, npu)
+            if cpu.uses(model.cache):
+                logger.info("qnn: %s", _told(verdict))
+                return SplitBackend(npu, cpu), model.placement()
     except BaseException:
         npu.close()
         if cpu is not None:
@@ -158,8 +161,8 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
     return _on_cpu(opening, "qnn", _told(verdict) if trusted else str(verdict))
 
 
-def _beside(opening: OnnxOpening, npu: NpuBackend) -> Any:
-    """A CPU backend that shares the NPU's KV cache."""
+def _beside(opening: OnnxOpening, npu: NpuBackend) -> OrtBackend:
+    """A CPU backend that shares the NPU's KV cache, unless its own has finer types."""
     return dataclasses.replace(opening, context_length=npu.context_length).backend(cache=npu.model.cache)[0]
 
 

@@ -52,6 +52,18 @@ class KvCache:
         """Memory of all caches."""
         return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self._shapes.values())
 
+    def holds(self, shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> bool:
+        """Whether the caches are of these shapes and dtypes."""
+        return self._shapes == shapes
+
+    def clear(self, start: int) -> None:
+        """Write zeros at the positions from ``start`` on.
+
+        NPUs multiply what lies behind the text by 0 instead of leaving it out, and 0 times NaN is NaN.
+        """
+        for array in self._arrays.values():
+            array[:, :, start:] = 0
+
     def copy(self, tokens: int, prefix: str) -> dict[str, NDArray[Any]]:
         """Copies of the first ``tokens`` positions, named with ``prefix``."""
         return {prefix + name: self._array(name)[:, :, :tokens].copy() for name in self._shapes}

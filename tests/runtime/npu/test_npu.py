@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -330,13 +331,38 @@ def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str) -> None:
 
 
 @pytest.mark.slow
-def test_numbers_beyond_float16_are_brought_into_it(tmp_path: Path) -> None:
-    source = write_hot(tmp_path / "checkpoint", "activations")
-    target = NpuTarget((soc_named("SM8750"),), context_length=256)
+@pytest.mark.parametrize("activations", ["float", "uint16"])
+@pytest.mark.parametrize("kind", ["activations", "scores"])
+def test_numbers_beyond_float16_are_brought_into_it(
+    tmp_path: Path, kind: str, activations: Literal["float", "uint16"]
+) -> None:
+    source = write_hot(tmp_path / "checkpoint", kind)
+    target = NpuTarget((soc_named("SM8750"),), context_length=256, quantized=activations == "uint16")
     made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
     model = tmp_path / "out" / made.entries[0].path
-    with load(model, ep="qnn", strict=True, speculate="off") as session:
-        assert ids_of(session, "What is 25 + 17 * 3?") == expected(model, "What is 25 + 17 * 3?")
+    options, config = QnnOptions(activations=activations), GenerationConfig(temperature=0, max_tokens=24)
+    problems = [each.question for each in read_problems(source.path)][::220]
+    assert len(problems) == 3
+    with load(model, ep="qnn", ep_options=options, strict=True, speculate="mtp") as session:
+        for question in problems:
+            assert ids_of(session, question, config) == expected(model, question, config)
+
+
+@pytest.mark.slow
+def test_the_cpu_goes_on_in_no_caches_that_are_coarser_than_its_own(tmp_path: Path, remembering: Path) -> None:
+    source = write_hot(tmp_path / "checkpoint", "scores")
+    target = NpuTarget((soc_named("SM8750"),), context_length=256)
+    made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
+    model, question = tmp_path / "out" / made.entries[0].path, "What is 12 + 30?"
+    load(model, ep="qnn").close()
+    (file,) = remembering.glob("selftest/*.json")
+    found = json.loads(file.read_text())
+    assert found["difference"] < 0.05 and found["cpu"]["token_s"] < found["speed"]["token_s"]
+    found["speed"]["prompt_s"] = 0.0  # prompts on the NPU and tokens on the CPU would be fastest
+    file.write_text(json.dumps(found))
+    with load(model, ep="qnn", speculate="off") as session:
+        assert session.placement is not None and session.placement.shares[0].provider == "cpu"
+        assert ids_of(session, question) == expected(model, question)
 
 
 @pytest.mark.slow
