@@ -87,7 +87,7 @@ run_tests() { # run_tests MAIN CLASSPATH [JAVA_OPTION…]: the tests, which see 
     [ ${#tests[@]} -gt 0 ] || { echo "no tests in $sources/test/kotlin" >&2; exit 1; }
     # As much memory as Android gives to an app's Java heap, and no more.
     ORT_DISABLE_TELEMETRY=1 java -Xmx256m -XX:MaxDirectMemorySize=64m "${@:3}" \
-        -Dmimo.golden="$here/../tests/golden" -Dmimo.model="$model" -Dmimo.npu="$cache/npu" \
+        -Dmimo.golden="$here/../tests/golden" -Dmimo.model="$model" -Dmimo.npu="$cache/npu" -Dmimo.hot="$cache/hot" \
         -Dmimo.qwen2_5="$cache/qwen2_5/package/models/tokenizer.json" \
         -cp "$classes:$classpath:$(lib junit):$(lib hamcrest-core)" \
         org.junit.runner.JUnitCore "${tests[@]}"

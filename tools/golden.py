@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from mimo_mobile.runtime.text.detokenizer import Detokenizer
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
-from tools import format_cases
+from tools import format_cases, hot_fixture
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 
 RECIPE = "int4_b32"
 """What generation.json is made with."""
+
+HOT_REQUESTS = 4
 
 Case = dict[str, Any]
 
@@ -219,22 +222,27 @@ def _requests() -> list[tuple[list[Message], GenerationConfig]]:
     ]
 
 
-def generations(folder: Path) -> list[Case]:
-    """What MiMo-nano in int4 answers, turn after turn in one session: without drafts, and with the MTP layer's."""
+def generations(nano: Path, hot: Path) -> list[Case]:
+    """What MiMo-nano in int4 answers, turn after turn in one session: without drafts, and with the MTP layer's.
+
+    ``hot`` is what ``hot_fixture`` writes, which answers a few requests only.
+    """
     cases: list[Case] = []
-    for speculate in ("off", "mtp"):
-        with load(folder, recipe=RECIPE, cache=False, threads=1, speculate=speculate) as session:
-            cases += [_generated(session, speculate, *request) for request in _requests()]
+    for name, folder, requests in (("nano", nano, _requests()), ("hot", hot, _requests()[:HOT_REQUESTS])):
+        for speculate in ("off", "mtp"):
+            with load(folder, recipe=RECIPE, cache=False, threads=1, speculate=speculate) as session:
+                cases += [_generated(session, name, speculate, *request) for request in requests]
     return cases
 
 
-def _generated(session: Model, speculate: str, messages: list[Message], config: GenerationConfig) -> Case:
+def _generated(session: Model, model: str, speculate: str, messages: list[Message], config: GenerationConfig) -> Case:
     records = list(session.generate(messages, config))
     stats = records[-1].stats
     assert stats is not None
     uniforms = np.random.Generator(np.random.PCG64(config.seed)).random(config.max_tokens + 1).tolist()
     changed = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "stop", "thinking", "thinking_budget")
     return {
+        "model": model,
         "speculate": speculate,
         "messages": [[each.role, each.content] for each in messages],
         "config": {name: getattr(config, name) for name in changed},
@@ -263,6 +271,10 @@ def to_text(cases: Iterable[Case]) -> str:
 def main(model: Path, full_vocabulary: Path | None) -> None:
     """Write the files; MODEL is what `mimo quantize nano --recipe int4_b32` wrote."""
     FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        hot = Path(work) / "hot"
+        hot_fixture.write(hot)
+        generated = generations(model, hot)
     made = {
         "tokenization_nano": tokenization(resolve("nano").path / "tokenizer.json"),
         "unicode": unicode_classes(),
@@ -270,7 +282,7 @@ def main(model: Path, full_vocabulary: Path | None) -> None:
         "sampling": sampling(),
         "text": texts(),
         "formats": format_cases.cases(),
-        "generation": generations(model),
+        "generation": generated,
     }
     if full_vocabulary:
         made["tokenization_qwen2_5"] = tokenization(full_vocabulary)

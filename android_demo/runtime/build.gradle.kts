@@ -33,6 +33,7 @@ android {
             it.environment("ORT_DISABLE_TELEMETRY", "1")
             it.systemProperty("mimo.golden", rootDir.resolve("../tests/golden").path)
             it.systemProperty("mimo.npu", providers.gradleProperty("mimo.npu").getOrElse(rootDir.resolve("../build/android/npu").path))
+            it.systemProperty("mimo.hot", providers.gradleProperty("mimo.hot").getOrElse(rootDir.resolve("../build/android/hot").path))
             it.systemProperty("mimo.model", providers.gradleProperty("mimo.model").getOrElse(rootDir.resolve("../out/mimo-nano").path))
         }
     }

@@ -3,7 +3,7 @@
 Softmax does not see what is added to all scores of a query alike. So any vector c, the same at all positions, can be
 taken from all keys of a head after rotary embedding: q·(k − c) is q·k less the same q·c for every key. Large biases of
 keys, in channels that rotary embedding hardly turns, are such a c, and are most of what makes scores large.
-SageAttention takes the mean of the keys away for the same reason: https://arxiv.org/abs/2410.02367 (section 4.2).
+SageAttention takes the mean of the keys away for the same reason: https://arxiv.org/abs/2410.02367.
 
 Rotary embedding R is a part of the attention that NPUs have, so that c is taken before it, turned back by the
 position: R(Wx + b) − c = R(Wx + (b − c) + (c − R⁻¹c)). No term is large there, and none loses digits to another.

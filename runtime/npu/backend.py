@@ -27,7 +27,11 @@ class NpuBackend:
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [rows, V] of the last. Windows pad anyway: ``padding`` is unused."""
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last. Windows pad anyway: ``padding`` is unused.
+
+        Raises:
+            NumericsError: The NPU computed NaN or infinity.
+        """
         start, last = 0, np.empty((0, self.model.hidden_size), self.model.dtype)
         while start < len(ids):
             if cancel.is_set():
@@ -83,17 +87,23 @@ class SplitBackend:
     def decode(
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
-        """Put ``ids`` at ``position``; the logits [rows, V] of the last."""
+        """Put ``ids`` at ``position``; the logits [rows, V] of the last.
+
+        Raises:
+            NumericsError: One of both computed NaN or infinity.
+        """
         prompt = len(ids) - rows
         if prompt >= self._npu.model.windows[0] // 2:
             self._npu.decode(ids[:prompt], position, cancel, rows=0)
             ids, position = ids[prompt:], position + prompt
         logits: NDArray[np.float32] = self._cpu.decode(ids, position, cancel, rows, padding)
+        self._npu.model.check(self._npu.model.cache, position, len(ids), logits)
         return logits
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] of ``ids`` from position 0."""
         logits: NDArray[np.float32] = self._cpu.all_logits(ids)
+        self._npu.model.check(self._npu.model.cache, 0, len(ids))
         return logits
 
     def state(self, tokens: int) -> BackendState:

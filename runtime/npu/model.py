@@ -1,7 +1,9 @@
 """A model in binaries for an NPU: pieces that run one after the other, windows of fixed size, caches in place.
 
 Tokens that do not fill a window are padded at the end: the padded rows of the cache lie beyond the text and are
-overwritten by what comes next. This module knows the folder that ``convert.npu.file`` writes, and no compiler.
+overwritten by what comes next. NPUs multiply rows beyond the text by 0 instead of leaving them out, and turn NaN into
+numbers that look like right ones: so no NaN may stay in any row. This module knows the folder that ``convert.npu.file``
+writes, and no compiler.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import providers
-from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, SessionError
+from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, NumericsError, SessionError
 from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, read_npu_settings
 from mimo_mobile.onnxruntime_library import first_line, is_its_own
 from mimo_mobile.providers import QnnOptions
@@ -169,13 +171,32 @@ class NpuModel:
         out[: len(ids)] = self._embedding.run(["x"], {"input_ids": np.array([ids], np.int64)})[0][0]
 
     def hidden(self, ids: Sequence[int], position: int, window: int) -> NDArray[Any]:
-        """The trunk's last hidden states [n, E] of ``ids`` at ``position``, a view."""
+        """The trunk's last hidden states [n, E] of ``ids`` at ``position``, a view.
+
+        Raises:
+            NumericsError: The NPU computed NaN or infinity.
+        """
         self.embed(ids, self._states[window][0][0])
         self._length[0] = position + window - 1
         for piece in self._pieces:
             piece.run(window)
+        self.check(self.cache, position, window, *self._states[window])
         states: NDArray[Any] = self._states[window][len(self._pieces) % 2][0, : len(ids)]
         return states
+
+    def check(self, cache: KvCache, position: int, tokens: int, *states: NDArray[Any]) -> None:
+        """See that the rows that a run wrote to ``cache``, and its hidden ``states``, are numbers.
+
+        Raises:
+            NumericsError: They are not; those rows of the cache and all behind them are 0 now.
+        """
+        if cache.is_finite(position, position + tokens) and all(np.isfinite(each).all() for each in states):
+            return
+        cache.clear(position)
+        raise NumericsError(
+            f"{self._folder} computed NaN or infinity for tokens from {position} on: the file is damaged, or numbers"
+            " are too large for float16; see `mimo inspect --verify`, and if that finds nothing take ep cpu"
+        )
 
     def logits(self, hidden: NDArray[Any]) -> NDArray[np.float32]:
         """The logits [n, V] of hidden states [n, E]."""
@@ -262,6 +283,7 @@ class NpuMtp:
             arrays["hidden_states"][0, : len(part)] = hidden[start : start + len(part)]
             self._length[0] = position + start + window - 1
             self._piece.run(window)
+            self._model.check(self._cache, position + start, window, arrays["x_out"])
             self._x[0, 0] = arrays["x_out"][0, len(part) - 1]
             start += len(part)
         self._head.run(1)

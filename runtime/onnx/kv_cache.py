@@ -56,11 +56,12 @@ class KvCache:
         """Whether the caches are of these shapes and dtypes."""
         return self._shapes == shapes
 
-    def clear(self, start: int) -> None:
-        """Write zeros at the positions from ``start`` on.
+    def is_finite(self, start: int, stop: int) -> bool:
+        """Whether caches on the CPU hold numbers at positions ``start`` to ``stop``."""
+        return all(np.isfinite(array[:, :, start:stop]).all() for array in self._arrays.values())
 
-        NPUs multiply what lies behind the text by 0 instead of leaving it out, and 0 times NaN is NaN.
-        """
+    def clear(self, start: int) -> None:
+        """Write zeros to caches on the CPU from position ``start`` on."""
         for array in self._arrays.values():
             array[:, :, start:] = 0
 

@@ -23,6 +23,7 @@ from mimo_mobile.errors import (
     BadArgumentError,
     ContextFullError,
     ModelLoadError,
+    NumericsError,
     OutputExistsError,
     QuantizationError,
 )
@@ -157,6 +158,35 @@ def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch:
         with load(model, ep="cpu", speculate="off") as cpu:
             right = cpu.logits(ids)[-1]
         assert np.abs(first[0] - right).max() < 0.05 * np.abs(right).max()
+
+
+@pytest.mark.parametrize(("bad", "speculate"), [(np.nan, "off"), (-np.inf, "mtp")])
+def test_what_is_no_number_ends_the_generation_and_stays_in_no_cache(
+    model: Path, monkeypatch: pytest.MonkeyPatch, bad: float, speculate: Literal["off", "mtp"]
+) -> None:
+    """On an NPU, NaN in one row of a cache turns into wrong numbers in others, also where it lies behind the text."""
+    question = "What is 12 + 30?"
+    with load(model, ep="qnn", strict=True, speculate=speculate) as session:
+        with session.exclusive() as backend:
+            assert isinstance(backend, npu_backend.NpuBackend)
+            broken, cache = backend.model._pieces[0], backend.model.cache
+            if backend.mtp is not None:
+                assert isinstance(backend.mtp.layer, npu_model.NpuMtp)
+                broken, cache = backend.mtp.layer._piece, backend.mtp.layer._cache
+        whole, runs = npu_model.Piece.run, []
+
+        def run(piece: npu_model.Piece, window: int) -> None:
+            whole(piece, window)
+            if piece is broken and window == 64:
+                runs.append(window)
+                if len(runs) == 1:
+                    cache._arrays["past_key_values.0.value"][:, :, 30] = bad  # where padding stands
+
+        monkeypatch.setattr(npu_model.Piece, "run", run)
+        with pytest.raises(NumericsError, match=r"qnn-SM8750 computed NaN or infinity for tokens from \d+ on.* ep cpu"):
+            ids_of(session, question)
+        assert cache.is_finite(0, CONTEXT)
+        assert ids_of(session, question) == expected(model, question)
 
 
 @pytest.fixture

@@ -56,6 +56,15 @@ internal val nanoNpu: File by lazy {
     File(folder)
 }
 
+/** The same model with numbers that are too large for float16, as tools/hot_fixture.py writes it. */
+internal val nanoHot: File by lazy {
+    val folder = System.getProperty("mimo.hot")
+    check(folder != null && File(folder, "manifest.json").isFile) {
+        "-Dmimo.hot=$folder: run `python -m tools.hot_fixture FOLDER` first, and give FOLDER"
+    }
+    File(folder)
+}
+
 /** The folder of nano's ONNX files. */
 internal val nanoOnnx: File by lazy { nano.listFiles()!!.single { it.name.endsWith("-onnx") } }
 

@@ -21,6 +21,12 @@ internal interface Backend : AutoCloseable {
      */
     fun decode(ids: IntArray, position: Int, rows: Int = 1): List<FloatArray>
 
+    /**
+     * Leaves no trace of NaN in the KV caches, also of the MTP layer, where what lies behind the text can be read; what
+     * they hold is lost.
+     */
+    fun forget()
+
     /** Ends a running [decode] soon, and all later ones until [renew]; called from any thread. */
     fun cancel()
 

@@ -95,6 +95,7 @@ internal class Decoder(
             reason = FinishReason.CANCELLED
         } catch (_: NotFinite) {
             cached.truncate(0) // the KV cache holds such numbers now
+            backend.forget()
             throw numerics(generation.count + 1, drafts)
         }
         generation.end().forEach { emit(it) }

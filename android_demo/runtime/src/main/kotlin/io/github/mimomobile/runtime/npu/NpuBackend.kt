@@ -41,6 +41,9 @@ internal class NpuBackend(private val model: NpuModel, layer: NpuMtpLayer?) : Ba
         return this.rows.take(rows).onEach { logits.get(it) }
     }
 
+    /** An NPU multiplies what lies behind the text by 0 instead of leaving it out, and 0 times NaN is no 0. */
+    override fun forget() = model.emptyCaches()
+
     override fun cancel() {
         cancelled = true
     }

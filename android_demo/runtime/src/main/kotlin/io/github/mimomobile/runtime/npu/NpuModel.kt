@@ -69,8 +69,10 @@ internal class NpuPiece(
     /** Bytes of its KV cache. */
     val kvBytes: Long get() = past().values.sumOf { it.shape.fold(it.type.size.toLong(), Long::times) }
 
-    /** Makes its KV cache, given as past and as present. */
+    /** Makes its KV cache, given as past and as present, in place of the one before. */
     fun makeCache(environment: OrtEnvironment) {
+        cache.forEach { it.close() }
+        cache.clear()
         val past = past()
         if (past.isEmpty()) return
         ZeroTensors(environment, past.values.first().type).use { zeros ->
@@ -125,6 +127,7 @@ internal class NpuModel(
     private val embedding: OrtSession
     private val ids = LongRow(environment, npu.windows[0]).also(owned::add)
     private val layers: List<NpuPiece>
+    private val joined = ArrayList<NpuPiece>()
     private val head: NpuPiece
     private val length = IntCell(environment).also(owned::add)
 
@@ -178,9 +181,13 @@ internal class NpuModel(
 
     /** [NpuPiece.makeCache] and the input that all layers share. */
     fun join(layer: NpuPiece) {
+        joined += layer
         layer.makeCache(environment)
         layer.bind("seqlens_k") { length.tensor }
     }
+
+    /** Makes all KV caches anew, full of zeros. */
+    fun emptyCaches() = (layers + joined).forEach { it.makeCache(environment) }
 
     /** The window for so many tokens at a position: the smallest that holds them, else the largest with room. */
     fun window(tokens: Int, position: Int): Int {

@@ -41,6 +41,9 @@ internal class OrtBackend(
     }
 
     @Synchronized
+    /** Nothing is to be done: what attention reads ends where the text ends. */
+    override fun forget() = Unit
+
     override fun cancel() {
         cancelled = true
         if (!closed) trunk.runOptions.setTerminate(true)

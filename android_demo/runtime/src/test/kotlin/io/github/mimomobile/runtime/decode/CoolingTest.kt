@@ -75,6 +75,7 @@ class CoolingTest {
             cancelled = true
         }
 
+        override fun forget() = Unit
         override fun renew() = Unit
         override fun close() = Unit
     }

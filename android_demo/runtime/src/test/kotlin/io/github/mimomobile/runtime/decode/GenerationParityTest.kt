@@ -9,6 +9,7 @@ import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nano
+import io.github.mimomobile.runtime.nanoHot
 import io.github.mimomobile.runtime.nanoNpu
 import io.github.mimomobile.runtime.npu.openOnCpu
 import io.github.mimomobile.runtime.onnx.LoadedModel
@@ -58,15 +59,18 @@ class GenerationParityTest {
         assertEquals(case.int("accepted_tokens"), stats.acceptedTokens)
     }
 
-    private fun parity(speculation: Speculation, load: (EngineConfig) -> LoadedModel) {
-        val cases = golden("generation").filter { it.text("speculate") == speculation.name.lowercase() }
-        assertTrue(cases.size > 10)
+    private fun parity(speculation: Speculation, name: String = "nano", load: (EngineConfig) -> LoadedModel) {
+        val cases = golden("generation")
+            .filter { it.text("model") == name && it.text("speculate") == speculation.name.lowercase() }
+        assertTrue(cases.size > 3)
         val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation)
         load(config).use { model ->
             val decoder = Decoder(model.backend, model.name, speculation)
             cases.forEach { check(model, decoder, it) }
         }
     }
+
+    private fun onHot(config: EngineConfig) = ModelLoader(nanoHot, config).load { _, _ -> }
 
     private fun onCpu(config: EngineConfig) = ModelLoader(nano, config).load { _, _ -> }
 
@@ -75,14 +79,20 @@ class GenerationParityTest {
         ModelLoader(nanoNpu, config.copy(provider = ExecutionProvider.QNN), openPiece = ::openOnCpu).load { _, _ -> }
 
     @Test
-    fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF, ::onCpu)
+    fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF, load = ::onCpu)
 
     @Test
-    fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP, ::onCpu)
+    fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP, load = ::onCpu)
 
     @Test
-    fun `they are Python's in pieces for an NPU, too`() = parity(Speculation.OFF, ::inPieces)
+    fun `they are Python's in pieces for an NPU, too`() = parity(Speculation.OFF, load = ::inPieces)
 
     @Test
-    fun `they are Python's in pieces for an NPU with the MTP layer, too`() = parity(Speculation.MTP, ::inPieces)
+    fun `they are Python's in pieces for an NPU with the MTP layer, too`() = parity(Speculation.MTP, load = ::inPieces)
+
+    @Test
+    fun `they are Python's when numbers are too large for float16, with drafts and without`() {
+        parity(Speculation.OFF, "hot", ::onHot)
+        parity(Speculation.MTP, "hot", ::onHot)
+    }
 }

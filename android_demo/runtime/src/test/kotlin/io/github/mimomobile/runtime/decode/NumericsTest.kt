@@ -12,6 +12,9 @@ import io.github.mimomobile.runtime.Role
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.nano
+import io.github.mimomobile.runtime.nanoOnnx
+import io.github.mimomobile.runtime.text.ThinkingSplitter
+import io.github.mimomobile.runtime.text.TokenizerFile
 import java.io.File
 import java.io.RandomAccessFile
 import java.nio.ByteBuffer
@@ -99,6 +102,30 @@ class NumericsTest {
             runBlocking { engine.generate(prompt, greedy.copy(speculate = false)).collect { events += it } }
             assertEquals(0, (events.last() as GenerationEvent.Finished).stats.cachedTokens) // nothing bad was kept
         }
+    }
+
+    @Test
+    fun `a backend is told to forget what it holds`() {
+        var forgotten = 0
+        val broken = object : Backend {
+            override val contextLength = 64
+            override val mtp: MtpHead? = null
+            override fun decode(ids: IntArray, position: Int, rows: Int) = listOf(FloatArray(1088) { Float.NaN })
+            override fun forget() {
+                forgotten++
+            }
+            override fun cancel() = Unit
+            override fun renew() = Unit
+            override fun close() = Unit
+        }
+        val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
+        assertThrows(MimoException.Numerics::class.java) {
+            runBlocking {
+                Decoder(broken, "broken", Speculation.OFF)
+                    .run(intArrayOf(1), Generation(tokenizer, greedy, ThinkingSplitter()) { 0.0 }) {}
+            }
+        }
+        assertEquals(1, forgotten)
     }
 
     @Test

@@ -6,6 +6,7 @@ import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
+import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.nanoNpu
 import io.github.mimomobile.runtime.onnx.ModelLoader
@@ -76,6 +77,26 @@ class NpuBackendTest {
         val across = backend.decode(ids.copyOf(65), 0, 2).map { it.copyOf() }
         near(one(64), across[0])
         near(one(65), across[1])
+    }
+
+    @Test
+    fun `what is forgotten is in no cache any more, and the MTP layer's is emptied, too`() {
+        val drafting = config.copy(speculation = Speculation.MTP)
+        fun end(backend: Backend) = backend.decode(ids.copyOf(1), 200).single().copyOf() // it reads all before it, too
+        fun draft(backend: Backend) = backend.mtp!!.run { draft(201, ids[1]).copyOf().also { resume(0) } }
+        val (token, drafted) = load(drafting).use { // its self-test left a text
+            it.backend.forget()
+            end(it.backend) to draft(it.backend)
+        }
+        load(drafting).use { model ->
+            model.backend.decode(ids.copyOf(199), 0)
+            model.backend.mtp!!.run { draft(199, ids[199]).also { resume(0) } }
+            assertTrue(token.zip(end(model.backend)).any { (zeros, text) -> abs(zeros - text) > 0.1f })
+            assertTrue(drafted.zip(draft(model.backend)).any { (zeros, text) -> abs(zeros - text) > 0.1f })
+            model.backend.forget()
+            assertArrayEquals(token, end(model.backend), 0f)
+            assertArrayEquals(drafted, draft(model.backend), 0f)
+        }
     }
 
     @Test
