@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Calibrated:
         kv_scales: Scales for an INT8 KV cache.
         reference: Runs what was written at a path, for the configuration of the checkpoint, and gives the logits that
             engines are tested with.
+        reference_ids: The prompt of that reference; a GGUF file without one gets no reference.
         factors: By which tensors are multiplied, by name, so that they lose less; the function stays the same.
         importance: How much errors in each column of a matrix matter, after ``factors``.
     """
@@ -49,5 +50,6 @@ class Calibrated:
     head: float
     kv_scales: KvScales
     reference: Callable[[Path, MimoConfig], Reference]
+    reference_ids: Sequence[int] = ()
     factors: Mapping[str, Factors] = field(default_factory=dict)
     importance: Importance = field(default_factory=dict)

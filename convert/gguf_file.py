@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import files
+from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.formats import NO_IMPORTANCE, Importance, RowFormat
+from mimo_mobile.convert.gguf_reference import add_room, fill
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
@@ -59,6 +61,7 @@ def write_gguf(
     tensors: Mapping[str, TensorView | Folded] | None = None,
     eps: float | None = None,
     importance: Importance = NO_IMPORTANCE,
+    known: Calibrated | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
@@ -76,6 +79,7 @@ def write_gguf(
         tensors: The checkpoint's tensors as they are to be written; as they are by default.
         eps: The norms' eps that belongs to them; the checkpoint's by default.
         importance: Checkpoint's tensor name → how much each column of the tensor matters; others are encoded without.
+        known: Gives the reference that engines are tested with; the file gets none by default.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -102,6 +106,8 @@ def write_gguf(
         architecture = TRUNK_ARCHITECTURE if layout == "trunk" else MTP_ARCHITECTURE
         writer: GGUFWriter = gguf.GGUFWriter(temporary, architecture)
         try:
+            if known and known.reference_ids:
+                add_room(writer, known.reference_ids, config.vocab_size)
             _add_origin(writer, metadata, layout)
             _add_hyperparameters(writer, config, eps or config.rms_norm_eps)
             _add_layers(writer, config, layout)
@@ -116,6 +122,8 @@ def write_gguf(
             _write_tensors(writer, tensors, mapped, formats, importance, threads, progress, f"write {out.name}")
         finally:
             writer.close()
+        if known and known.reference_ids:
+            fill(temporary, known.reference(temporary, config))
     return out
 
 

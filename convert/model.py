@@ -164,7 +164,7 @@ def write_gguf_model(
         write_gguf(
             path, checkpoint, layout, format_of, file_type=file_type, metadata=metadata, tensors=tensors,
             eps=folded_config(config, ranges).rms_norm_eps, importance=calibrated.importance if calibrated else {},
-            force=force, progress=progress,
+            known=calibrated if path == out else None, force=force, progress=progress,
         )  # fmt: skip
     if len(layouts) == 1:
         mtp_out.unlink(missing_ok=True)  # of the checkpoint before; it would be taken for this one's

@@ -20,7 +20,7 @@ from mimo_mobile.convert.calibrated import KvScales
 from mimo_mobile.convert.folding import largest, prefix_of
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
-from mimo_mobile.layout import Reference
+from mimo_mobile.layout import REFERENCE_LOGITS, Reference
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import forward
@@ -39,8 +39,8 @@ LEAST_SCALE = 1e-6
 TEXT = Path(__file__).with_name("calibration.txt")
 """Sums, algebra, code and a proof with thinking, in MiMo's chat template: what MiMo is made for. We wrote this text."""
 
-REFERENCE_TOKENS, REFERENCE_LOGITS = 48, 64
-"""The reference's prompt is so many tokens of the text; so many of the largest logits after it are kept."""
+REFERENCE_TOKENS = 48
+"""The reference's prompt is so many tokens of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ class Statistics:
     kv_scales: KvScales
     mean_squares: Mapping[str, NDArray[np.float32]]
 
+    @property
+    def reference_ids(self) -> tuple[int, ...]:
+        """The prompt of ``reference``."""
+        return self.texts[0][:REFERENCE_TOKENS]
+
     def reference(self, path: Path, config: MimoConfig) -> Reference:
         """The logits of a written file after the first tokens.
 
@@ -68,12 +73,12 @@ class Statistics:
             ModelLoadError: It is no file of this model.
         """
         config, tensors = read_written(path, config)
-        ids = self.texts[0][:REFERENCE_TOKENS]
+        ids = self.reference_ids
         (states,) = forward.run(config, tensors, [ids])
         normed = forward.rms_norm(states[-1:], tensors["model.norm.weight"].float32(), config.rms_norm_eps)
         logits = np.concatenate([part[0] for _, part in forward.logits(tensors, normed)])
         top = np.argsort(-logits, kind="stable")[:REFERENCE_LOGITS]
-        return Reference(tuple(ids), tuple(top.tolist()), tuple(logits[top].tolist()))
+        return Reference(ids, tuple(top.tolist()), tuple(logits[top].tolist()))
 
 
 def calibrate(

@@ -26,12 +26,14 @@ import numpy as np
 from mimo_mobile import files
 from mimo_mobile.convert.json_files import present, read_text
 from mimo_mobile.documents import DocumentError, FileFormat, Value, parse
-from mimo_mobile.errors import CheckpointError, QuantizationError
+from mimo_mobile.errors import CheckpointError, QuantizationError, SessionError
 from mimo_mobile.layout import MOST_TOKENS
 from mimo_mobile.manifest import Score
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
     from mimo_mobile.runtime import Model
 
 logger = logging.getLogger(__name__)
@@ -171,8 +173,8 @@ def answer_all(
         progress: Called after every few problems.
 
     Raises:
-        SessionError: The model cannot be run.
-        QuantizationError: It cannot be loaded, or a process was killed.
+        SessionError: The model cannot be loaded or run.
+        QuantizationError: A process was killed.
     """
     processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     starts = range(0, len(problems), TASK_PROBLEMS)
@@ -181,7 +183,8 @@ def answer_all(
     context = get_context("spawn")
     # Nothing is ever sent: the pipe closes when this process ends, however it ends, or when it closes it.
     ended, alive = context.Pipe(duplex=False)
-    with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended)) as pool:
+    first = context.Value("b", True)
+    with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended, first)) as pool:
         try:
             with _ctrl_c_waits():
                 tasks = [
@@ -229,8 +232,8 @@ def score(replies: Sequence[Reply]) -> Score:
     )
 
 
-_model: Model | None = None
-"""The worker process's model."""
+_model: Model | SessionError | None = None
+"""The worker process's model, or why there is none."""
 
 
 @contextmanager
@@ -250,14 +253,26 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _open(path: Path, ended: Connection) -> None:
-    global _model
+def _open(path: Path, ended: Connection, first: Synchronized[int]) -> None:
     Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with first.get_lock():  # the first one tests the CPU and prepacks, and the others find what it has kept
+        if first.value:
+            _load(path)
+            first.value = False
+    if _model is None:
+        _load(path)
+
+
+def _load(path: Path) -> None:
+    global _model
     from mimo_mobile.runtime import load
 
-    _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself
+    try:
+        _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself
+    except SessionError as error:  # raised here it would only be printed
+        _model = error
 
 
 def _end_with(ended: Connection) -> None:
@@ -267,6 +282,8 @@ def _end_with(ended: Connection) -> None:
 
 
 def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None) -> list[Reply]:
+    if isinstance(_model, SessionError):
+        raise _model
     assert _model is not None
     expected = reference or (None,) * len(problems)
     return [_reply(_model, problem, reply) for problem, reply in zip(problems, expected, strict=True)]

@@ -76,7 +76,9 @@ def calibrated_for(recipe: Recipe, effort: Effort, statistics: Callable[[], Stat
 def calibrated(found: Statistics, effort: Effort = "none") -> Calibrated:
     """What writers need of a checkpoint's statistics."""
     importance = {} if effort == "none" else found.mean_squares
-    return Calibrated(found.ranges, found.head, found.kv_scales, found.reference, importance=importance)
+    return Calibrated(
+        found.ranges, found.head, found.kv_scales, found.reference, found.reference_ids, importance=importance
+    )
 
 
 def calibration_ids(folder: Path) -> list[int]:

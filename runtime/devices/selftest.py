@@ -1,13 +1,14 @@
-"""Whether a provider computes what it should on this device, and how fast beside the CPU; asked once and remembered.
+"""Whether what computes a model does so rightly on this device, and how fast beside the CPU; asked once and remembered.
 
-Drivers have bugs, and an NPU may be slower than the CPU beside it. The verdict is kept in ``$MIMO_CACHE/selftest`` for
-this model, provider and version of its driver.
+Drivers and kernels have bugs, and an NPU may be slower than the CPU beside it. The verdict is kept in
+``$MIMO_CACHE/selftest`` for this model, engine, provider and version of its driver. ``first_use.py`` tests the CPU.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from mimo_mobile import cache_folder
 from mimo_mobile.cache import SELFTEST, cpu
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import ModelLoadError, SessionError
-from mimo_mobile.layout import DATA, REFERENCE, read_reference
+from mimo_mobile.layout import DATA, MODEL, REFERENCE, Reference, read_reference
 from mimo_mobile.runtime.backend import Backend
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ SELFTEST_FORMAT = FileFormat("selftest", 1)
 TOLERANCE, TOLERANCE_QUANTIZED = 0.08, 0.2
 """Logits may differ by so much of the largest one. Kernels with float16 and those with int8 activations differ by 1 to
 2 %; MiMo-nano with quantized activations by 9 %, since its weights are rounded twice. Wrong kernels differ by 100 %."""
+
+_NOT_FINITE = sys.float_info.max
+"""The difference when logits are not finite, as JSON has no infinity."""
 
 PROMPT_TOKENS = 64
 REPEATS = 3
@@ -81,13 +85,16 @@ class Verdict:
             return self.error
         if self.difference is None:
             return f"nothing to compare with: the folder has no {REFERENCE}, or the context is shorter; quantize again"
+        if self.difference == _NOT_FINITE:
+            return "logits are NaN or infinite"
         return f"logits differ by {self.difference:.1%} of the largest ({self.tolerance:.0%} allowed)"
 
 
 def judge(backend: Backend, cpu: Backend | None, folder: Path, tolerance: float = TOLERANCE) -> Verdict:
     """Run a backend on the known prompt, and time it beside ``cpu``; both lose what is in their KV caches."""
+    file = folder / REFERENCE
     try:
-        difference = _difference(backend, folder / REFERENCE)
+        difference = difference_of(backend, read_reference(file), file) if os.path.lexists(file) else None
         speed = _speed(backend)
     except SessionError as error:
         return Verdict(None, f"the self-test failed: {error}", tolerance)
@@ -96,11 +103,17 @@ def judge(backend: Backend, cpu: Backend | None, folder: Path, tolerance: float 
 
 def place(folder: Path, *what: object) -> Path | None:
     """Where the verdict on ``folder``'s model is kept for ``what`` (provider, driver, …); None where none can be."""
-    state, reference = (folder / DATA).stat(), folder / REFERENCE
+    reference = folder / REFERENCE
     known = reference.read_bytes() if reference.is_file() else b""
-    key = repr((str(folder.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, known, cpu(), what))
-    name = f"{cache_folder.short(folder.name)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    return cache_folder.place(SELFTEST, name)
+    weights = folder / DATA if (folder / DATA).is_file() else folder / MODEL
+    return cache_folder.place(SELFTEST, file_name(folder, weights, known, *what))
+
+
+def file_name(model: Path, weights: Path, *what: object) -> str:
+    """What the verdict's file is called for a model, whose weights lie in one file, and ``what`` it depends on."""
+    state = weights.stat()
+    key = repr((str(model.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, *what, cpu()))
+    return f"{cache_folder.short(model.name)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def recall(file: Path | None) -> Verdict | None:
@@ -143,27 +156,26 @@ def keep(file: Path | None, verdict: Verdict) -> None:
         cache_folder.keep(file, SELFTEST_FORMAT.to_text(asdict(verdict)))
 
 
-def _difference(backend: Backend, reference: Path) -> float | None:
-    """The largest difference from the reference's logits, over the largest of them.
+def difference_of(backend: Backend, known: Reference, file: Path) -> float | None:
+    """The largest difference from the reference's logits, over the largest of them; None when the context is shorter.
 
     The prompt goes in as a chunk, then two rows, then one: as prompts, verified drafts and tokens do.
+
+    Raises:
+        ModelLoadError: The reference in ``file`` is another model's.
+        SessionError: The backend failed.
     """
-    if not reference.is_file():
-        return None
-    known, never = read_reference(reference), threading.Event()
-    ids, start = known.ids, len(known.ids) - 3
+    never, ids, start = threading.Event(), known.ids, len(known.ids) - 3
     if len(ids) > backend.context_length:
         return None
     backend.decode(ids[:start], 0, never)
     backend.decode(ids[start:-1], start, never, rows=2)
     (found,) = backend.decode(ids[-1:], len(ids) - 1, never)
     if max(known.top_ids) >= len(found):
-        raise ModelLoadError(
-            f"{reference}: token {max(known.top_ids)} found, the model has {len(found)}; quantize again"
-        )
+        raise ModelLoadError(f"{file}: token {max(known.top_ids)} found, the model has {len(found)}; quantize again")
     expected = np.array(known.logits, np.float32)
     difference = np.abs(found[list(known.top_ids)] - expected).max() / np.abs(expected).max()
-    return float(difference) if np.isfinite(difference) else sys.float_info.max
+    return float(difference) if np.isfinite(difference) else _NOT_FINITE
 
 
 def _speed(backend: Backend) -> Speed:

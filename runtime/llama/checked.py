@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mimo_mobile.documents import DocumentError, Value
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader, shown
-from mimo_mobile.layout import PAIR_ID
+from mimo_mobile.layout import PAIR_ID, REFERENCE_KEYS, Reference, parse_reference
 
 MTP_ARCHITECTURE = "step35"
 ARCHITECTURES = ("qwen2", MTP_ARCHITECTURE)
@@ -323,3 +324,23 @@ def _shown(value: Any) -> str:
 
 def _error(header: GgufHeader, found: str) -> ModelLoadError:
     return ModelLoadError(f"{header.path}: {found}; a damaged file, or no MiMo-7B: download or convert it again")
+
+
+def reference_in(header: GgufHeader, model: GgufModel) -> Reference | None:
+    """What a file says that its model computes for a known prompt; None when it says nothing.
+
+    Raises:
+        ModelLoadError: It is no prompt, or no logits, of this model.
+    """
+    if not any(header.count(key) for key in REFERENCE_KEYS.values()):
+        return None
+    try:
+        found = parse_reference(Value({name: header.array(key) for name, key in REFERENCE_KEYS.items()}))
+    except DocumentError as error:
+        raise ModelLoadError(f"{header.path}: the known prompt: {error}; download or convert it again") from error
+    if (largest := max(*found.ids, *found.top_ids)) >= model.vocab_size:
+        raise ModelLoadError(
+            f"{header.path}: the known prompt: token {largest} found, the model has {model.vocab_size}; download or"
+            " convert it again"
+        )
+    return found

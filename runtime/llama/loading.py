@@ -14,14 +14,15 @@ from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, require
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
-from mimo_mobile.runtime.backend import KvDtype
+from mimo_mobile.runtime.backend import Backend, KvDtype
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.decode.speculator import speculator_for
-from mimo_mobile.runtime.devices import memory
+from mimo_mobile.runtime.devices import first_use, memory
+from mimo_mobile.runtime.devices.first_use import Known, Way
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.llama.backend import BATCH_TOKENS
-from mimo_mobile.runtime.llama.checked import MTP_ARCHITECTURE, GgufModel, check_pair, checked
+from mimo_mobile.runtime.llama.checked import MTP_ARCHITECTURE, GgufModel, check_pair, checked, reference_in
 from mimo_mobile.runtime.llama.context import llama_log
 from mimo_mobile.runtime.llama.opening import KV_TYPES, open_mtp, open_trunk
 from mimo_mobile.runtime.llama.probe import probe
@@ -50,7 +51,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
         raise BackendUnavailableError("llama.cpp drafts one token with an MTP layer; leave mtp_drafts at 1")
     if not config.spin:
         _wait_passively()
-    require("llama_cpp", "gguf")
+    llama = require("llama_cpp", "gguf")
     log = llama_log()
     files.add(path)
     kv_dtype = config.kv_dtype or "f16"
@@ -73,12 +74,30 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     threads = config.threads or default_threads(path)
     if not config.trust:
         probe(header, drafter, threads, keep=config.cache)
-    backend = open_trunk(log, path, context_length, threads, kv_dtype, repack, mtp=drafter is header)
+
+    def way(name: str, repack: bool) -> Way[bool]:
+        def start() -> tuple[Backend, bool]:
+            opened = open_trunk(log, path, context_length, threads, kv_dtype, repack, mtp=drafter is header)
+            opened.kv_bytes_per_token = per_token
+            try:
+                if drafter is not None:
+                    mtp = open_mtp(log, opened, drafter.path, threads, repack, tokenizer.size)
+                    opened.draft_with(MtpHead(mtp), norm)
+            except BaseException:
+                opened.close()
+                raise
+            return opened, repack
+
+        return Way(name, start)
+
+    reference = reference_in(header, model)
+    known = None if reference is None else Known(reference, path, path, path)
+    other = [way("without repacking", False)] if repack and config.repack is None else []
+    backend, repack = first_use.opened(
+        known, f"llama.cpp (llama-cpp-python {llama.__version__})", [kv_dtype, repack], [way("", repack), *other],
+        keep=config.cache,
+    )  # fmt: skip
     try:
-        backend.kv_bytes_per_token = per_token
-        if drafter is not None:
-            mtp = open_mtp(log, backend, drafter.path, threads, repack, tokenizer.size)
-            backend.draft_with(MtpHead(mtp), norm)
         key = (path, threads, kv_dtype, repack, config.spin, drafter is not None)
         return Model(
             backend,

@@ -8,26 +8,44 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimo_mobile import providers
 from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MimoMobileError, ModelLoadError
-from mimo_mobile.layout import read_npu_settings
+from mimo_mobile.layout import DATA, REFERENCE, read_npu_settings, read_reference
 from mimo_mobile.providers import PROVIDERS, CpuOptions, Options, QnnOptions
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
-from mimo_mobile.runtime.devices import selftest
+from mimo_mobile.runtime.devices import first_use, selftest
+from mimo_mobile.runtime.devices.first_use import Known, Way
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.devices.selftest import Verdict
 from mimo_mobile.runtime.npu import folder as npu_folder
 from mimo_mobile.runtime.npu.backend import NpuBackend, SplitBackend
 from mimo_mobile.runtime.npu.model import NpuModel
+from mimo_mobile.runtime.onnx.backend import OrtBackend
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime.onnx.backend import OrtBackend
+    from mimo_mobile.runtime.onnx.kv_cache import KvCache
     from mimo_mobile.runtime.onnx.opening import OnnxOpening
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_KLEIDIAI, IN_FLOAT32 = "without KleidiAI", "in float32"
+KERNELS: dict[str, dict[str, str]] = {
+    "": {},
+    WITHOUT_KLEIDIAI: {"mlas.disable_kleidiai": "1"},
+    IN_FLOAT32: {"mlas.disable_kleidiai": "1", "mlas.qnbit.force_fp32": "1"},
+}
+"""Sets of the CPU's kernels, the fastest first: ARM's own int4 kernels, MLAS's int8 ones, float32.
+
+Source: https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/
+onnxruntime_session_options_config_keys.h
+"""
 
 NOT_COMPILED = "the folder was not compiled for one"
 
@@ -51,10 +69,10 @@ def open_on(opening: OnnxOpening) -> tuple[Backend, Placement]:
         reason = _unfit(opening, npu)
         if reason:
             logger.log(logging.DEBUG if reason == NOT_COMPILED else logging.INFO, "no NPU: %s", reason)
-            return opening.backend()
+            return _tested(opening)
         return _on_npu(opening, npu)
     if ep == "cpu":
-        return opening.backend()
+        return _tested(opening)
     if ep == "qnn":
         if reason := _refused(opening, npu):
             raise BackendUnavailableError(f"--ep qnn: {reason}")
@@ -163,14 +181,49 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
 
 def _beside(opening: OnnxOpening, npu: NpuBackend) -> OrtBackend:
     """A CPU backend that shares the NPU's KV cache, unless its own has finer types."""
-    return dataclasses.replace(opening, context_length=npu.context_length).backend(cache=npu.model.cache)[0]
+    backend, _ = _tested(dataclasses.replace(opening, context_length=npu.context_length), npu.model.cache)
+    assert isinstance(backend, OrtBackend)
+    return backend
 
 
 def _on_cpu(opening: OnnxOpening, ep: str, reason: str) -> tuple[Backend, Placement]:
     """The model on the CPU, and a placement that says why it is not on ``ep``."""
     logger.warning("%s: %s; going on with the CPU", ep, reason)
-    backend, placed = opening.backend()
-    return backend, dataclasses.replace(placed, asked=ep, reasons={"all of it": reason})
+    backend, placed = _tested(opening)
+    return backend, dataclasses.replace(placed, asked=ep, reasons={"all of it": reason, **placed.reasons})
+
+
+def known_numbers(folder: Path, model: Path) -> Known | None:
+    """The right numbers of a folder's model, as far as ``mimo quantize`` has written them down.
+
+    Raises:
+        ModelLoadError: Their file is damaged.
+    """
+    file, data = folder / REFERENCE, folder / DATA
+    if not os.path.lexists(file):
+        return None
+    return Known(read_reference(file), file, folder, data if data.is_file() else model)
+
+
+def _tested(opening: OnnxOpening, cache: KvCache | None = None) -> tuple[Backend, Placement]:
+    """The model on the CPU, with the fastest kernels that give the right numbers here."""
+
+    def way(name: str, kernels: Mapping[str, str]) -> Way[Placement]:
+        def start() -> tuple[Backend, Placement]:
+            backend, placed = dataclasses.replace(opening, kernels=kernels).backend(cache=cache)
+            reasons = {"kernels": f"{name}, as the usual ones compute wrong numbers here"} if name else {}
+            return backend, dataclasses.replace(placed, reasons=reasons)
+
+        return Way(name, start)
+
+    engine, config = f"ONNX Runtime {opening.ort.__version__}", opening.config
+    known = known_numbers(opening.folder, opening.model)
+    ways = [way(name, kernels) for name, kernels in KERNELS.items() if name != WITHOUT_KLEIDIAI or _on_arm()]
+    return first_use.opened(known, engine, [opening.model.name], ways, keep=config.cache)
+
+
+def _on_arm() -> bool:
+    return platform.machine() in ("aarch64", "arm64")
 
 
 def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class OnnxOpening:
         threads: How many CPU threads compute.
         reads_normed_states: Whether the MTP layer wants hidden states after the trunk's last norm.
         files: It watches what is mapped.
+        kernels: Settings of sessions that say which of the CPU's kernels compute; none by default.
     """
 
     ort: Any
@@ -54,6 +56,7 @@ class OnnxOpening:
     threads: int
     reads_normed_states: bool = False
     files: MappedFiles = field(default_factory=MappedFiles)
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
     def backend(
         self, ep: str = "cpu", options: Options | None = None, cache: KvCache | None = None
@@ -94,6 +97,8 @@ class OnnxOpening:
         # Trunk and MTP layer have threads of their own, which would take the cores from each other between two runs.
         made.add_session_config_entry("session.force_spinning_stop", "1")
         made.add_session_config_entry(providers.RECORD, "1")
+        for key, value in self.kernels.items():
+            made.add_session_config_entry(key, value)
         return made
 
     def _open(self, model: Path, ep: str, options: Options | None) -> Any:
@@ -111,7 +116,7 @@ class OnnxOpening:
 
         try:
             weights = prepacked.weight_bytes(model)
-            place = prepacked.place(ort, model) if cache and weights >= prepacked.LEAST_BYTES else None
+            place = prepacked.place(ort, model, self.kernels) if cache and weights >= prepacked.LEAST_BYTES else None
             found = prepacked.ready(place) if place else None
             rearranged = int(PREPACKED_SIZE * weights)
             way = MemoryNeed("prepacked cache", 0, rearranged) if found else MemoryNeed("prepacking", rearranged, 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def weight_bytes(model: Path) -> int:
     return graph_file.read(model).external_bytes if model.with_name(DATA).is_file() else 0
 
 
-def place(ort: Any, model: Path) -> Place | None:
+def place(ort: Any, model: Path, kernels: Mapping[str, str] | None = None) -> Place | None:
     """Where a model's entry belongs; None when nothing can be kept of it.
 
     The first time, this reads the model's data whole; afterwards their hash is remembered.
@@ -71,6 +72,7 @@ def place(ort: Any, model: Path) -> Place | None:
     Args:
         ort: The module onnxruntime.
         model: The .onnx file, with its data beside it.
+        kernels: Settings of the session that choose kernels other than the usual ones.
     """
     root = cache_folder.root()
     if root is None:
@@ -91,7 +93,7 @@ def place(ort: Any, model: Path) -> Place | None:
     except (OSError, UnicodeDecodeError, BadArgumentError) as error:
         cache_folder.tell(f"{parent}: cannot keep prepacked weights: {error}")
         return None
-    parts = ort.__version__, cpu(), source.graph.sha256, source.data.sha256
+    parts = ort.__version__, cpu(), source.graph.sha256, source.data.sha256, *sorted((kernels or {}).items())
     return Place(model, source, parent / hashlib.sha256(repr(parts).encode()).hexdigest()[:16])
 
 

@@ -13,7 +13,7 @@
     │   ├── ModelLoadError           a file is no model, damaged, or too large
     │   │   └── MemoryFullError      a model would not fit in the available memory
     │   ├── ContextFullError         prompt and answer do not fit the context
-    │   ├── NumericsError            a model computed NaN or infinity
+    │   ├── NumericsError            a model computed NaN, infinity or wrong numbers
     │   ├── Cancelled                a computation was cut off by cancel() or close()
     │   └── BackendUnavailableError  a backend or an execution provider is not here
     ├── MissingDependencyError       an extra was not installed
@@ -91,7 +91,7 @@ class ContextFullError(SessionError):
 
 
 class NumericsError(SessionError):
-    """A model computed NaN or infinity."""
+    """A model computed NaN or infinity, or other numbers than it should on this machine."""
 
 
 class Cancelled(SessionError):

@@ -25,7 +25,7 @@ KV_INT8 = "model.kv-int8.onnx"
 """The trunk with an int8 KV cache, on the same weights."""
 
 REFERENCE = "reference.json"
-"""What the CPU computes for a known prompt, for the self-test of other execution providers."""
+"""What an ONNX model computes for a known prompt, for the self-test."""
 
 GENAI_CONFIG = "genai_config.json"
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -34,6 +34,15 @@ DRAFT_VOCABULARY = "draft_vocabulary.json"
 
 PAIR_ID = "mimo_mobile.pair"
 """Key in the metadata of GGUF files: a trunk and the MTP layer that drafts for it have the same value."""
+
+REFERENCE_KEYS = {
+    "ids": "mimo_mobile.reference.tokens", "top_ids": "mimo_mobile.reference.top",
+    "logits": "mimo_mobile.reference.logits",
+}  # fmt: skip
+"""Keys in the metadata of GGUF files: what reference.json holds for an ONNX model. A lone file can be tested so."""
+
+REFERENCE_LOGITS = 64
+"""We keep so many of the largest logits after a reference's prompt."""
 
 NPU_SETTINGS, EMBEDDING, DRAFT_IDS = "npu.json", "embedding.onnx", "draft_ids.npy"
 """In a folder of binaries for an NPU: what they are, and the tokens that the MTP layer scores; beside the folder: the
@@ -129,12 +138,12 @@ class NpuSettings:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What reference.json says: what a model computes for a known prompt.
+    """What a model computes for a known prompt.
 
     Attributes:
         ids: The prompt.
         top_ids: The tokens with the largest logits after it.
-        logits: Their logits, as the CPU computes them.
+        logits: Their logits, computed in float32 with the weights as they were written.
     """
 
     ids: tuple[int, ...]
@@ -197,18 +206,23 @@ def read_reference(path: Path) -> Reference:
     Raises:
         ModelLoadError: They cannot be read.
     """
+    return REFERENCE_FORMAT.read(path, parse_reference, ModelLoadError, "quantize again")
 
-    def build(found: Value) -> Reference:
-        ids = found["ids"]
-        reference = Reference(
-            tuple(each.integer(0, MOST_TOKENS) for each in ids.items(LEAST_REFERENCE_TOKENS, MOST_REFERENCE_TOKENS)),
-            tuple(each.integer(0, MOST_TOKENS) for each in found["top_ids"].items(least=1)),
-            tuple(each.number(-MOST_LOGIT, MOST_LOGIT) for each in found["logits"].items(least=1)),
-        )
-        if len(reference.top_ids) != len(reference.logits):
-            raise DocumentError(f"{len(reference.top_ids)} top_ids and {len(reference.logits)} logits found")
-        if not any(reference.logits):
-            raise DocumentError("logits: only zeros found")
-        return reference
 
-    return REFERENCE_FORMAT.read(path, build, ModelLoadError, "quantize again")
+def parse_reference(found: Value) -> Reference:
+    """A known prompt and its logits in a document.
+
+    Raises:
+        DocumentError: They are none.
+    """
+    ids = found["ids"]
+    reference = Reference(
+        tuple(each.integer(0, MOST_TOKENS) for each in ids.items(LEAST_REFERENCE_TOKENS, MOST_REFERENCE_TOKENS)),
+        tuple(each.integer(0, MOST_TOKENS) for each in found["top_ids"].items(least=1)),
+        tuple(each.number(-MOST_LOGIT, MOST_LOGIT) for each in found["logits"].items(least=1)),
+    )
+    if len(reference.top_ids) != len(reference.logits):
+        raise DocumentError(f"{len(reference.top_ids)} top_ids and {len(reference.logits)} logits found")
+    if not any(reference.logits):
+        raise DocumentError("logits: only zeros found")
+    return reference
