@@ -27,14 +27,18 @@ PHONE_MODEL ?= $(OUT)/mimo-nano/mimo-nano-q4_0.gguf
 MODEL ?= nano
 RECIPE ?= q8_0,q4_k_m,q4_0,int4_b32
 OUT ?= out
+# A phone to choose the recipe for, instead of RECIPE, and a file that says what recipes may lose (docs/gate.md).
+DEVICE ?=
+THRESHOLDS ?=
 
 help:  ## what there is
 	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: MODEL=nano|folder|hub-id  RECIPE=q4_0,int4_b32,…  OUT=folder"
+	@echo "  Variables: MODEL=nano|folder|hub-id  RECIPE=q4_0,int4_b32,… or DEVICE=phone-12gb  OUT=folder  THRESHOLDS=file.toml"
 
 quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with a first answer from each
-	@$(BIN)/mimo quantize "$(MODEL)" --recipe "$(RECIPE)" --out "$(OUT)"
+	@$(BIN)/mimo quantize "$(MODEL)" $(if $(DEVICE),--device "$(DEVICE)",--recipe "$(RECIPE)") --out "$(OUT)" \
+		$(if $(THRESHOLDS),--thresholds "$(THRESHOLDS)")
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest -m "not slow and not arm and not gpu and not android"

@@ -9,15 +9,13 @@ from typing import Any
 
 from mimo_mobile import documents
 from mimo_mobile.convert.tensors import MTP_TENSOR
+from mimo_mobile.entries import EFFORTS
 from mimo_mobile.errors import MissingDependencyError
 from mimo_mobile.mimo7b import MIMO_7B, MimoConfig
-from mimo_mobile.quantize.recipes import RECIPES, Recipe
+from mimo_mobile.quantize.recipes import RECIPES, Recipe, fitting
 from mimo_mobile.quantize.sizes import ModelSize, model_size
 
 MEASURED = Path(__file__).with_name("measured.json")
-
-EFFORTS = ("none", "normal", "high")
-"""The values of ``--effort``, least work first."""
 
 _ARM, _KLEIDI, _ADRENO, _HEXAGON = "ARM repack", "KleidiAI", "Adreno", "Hexagon"
 _DOTPROD, _QNN, _WEBGPU = "ARM dotprod", "QNN", "WebGPU"
@@ -127,7 +125,8 @@ def kernels_of(recipe: Recipe, config: MimoConfig) -> tuple[str, ...]:
     for name, shape in config.tensor_shapes().items():
         if len(shape) > 1 and ".layers." in name and not MTP_TENSOR.match(name):
             total += math.prod(shape)
-            for kernel in KERNELS.get(recipe.format_of(name, config.num_hidden_layers), ()):
+            chosen = fitting(recipe.format_of(name, config.num_hidden_layers), shape[-1])
+            for kernel in KERNELS.get(chosen, ()):
                 taken[kernel] = taken.get(kernel, 0) + math.prod(shape)
     return tuple(kernel for kernel, weights in taken.items() if weights >= MOST_OF_IT * total)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mimo_mobile.entries import Effort
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.layout import DEFAULT_CONTEXT
 from mimo_mobile.mimo7b import MimoConfig
@@ -112,7 +113,7 @@ def memory_needed(found: Described, size: ModelSize, config: MimoConfig) -> int:
     return weights + min(DEFAULT_CONTEXT, config.max_position_embeddings) * per_token + RUNTIME_BYTES
 
 
-def choose(recipes: Sequence[Described], limit: Limit, config: MimoConfig, effort: str = "normal") -> list[Choice]:
+def choose(recipes: Sequence[Described], limit: Limit, config: MimoConfig, effort: Effort = "normal") -> list[Choice]:
     """The best recipe of each file format that stays within a limit.
 
     The best is the one that lost least where all that fit were measured, and else the one with most bits. Recipes for

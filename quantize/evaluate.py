@@ -28,8 +28,8 @@ from mimo_mobile.convert.json_files import present, read_text
 from mimo_mobile.documents import DocumentError, FileFormat, Value, parse
 from mimo_mobile.errors import CheckpointError, QuantizationError, SessionError
 from mimo_mobile.layout import MOST_TOKENS
-from mimo_mobile.manifest import Score
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.scores import Score
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized

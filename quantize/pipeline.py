@@ -7,7 +7,7 @@ is finished. This module knows recipes and writers, but no tensors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,14 +18,17 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import BF16, F32
 from mimo_mobile.convert.model import origin, write_plain
 from mimo_mobile.convert.weight_values import check_values
+from mimo_mobile.entries import Effort, Entry, Part
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
-from mimo_mobile.manifest import Effort, Entry, Manifest, Part, Score
+from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import evaluate, kernels
+from mimo_mobile.quantize import evaluate, kernels, rejection
+from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.recipe_file import calibrated_for, calibration_ids, statistics_of, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
 
 
@@ -57,9 +60,10 @@ def quantize_checkpoint(
     single_file: bool = False,
     npu: NpuTarget | None = None,
     effort: Effort = "normal",
+    limits: Mapping[str, Limits] = DEFAULTS,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
-    """Quantize a checkpoint into ``out`` by each recipe, and score the results.
+    """Quantize a checkpoint into ``out`` by each recipe, score the results, and set aside what lost too much.
 
     Args:
         source: The checkpoint: ``nano``, a folder or a hub id.
@@ -70,6 +74,7 @@ def quantize_checkpoint(
         single_file: Whether a GGUF file holds both the trunk and the MTP layer, which stock llama.cpp can draft with.
         npu: The chips to compile the ONNX recipes' models for; None compiles for none.
         effort: With ``none`` weights are rounded to the nearest level, whatever reads them.
+        limits: What each recipe may lose at most, by name.
         progress: A function that is called often.
 
     Raises:
@@ -94,14 +99,17 @@ def quantize_checkpoint(
         if force or not _all_finished(out, source, chosen, single_file, effort):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
+        rejection.settle(out, state)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
-            if force or not _finished(state, recipe, path, effort):
-                old = state.entry(recipe.name)
+            if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):
+                old, gone = state.entry(recipe.name), state.rejection(recipe.name)
                 kind = ONNX_FOLDER if recipe.target == "onnx" else None
                 if kind and old and old.path == path.name and not kind.is_marked(path):
                     manifest.remove(out, old)  # a damaged folder of ours, which nothing else tells from a stranger's
                 files.replaceable(path, force=True, kind=kind)
+                if gone is not None:
+                    manifest.remove(out, gone.aside)
                 state = state.without(recipe.name)
                 state.write(out)
                 found = calibrated_for(recipe, effort, statistics)
@@ -110,12 +118,12 @@ def quantize_checkpoint(
                 state.write(out)
                 if old is not None and old.path != path.name:
                     manifest.remove(out, old, kept=made.parts)
-            if npu is not None and recipe.target == "onnx":
+            if npu is not None and recipe.target == "onnx" and state.entry(recipe.name):
                 state = _compile(state, out, recipe, npu, context, force, progress)
         if questions:
             state = _score(state, source, checkpoint, out, [recipe.name for recipe in chosen], questions, progress)
             state.write(out)
-    return state
+        return rejection.judged(out, state, [recipe.name for recipe in chosen], limits)
 
 
 def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | None) -> None:
@@ -181,6 +189,11 @@ def _finished(state: Manifest, recipe: Recipe, path: Path, effort: Effort) -> bo
     return all(file.is_file() and file.stat().st_size == size for file, size in parts)
 
 
+def _set_aside(state: Manifest, recipe: Recipe, path: Path, effort: Effort) -> bool:
+    gone = state.rejection(recipe.name)
+    return gone is not None and gone.entry.effort == effort and rejection.is_set_aside(path.parent, gone, path)
+
+
 def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool, effort: Effort) -> bool:
     """Whether nothing would be quantized anew, provided that ``out`` holds this checkpoint's files."""
     try:
@@ -188,7 +201,9 @@ def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_f
     except MimoMobileError:
         return False
     return state is not None and all(
-        _finished(state, recipe, out / _name(source, recipe, single_file), effort) for recipe in recipes
+        _finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)
+        for recipe in recipes
+        for path in [out / _name(source, recipe, single_file)]
     )
 
 

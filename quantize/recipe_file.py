@@ -10,7 +10,7 @@ from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import write_gguf_model, write_onnx_model
-from mimo_mobile.manifest import Effort
+from mimo_mobile.entries import Effort
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import TEXT, Statistics, calibrate
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat

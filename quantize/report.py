@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_mobile.manifest import Entry, Manifest, Score
-from mimo_mobile.quantize.catalog import EFFORTS, Described
+from mimo_mobile.entries import EFFORTS, Entry
+from mimo_mobile.manifest import Manifest
+from mimo_mobile.quantize.catalog import Described
+from mimo_mobile.scores import Score
 
 COLUMNS = ("file", "bits/weight", "size", "perplexity", "exact match", "Δ bf16", "same token", "answer tokens")
 

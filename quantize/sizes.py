@@ -19,7 +19,7 @@ from mimo_mobile.convert.tensors import MTP_TENSOR, Layout, map_tensors
 from mimo_mobile.errors import require
 from mimo_mobile.mimo7b import PRE_NORM, MimoConfig
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
-from mimo_mobile.quantize.recipes import FORMATS, Recipe
+from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +104,8 @@ def stored_bytes(recipe: Recipe, name: str, shape: tuple[int, ...], layers: int)
     Raises:
         MissingDependencyError: gguf is not installed, which knows ggml's formats.
     """
-    chosen, columns = FORMATS[recipe.format_of(name, layers)], shape[-1]
+    columns = shape[-1]
+    chosen = FORMATS[fitting(recipe.format_of(name, layers), columns)]
     rows = math.prod(shape) // columns
     if isinstance(chosen, PlainFormat | GgmlFormat):
         plain = recipe.activations if recipe.target == "onnx" and len(shape) == 1 else chosen

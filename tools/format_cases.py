@@ -42,6 +42,18 @@ RANGES: Document = {
         }
     ],
 }
+DIVERGENCE: Document = {
+    "tokens": 4096,
+    "perplexity": 1.05,
+    "reference_perplexity": 1.02,
+    "mean_kld": 0.012,
+    "mean_kld_error": None,
+    "median_kld": 0.003,
+    "p99_kld": 0.2,
+    "max_kld": 3,
+    "kld_bound": 0,
+    "same_top": 0.98,
+}
 MANIFEST: Document = {
     "manifest_version": 2,
     "model": "mimo-nano",
@@ -56,6 +68,7 @@ MANIFEST: Document = {
             "parts": [{"path": "mimo-nano-int4_b32-onnx/model.onnx", "size_bytes": 3, "sha256": SHA}],
             "tools": {"numpy": "2.4.6"},
             "score": SCORE,
+            "divergence": DIVERGENCE,
             "effort": "normal",
             "ranges": RANGES,
         }
@@ -72,13 +85,15 @@ def entry(path: str, *parts: str, **fields: Any) -> Document:
 
 
 GGUF = entry("x.gguf", "x.gguf", "x-mtp.gguf", recipe="q4_0", format="gguf")
+LOST: Document = {"entry": GGUF, "reasons": ["mean KL divergence 1.2000, at most 0.8 allowed"]}
+LATER = ("tools", "effort", "ranges", "divergence")
+"""What entries of version 1 had not."""
+
 MANIFEST_1: Document = {
     **{name: value for name, value in MANIFEST.items() if name not in ("order", "entries")},
     "manifest_version": 1,
     "tools": {"numpy": "2.4.6"},
-    "entries": [
-        {name: value for name, value in MANIFEST["entries"][0].items() if name not in ("tools", "effort", "ranges")}
-    ],
+    "entries": [{name: value for name, value in MANIFEST["entries"][0].items() if name not in LATER}],
 }
 NPU: Document = {
     "npu_version": 1,
@@ -142,6 +157,10 @@ GOOD: dict[str, list[Change]] = {
         ("entries.0.effort", GONE), ("entries.0.effort", "none"), ("entries.0.effort", "high"),
         ("order", GONE), ("order", []), ("entries.0.ranges", None), ("entries.0.ranges", GONE),
         ("entries.0.ranges.layers", []), ("entries.0.ranges.layers.0.added_later", 1),
+        ("entries.0.divergence", GONE), ("entries.0.divergence", None), ("entries.0.divergence.mean_kld", GONE),
+        ("entries.0.divergence.p99_kld", None), ("entries.0.divergence.added_later", 1),
+        ("rejected", None), ("rejected", []), ("rejected", [LOST]), ("rejected", [LOST | {"added_later": 1}]),
+        ("rejected", [LOST | {"reasons": []}]),
     ],
     "npu": [
         ("npu_version", GONE), ("npu_version", 1.0), ("added_later", {"x": 1}), ("graphs.0.added_later", None),
@@ -228,6 +247,12 @@ NOT_SEEN_BY_KOTLIN: dict[str, list[Change]] = {
         ("entries.0.ranges.layers.0.layer", "[/x]"), ("entries.0.ranges.layers.0.residual", GONE),
         ("entries.0.ranges.layers.0.key", -1), ("entries.0.ranges.layers.0.query_key", "160070"),
         ("entries.0.ranges.layers.0.product_scale", None), ("entries.0.ranges.layers.0.float32_attention", 1),
+        ("entries.0.divergence", 0.012), ("entries.0.divergence", {}), ("entries.0.divergence.tokens", 0),
+        ("entries.0.divergence.tokens", 2**31), ("entries.0.divergence.mean_kld", -0.1),
+        ("entries.0.divergence.mean_kld", "0.012"), ("entries.0.divergence.same_top", None),
+        ("entries.0.divergence.same_top", 98), ("rejected", {}), ("rejected", [1]), ("rejected", [{"entry": GGUF}]),
+        ("rejected", [{"reasons": []}]), ("rejected", [LOST | {"reasons": "lost"}]),
+        ("rejected", [LOST | {"reasons": [None]}]), ("rejected", [LOST | {"entry": GGUF | {"path": "../x.gguf"}}]),
     ],
     "npu": [
         ("soc", "../SM8750"), ("ep", GONE), ("ep", "cpu"), ("activations", GONE), ("activations", "int4"),
@@ -267,6 +292,8 @@ ONLY_PYTHON: dict[str, list[Change]] = {
         ("entries", [GGUF | {"path": "x"}, entry("a")]),
         ("entries", [GGUF | {"path": "y.gguf"}, entry("a")]),
         ("entries", [entry("x-mtp.gguf"), GGUF]),
+        ("rejected", [LOST, LOST]),
+        ("rejected", [{"entry": MANIFEST["entries"][0], "reasons": []}]),
     ],
     "npu": [("layers", [[0, 2], [3, 4]]), ("layers", [[1, 2]]), ("layers", [[0, 4], [4, 4]]), ("soc", "SM1")],
 }

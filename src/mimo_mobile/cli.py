@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,29 +13,19 @@ from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_options import (
     Output,
-    RecipeCommand,
-    Recipes,
     built,
     generation_options,
-    limit_of,
-    limit_options,
     load_options,
-    named,
     npu_options,
     single_file,
 )
-from mimo_mobile.cli_recipes import chosen
-from mimo_mobile.cli_recipes import recipes as recipe_list
-from mimo_mobile.errors import BadArgumentError, MimoMobileError
-from mimo_mobile.manifest import EFFORTS
+from mimo_mobile.cli_quantize import chips_of, quantize, report_compiled
+from mimo_mobile.cli_recipes import recipes
+from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
-    from mimo_mobile.quantize.choice import Device
     from mimo_mobile.runtime import LoadConfig, Model
-    from mimo_mobile.socs import Soc
-
-FIRST_QUESTION = "What is 348 + 27 * 6?"
 
 
 class _Group(click.Group):
@@ -80,34 +69,6 @@ def _load(path: Path, config: LoadConfig) -> Model:
     return load(path, config)
 
 
-def _chips(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
-    """What --soc names; options that come to nothing are an error."""
-    from mimo_mobile.socs import soc_named
-
-    if device == "cpu":
-        if socs or context:
-            raise click.UsageError("--soc and --context are for --target qnn or qdq")
-        return ()
-    if not socs:
-        raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
-    return tuple(soc_named(name) for name in socs.split(","))
-
-
-def _report_compiled(folder: Path) -> None:
-    from mimo_mobile import terminal
-    from mimo_mobile.layout import read_npu_settings
-
-    for file in sorted(folder.glob("q??-*/npu.json")):
-        found = read_npu_settings(file.parent)
-        rows = [
-            (each.name, f"{each.seconds or 0:.1f} s", f"{each.size_bytes / 1e6:.1f} MB",
-             f"{(each.peak_rss_bytes or 0) / 1e9:.2f} GB")
-            for each in found.graphs
-        ]  # fmt: skip
-        title = f"{file.parent}  (context {found.context_length}, windows {list(found.windows)})"
-        terminal.table(title, ("graph", "compiled in", "size", "peak memory"), rows)
-
-
 @main.command()
 @click.argument("checkpoint")
 @click.argument("out", type=Output())
@@ -136,7 +97,7 @@ def convert(
     from mimo_mobile.quantize.recipe_file import calibrated, statistics_of
     from mimo_mobile.terminal import progress_shown
 
-    chips = _chips(device, socs, context)
+    chips = chips_of(device, socs, context)
     if device == "qdq":
         raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
     if chips and target != "onnx":
@@ -150,7 +111,7 @@ def convert(
             from mimo_mobile.convert.npu.file import compile_for_npu
 
             compile_for_npu(out, chip, context_length=context, progress=progress)
-    _report_compiled(out)
+    report_compiled(out)
     for path in written:
         click.echo(path)
 
@@ -177,108 +138,6 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     with progress_shown() as progress:
         written = write_synthetic(out, layers=layers, tokenizer=tokenizer, seed=seed, force=force, progress=progress)
     click.echo(written)
-
-
-@main.command(cls=RecipeCommand)
-@click.argument("model", default="nano")
-@click.option(
-    "--recipe",
-    "recipes",
-    type=Recipes(),
-    default="q8_0,q4_k_m,q4_0,int4_b32",
-    show_default=True,
-    help="Names of recipes, with commas between them.",
-)
-@limit_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out"),
-    show_default=True,
-    help="Files go to OUT/<model name>/.",
-)
-@click.option(
-    "--problems",
-    type=click.IntRange(min=0),
-    help="How many held-out problems to score with; 0 is none [default: all that the checkpoint brings].",
-)
-@single_file
-@npu_options
-@click.option(
-    "--effort",
-    type=click.Choice(EFFORTS),
-    default="normal",
-    show_default=True,
-    help="How much to do for accuracy: none rounds each weight to the nearest level; normal runs the checkpoint over a"
-    " text first, to see which weights matter most; high also lets later weights make good what earlier ones lost.",
-)
-@click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
-@click.option(
-    "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table and the answers.")
-def quantize(
-    model: str,
-    recipes: Sequence[str],
-    target_size: int | None,
-    phone: Device | None,
-    out: Path,
-    answer: bool,
-    as_json: bool,
-    device: str,
-    socs: str | None,
-    context: int | None,
-    **options: Any,
-) -> None:
-    """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
-    from mimo_mobile import terminal
-    from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize import pipeline, report
-
-    chips = _chips(device, socs, context)
-    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
-    limit = limit_of(target_size, phone)
-    if limit and named(click.get_current_context(), "recipes"):
-        raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
-    if not limit:
-        pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
-    source = resolve(model)
-    if limit:
-        recipes = chosen(source, limit, options["single_file"])
-    folder = out / source.name
-    with terminal.progress_shown() as progress:
-        made = pipeline.quantize_checkpoint(source, folder, recipes, npu=npu, progress=progress, **options)
-    if as_json:
-        terminal.print_json(made.to_json())
-        return
-    title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
-    terminal.table(title, report.COLUMNS, report.rows(made))
-    if npu is not None:
-        for entry in made.entries:
-            _report_compiled(folder / entry.path)
-    if answer:
-        firsts: dict[str, str] = {}
-        for entry in made.entries:
-            if entry.recipe in recipes:
-                firsts.setdefault(entry.format, entry.path)
-        for path in firsts.values():
-            _first_answer(folder / path)
-
-
-def _first_answer(path: Path) -> None:
-    """Prints an answer; when there is none, the files are whole all the same, and stderr says why."""
-    from mimo_mobile.runtime import GenerationConfig, Message, load
-
-    config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
-    try:
-        with load(path) as loaded:
-            tokens = list(loaded.generate([Message("user", FIRST_QUESTION)], config))
-    except MimoMobileError as error:
-        click.echo(f"{path.name}: the file is written, but cannot answer a first question here: {error}", err=True)
-        return
-    answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
-    speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
-    click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")
 
 
 @main.command()
@@ -392,7 +251,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 
 main.add_command(cache)
-main.add_command(recipe_list)
+main.add_command(quantize)
+main.add_command(recipes)
 
 if __name__ == "__main__":
     from mimo_mobile.__main__ import main as start

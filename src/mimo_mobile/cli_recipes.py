@@ -10,6 +10,7 @@ import click
 from mimo_mobile.cli_options import limit_of, limit_options
 
 if TYPE_CHECKING:
+    from mimo_mobile.entries import Effort
     from mimo_mobile.hub import Source
     from mimo_mobile.quantize.choice import Device, Limit
 
@@ -39,13 +40,13 @@ def recipes(target_size: int | None, phone: Device | None, as_json: bool) -> Non
         click.echo(each.reason)
 
 
-def chosen(source: Source, limit: Limit, single_file: bool) -> Sequence[str]:
+def chosen(source: Source, limit: Limit, single_file: bool, effort: Effort) -> Sequence[str]:
     """The recipes that are best for a checkpoint within a limit; why is said on stderr."""
     from mimo_mobile.convert.checkpoint import Checkpoint
     from mimo_mobile.quantize import catalog, choice
 
     config = Checkpoint.open(source.path).config
-    choices = choice.choose(catalog.described(config, single_file=single_file), limit, config)
+    choices = choice.choose(catalog.described(config, single_file=single_file), limit, config, effort)
     click.echo(f"chosen for {limit}:", err=True)
     for each in choices:
         click.echo(f"  {each.reason}", err=True)

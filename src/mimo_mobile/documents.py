@@ -138,7 +138,7 @@ class Value:
         return float(value)
 
     def _fail(self, expected: str) -> NoReturn:
-        found = json.dumps(self._value)
+        found = json.dumps(self._value, default=str)
         shown = found if len(found) <= LONG else found[:LONG] + "…"
         raise DocumentError(f"{self.place or 'the document'}: {expected} expected, {shown} found")
 

@@ -63,7 +63,16 @@ class QuantizationError(MimoMobileError):
 
 
 class QualityGateError(QuantizationError):
-    """A quantized file lost more than the recipe allows."""
+    """A quantized file lost more than the recipe allows.
+
+    Attributes:
+        rejected: The recipes whose files were set aside.
+    """
+
+    def __init__(self, message: str, rejected: Sequence[str] = ()) -> None:
+        """Say what was lost, and by which recipes."""
+        super().__init__(message)
+        self.rejected = tuple(rejected)
 
 
 class OutputExistsError(MimoMobileError):

@@ -8,109 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from mimo_mobile import __version__, checksums, files, ranges, untrusted
+from mimo_mobile import __version__, checksums, files, scores, untrusted
 from mimo_mobile.documents import DocumentError, FileFormat, Value
+from mimo_mobile.entries import Entry, Part, Rejected, read_entry, read_rejected, shared, texts
 from mimo_mobile.errors import CheckpointError, MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
-from mimo_mobile.layout import MOST_TOKENS, mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.ranges import ModelRanges
+from mimo_mobile.scores import Score
 
 NAME = "manifest.json"
 FINGERPRINT = "fingerprint"
 REPLACE = "--force removes them and starts anew, another --out keeps them"
 MANIFEST_FORMAT = FileFormat("manifest", 2)
 
-MOST_ENTRIES, MOST_PARTS, MOST_BITS = 1000, 10_000, 1024
-"""More entries, files of an entry and bits of a weight are not believed."""
+MOST_ENTRIES = 1000
+"""More entries are not believed."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How well a model answers a checkpoint's held-out problems greedily.
-
-    Attributes:
-        problems: How many problems were asked.
-        exact_match: The share of right answers, 0…1.
-        by_kind: The same share for each kind of problem.
-        perplexity: The model's perplexity on the bf16 model's own answers, read token by token; NaN when there were no
-            tokens.
-        same_top: The share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
-        answer_tokens: The mean length of an answer in tokens, thinking included.
-        problem_set: A text that tells which problems were asked; empty in what earlier versions wrote.
-    """
-
-    problems: int
-    exact_match: float
-    by_kind: Mapping[str, float]
-    perplexity: float
-    same_top: float
-    answer_tokens: float
-    problem_set: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One file of an entry; ``path`` is relative to the manifest."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-Effort = Literal["none", "normal", "high"]
-"""How much is done for the levels that weights are rounded to."""
-
-EFFORTS = get_args(Effort)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What one recipe made: a model that can be loaded by ``path``.
-
-    Attributes:
-        recipe: The recipe's name.
-        format: ``gguf`` (``path`` is a file) or ``onnx`` (``path`` is a folder).
-        path: The file or folder that ``mimo run`` takes, relative to the manifest.
-        bits_per_weight: The bits of all weights in the files over the number of the checkpoint's weights; scales are
-            included, and so are weights that an MTP file holds again.
-        size_bytes: The size of all parts together.
-        parts: Every file of the entry.
-        tools: The versions of the packages that wrote the files.
-        score: How well it answers; None when the checkpoint brings no held-out problems.
-        effort: How much was done for its weights.
-        ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
-            earlier versions wrote.
-    """
-
-    recipe: str
-    format: Literal["gguf", "onnx"]
-    path: str
-    bits_per_weight: float
-    size_bytes: int
-    parts: tuple[Part, ...]
-    tools: Mapping[str, str]
-    score: Score | None = None
-    effort: Effort = "none"
-    ranges: ModelRanges | None = None
-
-    @property
-    def claims(self) -> tuple[str, ...]:
-        """The paths that are this entry's alone: a folder with all in it, or a GGUF file and its MTP file."""
-        return (self.path,) if self.format == "onnx" else (self.path, mtp_file(Path(self.path)).as_posix())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +47,7 @@ class Manifest:
         baseline: The score of the same checkpoint in bf16.
         order: The recipes in the order in which they were first asked for, which the entries follow. Recipes whose
             entries are struck out while their files are replaced are included.
+        rejected: What lost too much. A recipe is in ``entries`` or here.
     """
 
     model: str
@@ -131,6 +55,7 @@ class Manifest:
     entries: tuple[Entry, ...] = ()
     baseline: Score | None = None
     order: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
     def entry(self, recipe: str) -> Entry | None:
         """The entry of a recipe, if there is one."""
@@ -141,19 +66,32 @@ class Manifest:
 
         An entry that names files of the new one as its own is left out.
         """
-        others = [each for each in self.without(entry.recipe).entries if not _shared([each.claims, entry.claims])]
+        base = self.without(entry.recipe)
+        others = [each for each in base.entries if not shared([each.claims, entry.claims])]
         order = tuple(dict.fromkeys([*self.order, *(each.recipe for each in self.entries), entry.recipe]))
-        return dataclasses.replace(self, entries=_ordered([*others, entry], order), order=order)
+        return dataclasses.replace(base, entries=_ordered([*others, entry], order), order=order)
 
     def without(self, recipe: str) -> Manifest:
         """The same manifest without a recipe's entry; its position is kept for a new entry."""
-        return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.recipe != recipe))
+        entries = tuple(each for each in self.entries if each.recipe != recipe)
+        rejected = tuple(each for each in self.rejected if each.entry.recipe != recipe)
+        return dataclasses.replace(self, entries=entries, rejected=rejected)
+
+    def rejection(self, recipe: str) -> Rejected | None:
+        """What is known of a recipe that lost too much, if it did."""
+        return next((each for each in self.rejected if each.entry.recipe == recipe), None)
+
+    def with_rejected(self, entry: Entry, reasons: Sequence[str]) -> Manifest:
+        """The same manifest, in which an entry is one that lost too much."""
+        others = self.without(entry.recipe)
+        return dataclasses.replace(others, rejected=(*others.rejected, Rejected(entry, tuple(reasons))))
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
         made = dataclasses.asdict(self)
-        for score in filter(None, [made["baseline"], *(entry["score"] for entry in made["entries"])]):
-            score |= {name: None for name in ("perplexity", "same_top") if not math.isfinite(score[name])}
+        made |= {"baseline": scores.to_json(self.baseline) if self.baseline else None}
+        made |= {"entries": [each.to_json() for each in self.entries]}
+        made |= {"rejected": [{"entry": each.entry.to_json(), "reasons": each.reasons} for each in self.rejected]}
         return MANIFEST_FORMAT.stamped(made)
 
     def write(self, folder: Path) -> None:
@@ -172,7 +110,7 @@ def read(folder: Path) -> Manifest | None:
 
     def build(document: Value) -> Manifest:
         found = _manifest(document)
-        for entry in found.entries:
+        for entry in (*found.entries, *(each.aside for each in found.rejected)):
             for path in (entry.path, *(part.path for part in entry.parts)):
                 untrusted.beside(folder / NAME, path)
         return found
@@ -215,7 +153,7 @@ def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallba
         return dataclasses.replace(found, model=source.name)
     made = Manifest(source.name, identity)
     made.write(folder)
-    for entry in found.entries if found else ():
+    for entry in (*found.entries, *(each.aside for each in found.rejected)) if found else ():
         remove(folder, entry)
     return made
 
@@ -309,17 +247,22 @@ def tool_versions() -> dict[str, str]:
 def _manifest(found: Value) -> Manifest:
     version = found.get(MANIFEST_FORMAT.field)
     first = version is None or version.integer() == 1
-    source = _texts(found["source"])
+    source = texts(found["source"])
     tools = found.get("tools") if first else None
     if first:  # its fingerprint held versions and times
         source = {name: each for name, each in source.items() if name not in (FINGERPRINT, "mimo_mobile")}
-    shared_tools = _texts(tools) if tools else {} if first else None
-    entries = [_entry(each, shared_tools) for each in found["entries"].items(most=MOST_ENTRIES)]
+    shared_tools = texts(tools) if tools else {} if first else None
+    entries = [read_entry(each, shared_tools) for each in found["entries"].items(most=MOST_ENTRIES)]
     names = [entry.recipe for entry in entries]
     if len(set(names)) != len(names):
         raise DocumentError("entries: a recipe is there twice")
-    if twice := _shared([*(entry.claims for entry in entries), (NAME,)]):
+    if twice := shared([*(entry.claims for entry in entries), (NAME,)]):
         raise DocumentError(f"entries: {twice} belongs to more than one")
+    kept = found.get("rejected")
+    rejected = [read_rejected(each) for each in kept.items(most=MOST_ENTRIES)] if kept else []
+    gone = [each.entry.recipe for each in rejected]
+    if len({*names, *gone}) != len(names) + len(gone):
+        raise DocumentError("rejected: a recipe is there twice, or among the entries, too")
     order = found.get("order")
     listed = [each.text() for each in order.items(most=MOST_ENTRIES)] if order else []
     recipes = tuple(dict.fromkeys([*listed, *names]))
@@ -327,73 +270,12 @@ def _manifest(found: Value) -> Manifest:
         found["model"].text(),
         source,
         entries=_ordered(entries, recipes),
-        baseline=_score(found.get("baseline")),
+        baseline=scores.read_score(found.get("baseline")),
         order=recipes,
+        rejected=tuple(rejected),
     )
 
 
 def _ordered(entries: Sequence[Entry], order: Sequence[str]) -> tuple[Entry, ...]:
     places = {recipe: place for place, recipe in enumerate(order)}
     return tuple(sorted(entries, key=lambda each: places[each.recipe]))
-
-
-def _shared(claims: Sequence[Sequence[str]]) -> str:
-    """A path that is claimed twice, or lies in another one; empty when there is none."""
-    ways = sorted(tuple(path.split("/")) for each in claims for path in each)
-    # What lies in a path follows it in this order.
-    return next(("/".join(later) for way, later in itertools.pairwise(ways) if later[: len(way)] == way), "")
-
-
-def _texts(found: Value) -> dict[str, str]:
-    return {name: each.text() for name, each in found.fields().items()}
-
-
-def _entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
-    """An entry; ``tools`` are the whole manifest's in version 1, and None where each entry has its own."""
-    made = Entry(
-        recipe=found["recipe"].text(),
-        format="gguf" if found["format"].choice("gguf", "onnx") == "gguf" else "onnx",
-        path=found["path"].path(),
-        bits_per_weight=found["bits_per_weight"].number(0, MOST_BITS),
-        size_bytes=found["size_bytes"].integer(),
-        parts=tuple(
-            Part(each["path"].path(), each["size_bytes"].integer(), each["sha256"].hexadecimal(64))
-            for each in found["parts"].items(most=MOST_PARTS)
-        ),
-        tools=_texts(found["tools"]) if tools is None else tools,
-        score=_score(found.get("score")),
-        effort=_effort(found.get("effort")),
-        ranges=ranges.from_document(measured) if (measured := found.get("ranges")) else None,
-    )
-    if made.format == "gguf" and not made.path.endswith(".gguf"):
-        raise DocumentError(f"{found.place}.path: a .gguf file expected, {made.path} found")
-    for part in made.parts:
-        if not (part.path.startswith(f"{made.path}/") if made.format == "onnx" else part.path in made.claims):
-            raise DocumentError(f"{found.place}.parts: {part.path} is no file of {made.path}")
-    if twice := _shared([[part.path] for part in made.parts]):
-        raise DocumentError(f"{found.place}.parts: {twice} is there twice, or lies in another file")
-    return made
-
-
-def _effort(found: Value | None) -> Effort:
-    word = "none" if found is None else found.choice(*EFFORTS)
-    return next(each for each in EFFORTS if each == word)
-
-
-def _score(found: Value | None) -> Score | None:
-    if found is None:
-        return None
-
-    def number(name: str, most: float = math.inf) -> float:
-        value = found.get(name)
-        return math.nan if value is None else value.number(least=0, most=most)
-
-    return Score(
-        problems=found["problems"].integer(most=MOST_TOKENS),
-        exact_match=found["exact_match"].number(0, 1),
-        by_kind={kind: each.number(0, 1) for kind, each in found["by_kind"].fields().items()},
-        perplexity=number("perplexity"),
-        same_top=number("same_top", most=1),
-        answer_tokens=found["answer_tokens"].number(0, MOST_TOKENS),
-        problem_set=problems.text() if (problems := found.get("problem_set")) else "",
-    )

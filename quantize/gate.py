@@ -1,0 +1,170 @@
+"""The quality gate: what a recipe may lose at most, and whether a file did.
+
+The limits below let pass what plain rounding costs a model of 135 million parameters; larger models lose less. They
+find files that are broken; ``--thresholds FILE.toml`` asks for more (docs/gate.md).
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimo_mobile import untrusted
+from mimo_mobile.documents import DocumentError, Value
+from mimo_mobile.entries import REJECTED, Entry
+from mimo_mobile.errors import BadArgumentError, QualityGateError
+from mimo_mobile.manifest import Manifest
+from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.scores import Score
+
+ALL = "all"
+"""The table of a TOML file that is for every recipe."""
+
+STANDARD_ERRORS = 2
+"""A loss of right answers counts as far as it is larger than so many standard errors, which chance hardly exceeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a recipe may lose; None is not judged.
+
+    Attributes:
+        kld: The largest mean KL divergence from bf16, in nats.
+        same_top: The least share of tokens that bf16 would also have chosen, 0…1.
+        exact_match_loss: By how many points the share of right answers may be below bf16's.
+        answer_growth: How many times longer than bf16's the answers may be, thinking included.
+    """
+
+    kld: float | None = None
+    same_top: float | None = None
+    exact_match_loss: float | None = None
+    answer_growth: float | None = None
+
+
+DEFAULTS: dict[str, Limits] = {
+    **dict.fromkeys(("q8_0", "int8"), Limits(0.03, 0.95, 2, 1.2)),
+    "q6_k": Limits(0.08, 0.92, 2, 1.2),
+    "q5_k_m": Limits(0.15, 0.90, 3, 1.25),
+    "q4_k_m": Limits(0.35, 0.82, 4, 1.3),
+    **dict.fromkeys(("q4_0", "q4_0_plus", "int4_b32", "int4_b32_plus", "int4_b32_f16"), Limits(0.8, 0.75, 6, 1.5)),
+    **dict.fromkeys(("int4_b64", "int4_b128"), Limits(1.2, 0.70, 8, 1.5)),
+}
+"""The limits of every recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure of a file beside its limit.
+
+    Attributes:
+        name: The field of ``Limits``.
+        found: The figure.
+        limit: The limit.
+        passed: Whether the file keeps to it.
+    """
+
+    name: str
+    found: float
+    limit: float
+    passed: bool
+
+    def __str__(self) -> str:
+        """The check in words."""
+        compared = _WORDS[self.name]
+        return compared.format(found=self.found, limit=self.limit)
+
+
+_WORDS = {
+    "kld": "mean KL divergence {found:.4f}, at most {limit:g} allowed",
+    "same_top": "the same likeliest token {found:.4f}, at least {limit:g} expected",
+    "exact_match_loss": "{found:.1f} points fewer right answers beyond chance, at most {limit:g} allowed",
+    "answer_growth": "answers {found:.2f} times as long, at most {limit:g} allowed",
+}
+
+
+def judge(entry: Entry, baseline: Score | None, limits: Limits) -> tuple[Check, ...]:
+    """Every figure that was measured beside its limit; empty when nothing was measured."""
+    made = []
+    score, apart = entry.score, entry.divergence
+    if apart is not None:
+        made += [_at_most("kld", apart.mean_kld, limits.kld), _at_least("same_top", apart.same_top, limits.same_top)]
+    elif score is not None:
+        made += [_at_least("same_top", score.same_top, limits.same_top)]
+    if score is not None and baseline is not None and score.problem_set == baseline.problem_set:
+        lost = 100 * (baseline.exact_match - score.exact_match)
+        chance = sum(each.exact_match * (1 - each.exact_match) / each.problems for each in (score, baseline))
+        beyond = max(0.0, lost - STANDARD_ERRORS * 100 * math.sqrt(chance))
+        made += [_at_most("exact_match_loss", beyond, limits.exact_match_loss)]
+        if baseline.answer_tokens:
+            growth = score.answer_tokens / baseline.answer_tokens
+            made += [_at_most("answer_growth", growth, limits.answer_growth)]
+    return tuple(each for each in made if each is not None)
+
+
+def _at_most(name: str, found: float, limit: float | None) -> Check | None:
+    return None if limit is None else Check(name, found, limit, found <= limit)
+
+
+def _at_least(name: str, found: float, limit: float | None) -> Check | None:
+    return None if limit is None or math.isnan(found) else Check(name, found, limit, found >= limit)
+
+
+def read_thresholds(path: Path) -> dict[str, Limits]:
+    """The limits of every recipe, where a TOML file changes some of the defaults.
+
+    Its tables are called as recipes are, or ``all``, and what a recipe says goes before what is said of all.
+
+    >>> read_thresholds(Path("none.toml"))
+    Traceback (most recent call last):
+    mimo_mobile.errors.BadArgumentError: none.toml: cannot be read: No such file or directory
+
+    Raises:
+        BadArgumentError: The file cannot be read, or says something else.
+    """
+    try:
+        found = Value(tomllib.loads(untrusted.read_text(path))).fields()
+        changes = {name: _changes(name, each) for name, each in found.items()}
+    except OSError as error:
+        raise BadArgumentError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadArgumentError(
+            f"{path}: {untrusted.printable(str(error))[:500]}; tables such as [q4_0] with {', '.join(_WORDS)} expected"
+        ) from error
+    general = changes.pop(ALL, {})
+    made = {}
+    for name, limits in DEFAULTS.items():
+        values = {each: getattr(limits, each) for each in _WORDS} | general | changes.get(name, {})
+        made[name] = Limits(**values)
+    return made
+
+
+def _changes(name: str, found: Value) -> dict[str, float]:
+    if name != ALL and name not in RECIPES:
+        raise DocumentError(f"[{name}] is no recipe; there are {ALL}, {', '.join(RECIPES)}")
+    made: dict[str, float] = {}
+    for key, value in found.fields().items():
+        if key not in _WORDS:
+            raise DocumentError(f"{value.place} is not known; there are {', '.join(_WORDS)}")
+        made[key] = value.number(least=0, most=1 if key == "same_top" else math.inf)
+    return made
+
+
+def require_passed(state: Manifest, recipes: Sequence[str]) -> None:
+    """See that none of the recipes was rejected.
+
+    Raises:
+        QualityGateError: Some were; ``.rejected`` are their names.
+    """
+    told = []
+    for name in recipes:
+        if (found := state.rejection(name)) is not None:
+            told.append(f"{found.aside.path}: {'; '.join(found.reasons)}")
+    if told:
+        raise QualityGateError(
+            f"{' | '.join(told)}. What ends in {REJECTED} lost too much: take a recipe with more bits or --effort high,"
+            " or allow more by --thresholds",
+            tuple(name for name in recipes if state.rejection(name)),
+        )

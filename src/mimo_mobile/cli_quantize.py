@@ -1,0 +1,178 @@
+"""The command ``mimo quantize``, and what it shares with ``mimo convert``: the chips to compile for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mimo_mobile.cli_options import (
+    RecipeCommand,
+    Recipes,
+    limit_of,
+    limit_options,
+    named,
+    npu_options,
+    single_file,
+)
+from mimo_mobile.cli_recipes import chosen
+from mimo_mobile.entries import EFFORTS
+from mimo_mobile.errors import MimoMobileError
+
+if TYPE_CHECKING:
+    from mimo_mobile.manifest import Manifest
+    from mimo_mobile.quantize.choice import Device
+    from mimo_mobile.socs import Soc
+
+FIRST_QUESTION = "What is 348 + 27 * 6?"
+
+
+def chips_of(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
+    """What --soc names; options that come to nothing are an error."""
+    from mimo_mobile.socs import soc_named
+
+    if device == "cpu":
+        if socs or context:
+            raise click.UsageError("--soc and --context are for --target qnn or qdq")
+        return ()
+    if not socs:
+        raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
+    return tuple(soc_named(name) for name in socs.split(","))
+
+
+def report_compiled(folder: Path) -> None:
+    """Print a table of the binaries in an ONNX folder, for each chip."""
+    from mimo_mobile import terminal
+    from mimo_mobile.layout import read_npu_settings
+
+    for file in sorted(folder.glob("q??-*/npu.json")):
+        found = read_npu_settings(file.parent)
+        rows = [
+            (each.name, f"{each.seconds or 0:.1f} s", f"{each.size_bytes / 1e6:.1f} MB",
+             f"{(each.peak_rss_bytes or 0) / 1e9:.2f} GB")
+            for each in found.graphs
+        ]  # fmt: skip
+        title = f"{file.parent}  (context {found.context_length}, windows {list(found.windows)})"
+        terminal.table(title, ("graph", "compiled in", "size", "peak memory"), rows)
+
+
+@click.command(cls=RecipeCommand)
+@click.argument("model", default="nano")
+@click.option(
+    "--recipe",
+    "recipes",
+    type=Recipes(),
+    default="q8_0,q4_k_m,q4_0,int4_b32",
+    show_default=True,
+    help="Names of recipes, with commas between them.",
+)
+@limit_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    help="Files go to OUT/<model name>/.",
+)
+@click.option(
+    "--problems",
+    type=click.IntRange(min=0),
+    help="How many held-out problems to score with; 0 is none [default: all that the checkpoint brings].",
+)
+@single_file
+@npu_options
+@click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default="normal",
+    show_default=True,
+    help="How much to do for accuracy: none rounds each weight to the nearest level; normal runs the checkpoint over a"
+    " text first, to see which weights matter most; high also lets later weights make good what earlier ones lost.",
+)
+@click.option(
+    "--thresholds",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A TOML file that says what each recipe may lose at most, instead of the defaults.",
+)
+@click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
+@click.option(
+    "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of the table and the answers.")
+def quantize(
+    model: str,
+    recipes: Sequence[str],
+    target_size: int | None,
+    phone: Device | None,
+    thresholds: Path | None,
+    out: Path,
+    answer: bool,
+    as_json: bool,
+    device: str,
+    socs: str | None,
+    context: int | None,
+    **options: Any,
+) -> None:
+    """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
+    from mimo_mobile import terminal
+    from mimo_mobile.hub import resolve
+    from mimo_mobile.quantize import gate, pipeline
+
+    chips = chips_of(device, socs, context)
+    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    limit = limit_of(target_size, phone)
+    if limit and named(click.get_current_context(), "recipes"):
+        raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
+    if not limit:
+        pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
+    limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS
+    source = resolve(model)
+    if limit:
+        recipes = chosen(source, limit, options["single_file"], options["effort"])
+    folder = out / source.name
+    with terminal.progress_shown() as progress:
+        made = pipeline.quantize_checkpoint(
+            source, folder, recipes, npu=npu, limits=limits, progress=progress, **options
+        )
+    if as_json:
+        terminal.print_json(made.to_json())
+    else:
+        _show(made, folder, recipes, npu is not None, answer)
+    gate.require_passed(made, recipes)
+
+
+def _show(made: Manifest, folder: Path, recipes: Sequence[str], compiled: bool, answer: bool) -> None:
+    """Print the table, what was compiled, and first answers."""
+    from mimo_mobile import terminal
+    from mimo_mobile.quantize import report
+
+    title = f"{folder}" + (f"  ({made.baseline.problems} held-out problems, greedy)" if made.baseline else "")
+    terminal.table(title, report.COLUMNS, report.rows(made))
+    if compiled:
+        for entry in made.entries:
+            report_compiled(folder / entry.path)
+    if answer:
+        firsts: dict[str, str] = {}
+        for entry in made.entries:
+            if entry.recipe in recipes:
+                firsts.setdefault(entry.format, entry.path)
+        for path in firsts.values():
+            _first_answer(folder / path)
+
+
+def _first_answer(path: Path) -> None:
+    """Prints an answer; when there is none, the files are whole all the same, and stderr says why."""
+    from mimo_mobile.runtime import GenerationConfig, Message, load
+
+    config = GenerationConfig(temperature=0.0, max_tokens=768, thinking_budget=512)
+    try:
+        with load(path) as loaded:
+            tokens = list(loaded.generate([Message("user", FIRST_QUESTION)], config))
+    except MimoMobileError as error:
+        click.echo(f"{path.name}: the file is written, but cannot answer a first question here: {error}", err=True)
+        return
+    answer = "".join(token.text for token in tokens if token.channel == "answer").strip()
+    speed = f"{tokens[-1].stats.decode_tps:.0f} tokens/s" if tokens[-1].stats else ""
+    click.echo(f"{path.name}: {FIRST_QUESTION} → {answer}   ({speed})")

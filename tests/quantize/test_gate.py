@@ -1,0 +1,186 @@
+"""The gate: a file that lost too much goes aside, with the reason, and everything else stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from mimo_mobile import manifest
+from mimo_mobile.cli import main
+from mimo_mobile.entries import Entry
+from mimo_mobile.errors import BadArgumentError, ModelLoadError, QualityGateError
+from mimo_mobile.hub import Source
+from mimo_mobile.inspection import verify
+from mimo_mobile.quantize.gate import DEFAULTS, Limits, judge, read_thresholds, require_passed
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.runtime import load
+from mimo_mobile.scores import Divergence, Score
+from tests.commands import runner
+from tests.schemas import check
+
+ENTRY = Entry("q4_0", "gguf", "m-q4_0.gguf", 4.5, 1, (), {})
+BF16 = Score(660, 0.99, {"a": 0.99}, 1.0, 1.0, 88.0, "set")
+APART = Divergence(4096, 2.1, 2.0, 0.2, 0.01, 0.1, 1.0, 4.0, 0.0, 0.8)
+STRICT = DEFAULTS | {"q4_0": Limits(answer_growth=0.5), "int4_b32": Limits(answer_growth=0.5)}
+FILES = ["mimo-nano-q4_0-mtp.gguf", "mimo-nano-q4_0.gguf"]
+
+
+def mimo(*arguments: object) -> Result:
+    return runner().invoke(main, [str(each) for each in arguments])
+
+
+def failed(entry: Entry, limits: Limits, baseline: Score | None = BF16) -> list[str]:
+    return [each.name for each in judge(entry, baseline, limits) if not each.passed]
+
+
+def ggufs(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if ".gguf" in path.name)
+
+
+def test_every_recipe_has_limits_and_more_bits_allow_no_more_loss() -> None:
+    assert set(DEFAULTS) == set(RECIPES)
+    losses = [DEFAULTS[name].kld or 0 for name in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")]
+    assert losses == sorted(losses)
+
+
+def test_each_figure_is_held_to_its_limit() -> None:
+    score = dataclasses.replace(BF16, exact_match=0.90, answer_tokens=110.0, same_top=0.95)
+    entry = dataclasses.replace(ENTRY, score=score, divergence=APART)
+    assert failed(entry, Limits(0.25, 0.75, 9, 1.3)) == []
+    assert failed(entry, Limits(0.1, 0.75, 9, 1.3)) == ["kld"]
+    assert failed(entry, Limits(0.25, 0.85, 9, 1.3)) == ["same_top"]
+    assert failed(entry, Limits(0.25, 0.75, 2, 1.3)) == ["exact_match_loss"]
+    assert failed(entry, Limits(0.25, 0.75, 9, 1.2)) == ["answer_growth"]
+    assert failed(entry, Limits()) == []
+
+
+def test_a_loss_that_chance_explains_is_none() -> None:
+    few = dataclasses.replace(BF16, problems=20)
+    lost = dataclasses.replace(ENTRY, score=dataclasses.replace(few, exact_match=0.89))
+    assert failed(lost, Limits(exact_match_loss=2), few) == []
+    lost = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, exact_match=0.89))
+    assert failed(lost, Limits(exact_match_loss=2)) == ["exact_match_loss"]
+
+
+def test_nan_and_infinity_fail_and_what_was_not_measured_is_not_judged() -> None:
+    for value in (math.nan, math.inf):
+        entry = dataclasses.replace(ENTRY, divergence=dataclasses.replace(APART, mean_kld=value))
+        assert failed(entry, DEFAULTS["q4_0"]) == ["kld"]
+    assert judge(ENTRY, BF16, DEFAULTS["q4_0"]) == ()
+    other = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, exact_match=0.0, problem_set="other"))
+    assert failed(other, DEFAULTS["q4_0"]) == []
+
+
+def test_thresholds_change_single_limits(tmp_path: Path) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text("[all]\nsame_top = 0.5\nkld = 2\n[q4_0]\nkld = 0.01\n")
+    found = read_thresholds(path)
+    assert found["q4_0"] == dataclasses.replace(DEFAULTS["q4_0"], kld=0.01, same_top=0.5)
+    assert found["int8"] == dataclasses.replace(DEFAULTS["int8"], kld=2, same_top=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[q4]\nkld = 1", r"\[q4\] is no recipe; there are all, q4_0,"),
+        ("[q4_0]\nkdl = 1", r"q4_0\.kdl is not known; there are kld, same_top, exact_match_loss, answer_growth"),
+        ("[q4_0]\nkld = '1'", r'q4_0\.kld: a number expected, "1" found'),
+        ("[q4_0]\nkld = nan", r"q4_0\.kld: a number expected"),
+        ("[q4_0]\nkld = 2024-01-01", r"q4_0\.kld: a number expected"),
+        ("[q4_0]\nsame_top = 75", r"q4_0\.same_top: a number from 0 to 1 expected, 75 found"),
+        ("kld = 1", r"\[kld\] is no recipe"),
+        ("q4_0 = 1", r"q4_0: an object expected"),
+        ("[q4_0", "tables such as"),
+        ("[a.a.a]\n" + "a = [" * 5000, "tables such as"),
+    ],
+)
+def test_thresholds_that_say_something_else_are_an_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text(text)
+    with pytest.raises(BadArgumentError, match=message):
+        read_thresholds(path)
+
+
+def test_what_lost_too_much_goes_aside_and_nothing_else_is_lost(nano: Source, tmp_path: Path) -> None:
+    made = quantize_checkpoint(nano, tmp_path, ["q8_0", "q4_0", "int4_b32"], problems=5, limits=STRICT)
+    assert [each.recipe for each in made.entries] == ["q8_0"]
+    check("manifest", tmp_path / "manifest.json")
+    assert manifest.read(tmp_path) == made
+    (gone, folder) = made.rejected
+    assert gone.entry.recipe == "q4_0" and len(gone.reasons) == 1
+    assert gone.reasons[0].startswith("answers 1.0") and gone.reasons[0].endswith("at most 0.5 allowed")
+    assert [name for name in ggufs(tmp_path) if "q4_0" in name] == [f"{name}.rejected" for name in FILES]
+    assert (tmp_path / folder.aside.path / "model.onnx").is_file() and folder.aside.path.endswith("-onnx.rejected")
+    assert not (tmp_path / folder.entry.path).exists()
+    for part in (*gone.aside.parts, *folder.aside.parts):
+        assert (tmp_path / part.path).stat().st_size == part.size_bytes
+    with load(tmp_path) as model:
+        assert model.name.endswith("mimo-nano-q8_0.gguf")
+    with pytest.raises(ModelLoadError, match="q4_0"):
+        load(tmp_path, recipe="q4_0")
+    assert verify(tmp_path) == 2
+    with pytest.raises(QualityGateError, match=r"mimo-nano-q4_0\.gguf\.rejected: answers 1\.0") as caught:
+        require_passed(made, ["q8_0", "q4_0", "int4_b32"])
+    assert caught.value.rejected == ("q4_0", "int4_b32")
+    require_passed(made, ["q8_0"])
+
+
+def test_a_rerun_knows_what_was_rejected_and_other_limits_take_it_back(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q4_0", "int4_b32"], problems=5, limits=STRICT)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.rejected*") if path.is_file()}
+    again = quantize_checkpoint(nano, tmp_path, ["q4_0", "int4_b32"], problems=5, limits=STRICT)
+    assert len(again.rejected) == 2 and not again.entries
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.rejected*") if path.is_file()}
+    passed = quantize_checkpoint(nano, tmp_path, ["q4_0", "int4_b32"], problems=5)
+    assert [each.recipe for each in passed.entries] == ["q4_0", "int4_b32"] and not passed.rejected
+    assert ggufs(tmp_path) == FILES and (tmp_path / "mimo-nano-int4_b32-onnx/model.onnx").is_file()
+    assert (tmp_path / FILES[0]).stat().st_mtime_ns in before.values(), "it is the same file"
+    assert manifest.read(tmp_path) == passed
+
+
+def test_what_was_rejected_is_made_anew_by_force_or_with_another_effort(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, limits=STRICT)
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, effort="none")
+    assert not made.rejected and ggufs(tmp_path) == FILES
+    quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, limits=STRICT, effort="none")
+    assert ggufs(tmp_path) == [f"{name}.rejected" for name in FILES]
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, limits=STRICT, effort="none", force=True)
+    assert made.rejected and ggufs(tmp_path) == [f"{name}.rejected" for name in FILES]
+
+
+def test_a_score_on_other_problems_takes_nothing_back(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q8_0", "q4_0"], problems=5, limits=STRICT)
+    made = quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=4)
+    assert made.baseline is not None and made.baseline.problems == 4
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=4)
+    assert [each.entry.recipe for each in made.rejected] == ["q4_0"]
+
+
+def test_a_run_that_was_killed_while_it_renamed_is_put_right(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, limits=STRICT)
+    os.replace(tmp_path / f"{FILES[1]}.rejected", tmp_path / FILES[1])
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5, limits=STRICT)
+    assert made.rejected and ggufs(tmp_path) == [f"{name}.rejected" for name in FILES]
+
+
+def test_another_checkpoints_rejected_files_are_removed_by_force(nano: Source, tiny: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q4_0", "int4_b32"], problems=5, limits=STRICT)
+    quantize_checkpoint(tiny, tmp_path, ["q8_0"], force=True)
+    assert not list(tmp_path.glob("*.rejected"))
+
+
+def test_mimo_quantize_ends_with_status_1_and_names_file_and_reason(nano: Source, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[q4_0]\nanswer_growth = 0.5\n")
+    options = ["--recipe", "q8_0,q4_0", "--problems", 5, "--no-answer", "--out", tmp_path / "out"]
+    result = mimo("quantize", nano.path, *options, "--thresholds", limits)
+    assert result.exit_code == 1, result.output
+    assert "nano-q8_0.gguf" in result.stdout
+    assert "Error: nano-q4_0.gguf.rejected: answers 1.0" in result.stderr and "--thresholds" in result.stderr
+    assert mimo("quantize", nano.path, *options).exit_code == 0
