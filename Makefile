@@ -127,7 +127,7 @@ verify-optimum: $(VENV)/.installed $(VERIFY_VENV)/.installed  ## compare our ONN
 clean:  ## remove outputs and caches, keep the environments
 	rm -rf "$(OUT)" build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(VENV)/.installed: pyproject.toml setup.py quantize/kernels.c tools/setup.sh
+$(VENV)/.installed: pyproject.toml tools/setup.sh
 	@bash tools/setup.sh "$(VENV)" gguf,onnx,hub
 	@touch $@
 
@@ -143,7 +143,7 @@ $(VENV)/.installed-fuzz: $(VENV)/.installed-dev
 	@bash tools/setup.sh "$(VENV)" fuzz
 	@touch $@
 
-$(LOWEST_VENV)/.installed: pyproject.toml setup.py quantize/kernels.c tools/setup.sh $(VENV)/.installed
+$(LOWEST_VENV)/.installed: pyproject.toml tools/setup.sh $(VENV)/.installed
 	@bash tools/setup.sh "$(LOWEST_VENV)" lowest "$(VENV)/wheels"
 	@touch $@
 

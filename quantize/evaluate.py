@@ -32,7 +32,7 @@ from mimo_mobile.manifest import Score
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime import Model
+    from mimo_mobile.runtime import LoadConfig, Model
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ MAX_TOKENS = 512
 """Longer answers count as wrong; MiMo-nano's longest right one has fewer."""
 
 TASK_PROBLEMS = 8
+
+LARGE = 2_000_000_000
+"""A model of more bytes is answered with by one process, with all threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Reply:
             a natural logarithm.
         same_top: How many tokens of that reply are this model's first choice.
         tokens_read: How many tokens that reply has.
+        thinking_tokens: How many of ``tokens`` are thinking.
+        unclosed: Whether the limit of tokens was reached before the thinking was closed.
     """
 
     kind: str
@@ -77,6 +82,27 @@ class Reply:
     log_likelihood: float
     same_top: int
     tokens_read: int
+    thinking_tokens: int = 0
+    unclosed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How problems are asked.
+
+    Attributes:
+        config: How the model is loaded; by default as one process for each core is best.
+        seed: What random numbers are drawn from for answers that are sampled, which are not read again; None decodes
+            greedily.
+        max_tokens: Longer answers are cut off.
+    """
+
+    config: LoadConfig | None = None
+    seed: int | None = None
+    max_tokens: int = MAX_TOKENS
+
+
+GREEDILY = Asking()
 
 
 def read_problems(checkpoint: Path) -> list[Problem]:
@@ -155,18 +181,20 @@ def answer_all(
     problems: Sequence[Problem],
     reference: Sequence[Sequence[int]] | None = None,
     *,
+    asking: Asking = GREEDILY,
     processes: int | None = None,
     stage: str = "evaluate",
     progress: ProgressCallback = ignore,
 ) -> list[Reply]:
-    """The replies of the model at a path to every problem, decoded greedily.
+    """The replies of the model at a path to every problem.
 
     Args:
         model: What ``runtime.load`` takes.
         problems: The questions.
         reference: The tokens of the bf16 model's replies to the same problems, over which perplexity and same top token
             are taken.
-        processes: How many to run; one for each core by default.
+        asking: How the problems are asked; greedily by default.
+        processes: How many to run; by default one for each core, or a single one for a model that is ``LARGE``.
         stage: The stage's name in the progress records.
         progress: Called after every few problems.
 
@@ -174,21 +202,24 @@ def answer_all(
         SessionError: The model cannot be run.
         QuantizationError: It cannot be loaded, or a process was killed.
     """
-    processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    starts = range(0, len(problems), TASK_PROBLEMS)
+    processes = processes or _suited(model)
+    size = TASK_PROBLEMS if processes > 1 else 1
+    starts = range(0, len(problems), size)
     replies: list[Reply] = []
     # spawn: neither runtime survives a fork once it has threads.
     context = get_context("spawn")
     # Nothing is ever sent: the pipe closes when this process ends, however it ends, or when it closes it.
     ended, alive = context.Pipe(duplex=False)
-    with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended)) as pool:
+    setup = (model, ended, asking, processes)
+    with ended, alive, ProcessPoolExecutor(processes, context, _open, setup) as pool:
         try:
             with _ctrl_c_waits():
                 tasks = [
                     pool.submit(
                         _answer,
-                        problems[start : start + TASK_PROBLEMS],
-                        reference[start : start + TASK_PROBLEMS] if reference else None,
+                        problems[start : start + size],
+                        reference[start : start + size] if reference else None,
+                        start,
                     )
                     for start in starts
                 ]
@@ -229,8 +260,17 @@ def score(replies: Sequence[Reply]) -> Score:
     )
 
 
+def _suited(model: Path) -> int:
+    """How many processes answer soonest: a large model's weights do not fit into caches, nor into memory twice."""
+    files = [model] if model.is_file() else [each for each in model.rglob("*") if each.is_file()]
+    if sum(each.stat().st_size for each in files) > LARGE:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
 _model: Model | None = None
-"""The worker process's model."""
+_asking = GREEDILY
+"""The worker process's model, and how it is asked."""
 
 
 @contextmanager
@@ -250,14 +290,17 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _open(path: Path, ended: Connection) -> None:
-    global _model
+def _open(path: Path, ended: Connection, asking: Asking, processes: int) -> None:
+    global _model, _asking
     Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    from mimo_mobile.runtime import load
+    from mimo_mobile.runtime import LoadConfig, load
 
-    _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself
+    config = asking.config or LoadConfig()
+    threads = config.threads if processes == 1 else 1
+    _model = load(path, config, threads=threads, speculate="off", trust=True)  # this process is a trial by itself
+    _asking = asking
 
 
 def _end_with(ended: Connection) -> None:
@@ -266,25 +309,36 @@ def _end_with(ended: Connection) -> None:
     os._exit(1)
 
 
-def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None) -> list[Reply]:
+def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None, start: int) -> list[Reply]:
     assert _model is not None
     expected = reference or (None,) * len(problems)
-    return [_reply(_model, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
+    return [
+        _reply(_model, problem, reply, start + place)
+        for place, (problem, reply) in enumerate(zip(problems, expected, strict=True))
+    ]
 
 
-def _reply(model: Model, problem: Problem, expected: Sequence[int] | None) -> Reply:
+def _reply(model: Model, problem: Problem, expected: Sequence[int] | None, place: int) -> Reply:
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    config = GenerationConfig(temperature=0.0, max_tokens=MAX_TOKENS)
-    prompt = model.encode_prompt([Message("user", problem.question)], config)
-    answer, tokens = "", []
-    for token in model.generate(prompt, config):
-        tokens += [] if token.token_id is None else [token.token_id]
-        answer += token.text if token.channel == "answer" else ""
-    read = tuple(tokens) if expected is None else expected
+    if _asking.seed is None:
+        config = GenerationConfig(temperature=0.0, max_tokens=_asking.max_tokens)
+    else:  # each problem has random numbers of its own
+        config = GenerationConfig(seed=(_asking.seed << 32) + place, max_tokens=_asking.max_tokens)
+    question = [Message("user", problem.question)] if model.has_chat_template else problem.question
+    prompt = model.encode_prompt(question, config)
+    answer, tokens, thought, last = "", [], 0, None
+    for last in model.generate(prompt, config):
+        if last.token_id is not None:
+            tokens.append(last.token_id)
+            thought += last.channel == "thinking"
+        answer += last.text if last.channel == "answer" else ""
+    assert last is not None
+    unclosed = last.finish_reason == "length" and last.channel == "thinking"
+    read = () if _asking.seed is not None else tuple(tokens) if expected is None else expected
     likelihood, same = _read(model, prompt, read) if read else (0.0, 0)
     right = answer.strip() == problem.answer
-    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read))
+    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read), thought, unclosed)
 
 
 def _read(model: Model, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:

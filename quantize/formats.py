@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.formats import check_finite
 from mimo_mobile.errors import QuantizationError, require
-from mimo_mobile.quantize import ggml, kernels
+from mimo_mobile.quantize import ggml
 from mimo_mobile.quantize.importance import positive
 
 
@@ -79,6 +80,15 @@ class NBitsFormat:
                 f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found"
             )
         check_finite(values)
-        levels, scales = kernels.round_blocks(values, self.block_size, self.bits)
-        packed = kernels.pack_pairs(levels) if self.bits == 4 else levels.view(np.uint8) ^ np.uint8(0x80)
-        return packed.reshape(rows, -1, self.block_size * self.bits // 8), scales
+        middle = 1 << (self.bits - 1)
+        blocks = values.reshape(rows, -1, self.block_size)
+        high, low = blocks.max(axis=-1), blocks.min(axis=-1)
+        extreme = np.where(high > -low, high, low)
+        scales = (extreme / -middle).astype(ml_dtypes.bfloat16).astype(np.float32)
+        scales[np.abs(scales) < np.finfo(np.float32).tiny] = 0  # the inverse of a subnormal one would be infinite
+        inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+        levels = np.rint(blocks * inverse[..., None])
+        levels = np.clip(levels + middle, 0, 2 * middle - 1).astype(np.uint8)
+        if self.bits == 4:
+            levels = levels[..., 0::2] | levels[..., 1::2] << 4
+        return levels, scales

@@ -23,7 +23,7 @@ from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Effort, Entry, Manifest, Part, Score
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import evaluate, kernels
+from mimo_mobile.quantize import evaluate
 from mimo_mobile.quantize.recipe_file import calibrated_for, statistics_of, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.socs import Soc
@@ -85,7 +85,6 @@ def quantize_checkpoint(
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
-    kernels.load()  # what is missing is said before anything is computed
 
     statistics = cache(lambda: statistics_of(checkpoint, progress))
     with files.locked(out):

@@ -43,11 +43,19 @@ def test_the_public_names_are_few_and_there() -> None:
         assert getattr(mimo_mobile, name) is not None
 
 
-def test_a_wheel_of_the_sources_holds_code_kernels_schemas_and_nano_and_nothing_else(tmp_path: Path) -> None:
-    build = "import sys, setuptools.build_meta as build; print(build.build_sdist(sys.argv[1]))"
-    made = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=ROOT, check=True, capture_output=True, text=True)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    command.append(str(tmp_path / made.stdout.splitlines()[-1]))
+def test_a_wheel_holds_code_schemas_and_nano_and_nothing_else(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
@@ -55,22 +63,13 @@ def test_a_wheel_of_the_sources_holds_code_kernels_schemas_and_nano_and_nothing_
         "mimo_mobile/py.typed",
         "mimo_mobile/qnn-affinity.json",
         "mimo_mobile/quantize/calibration.txt",
-        "mimo_mobile/quantize/libkernels.so",
-        "mimo_mobile/quantize/measured.json",
+        *(f"mimo_mobile/{path.relative_to(ROOT)}" for path in (ROOT / "quantize/prompts").iterdir()),
     }
     expected |= {f"mimo_mobile/{path.relative_to(ROOT)}" for stage in STAGES for path in (ROOT / stage).rglob("*.py")}
     for data in ("nano", "schemas"):
         expected |= {f"mimo_mobile/{data}/{path.name}" for path in (ROOT / "src/mimo_mobile" / data).iterdir()}
     assert names == expected
     assert wheel.stat().st_size < 20e6
-    assert wheel.name.split("-", 2)[2].startswith("py3-none-linux")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    code = "from mimo_mobile.quantize import kernels; print(kernels.load()._name)"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    )
-    assert loaded.stdout.strip() == str(tmp_path / "installed/mimo_mobile/quantize/libkernels.so")
 
 
 @pytest.mark.skipif("MIMO_LOWEST" not in os.environ, reason="`make test-lowest` has an environment for it")
@@ -99,4 +98,4 @@ def test_only_terminal_knows_rich_and_only_cli_knows_click() -> None:
     for path in package:
         text = path.read_text()
         assert ("import rich" in text or "from rich" in text) == (path.name == "terminal.py"), path
-        assert ("import click" in text) == path.name.startswith("cli"), path
+        assert ("import click" in text) == (path.name in ("cli.py", "cli_options.py", "cli_cache.py")), path

@@ -64,20 +64,6 @@ if [ "$extras" = peers ]; then
     exit
 fi
 
-if ! command -v cc >/dev/null; then
-    echo "A C compiler is needed to build MiMo Mobile's kernels for quantizing: sudo apt install build-essential" >&2
-    exit 1
-fi
-export CC=${CC:-cc} # the one that this Python was built with may not be here
-
-# Without a compiler that works we would be installed all the same, and only quantizing would fail.
-check_kernels() {
-    if ! "$venv/bin/python" -c 'from mimo_mobile.quantize import kernels; kernels.load()' 2>>"$venv/install.log"; then
-        echo "quantize/kernels.c could not be built; the whole log is in $venv/install.log" >&2
-        return 1
-    fi
-}
-
 # llama-cpp-python is published as sources only. Nothing is built where one that fits is installed or lies as a wheel.
 build_llama() {
     if "$venv/bin/python" -m pip install -q --disable-pip-version-check --dry-run --no-deps --no-index \
@@ -101,8 +87,7 @@ if [ "$extras" = lowest ]; then
     quietly "installing uv" "$venv/install.log" "$venv/bin/python" -m pip install --disable-pip-version-check uv
     # Of llama-cpp-python the version that was built; of all else that pyproject.toml names, the lowest that there is.
     quietly "installing the lowest versions" "$venv/install.log" "$venv/bin/uv" pip install --python "$venv/bin/python" \
-        --resolution lowest-direct --find-links "$wheels" --only-binary llama-cpp-python -v -e '.[test]'
-    check_kernels
+        --resolution lowest-direct --find-links "$wheels" --only-binary llama-cpp-python -e '.[test]'
     exit
 fi
 
@@ -110,5 +95,4 @@ case ",$extras," in *,gguf,* | *,dev,* | *,bench,* | *,fuzz,*) build_llama ;; es
 
 echo "Installing mimo-mobile[$extras] into $venv" >&2
 quietly "installing mimo-mobile[$extras]" "$venv/install.log" "$venv/bin/python" -m pip install \
-    --disable-pip-version-check --find-links "$wheels" --only-binary llama-cpp-python -v -e ".[$extras]"
-check_kernels
+    --disable-pip-version-check --find-links "$wheels" --only-binary llama-cpp-python -e ".[$extras]"

@@ -12,6 +12,7 @@ import click
 
 from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
+from mimo_mobile.cli_eval import evaluate
 from mimo_mobile.cli_options import (
     Output,
     RecipeCommand,
@@ -20,6 +21,7 @@ from mimo_mobile.cli_options import (
     generation_options,
     limit_of,
     limit_options,
+    load_config,
     load_options,
     named,
     npu_options,
@@ -60,16 +62,6 @@ def main() -> None:
     The exit status is 0 when all went well, 1 when something failed or Ctrl-C ended it, and 2 when the options or
     arguments are wrong; SIGTERM and SIGHUP make it 143 and 129. The cause is one line on stderr.
     """
-
-
-def _load_config(options: dict[str, Any]) -> LoadConfig:
-    """What the command line says of loading. It is taken out first, as GenerationConfig has a ``speculate``, too."""
-    from mimo_mobile.providers import parse_options
-    from mimo_mobile.runtime import LoadConfig
-
-    if pairs := options.pop("ep_options"):
-        options["ep_options"] = parse_options(options["ep"], pairs)
-    return built(LoadConfig, options)
 
 
 def _load(path: Path, config: LoadConfig) -> Model:
@@ -299,10 +291,10 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    load_config, config = _load_config(options), built(GenerationConfig, options)
+    loading, config = load_config(options), built(GenerationConfig, options)
     if raw and (system or not config.thinking):
         raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")
-    with _load(model, load_config) as loaded:
+    with _load(model, loading) as loaded:
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
@@ -328,8 +320,8 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     from mimo_mobile.chat_loop import Chat
     from mimo_mobile.runtime import GenerationConfig
 
-    load_config, config = _load_config(options), built(GenerationConfig, options)
-    with _load(model, load_config) as loaded:
+    loading, config = load_config(options), built(GenerationConfig, options)
+    with _load(model, loading) as loaded:
         show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
         Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
 
@@ -358,9 +350,9 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import bench as measure
 
-    load_config = _load_config(options)
-    drafting = load_config.speculate != "off"
-    with _load(model, load_config) as loaded:
+    loading = load_config(options)
+    drafting = loading.speculate != "off"
+    with _load(model, loading) as loaded:
         result = measure.bench(loaded, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
         drafts = measure.bench_speculation(loaded, repeats=repeats) if drafting else None
     terminal.record(result, as_json=as_json, speculation=drafts)
@@ -393,6 +385,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 main.add_command(cache)
 main.add_command(recipe_list)
+main.add_command(evaluate)
 
 if __name__ == "__main__":
     from mimo_mobile.__main__ import main as start
