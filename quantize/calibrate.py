@@ -36,9 +36,6 @@ LARGEST = 127
 LEAST_SCALE = 1e-6
 """The scale of a channel that was always 0."""
 
-TEXT = Path(__file__).with_name("calibration.txt")
-"""Sums, algebra, code and a proof with thinking, in MiMo's chat template: what MiMo is made for. We wrote this text."""
-
 REFERENCE_TOKENS = 48
 """The reference's prompt is so many tokens of the text."""
 

@@ -34,7 +34,7 @@ from mimo_mobile.scores import Score
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
-    from mimo_mobile.runtime import Model
+    from mimo_mobile.runtime import LoadConfig, Model
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ MAX_TOKENS = 512
 """Longer answers count as wrong; MiMo-nano's longest right one has fewer."""
 
 TASK_PROBLEMS = 8
+
+LARGE = 2_000_000_000
+"""A model of more bytes is answered with by one process, with all threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Reply:
             a natural logarithm.
         same_top: How many tokens of that reply are this model's first choice.
         tokens_read: How many tokens that reply has.
+        thinking_tokens: How many of ``tokens`` are thinking.
+        unclosed: Whether the limit of tokens was reached before the thinking was closed.
     """
 
     kind: str
@@ -79,6 +84,27 @@ class Reply:
     log_likelihood: float
     same_top: int
     tokens_read: int
+    thinking_tokens: int = 0
+    unclosed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How problems are asked.
+
+    Attributes:
+        config: How the model is loaded; by default as one process for each core is best.
+        seed: What random numbers are drawn from for answers that are sampled, which are not read again; None decodes
+            greedily.
+        max_tokens: Longer answers are cut off.
+    """
+
+    config: LoadConfig | None = None
+    seed: int | None = None
+    max_tokens: int = MAX_TOKENS
+
+
+GREEDILY = Asking()
 
 
 def read_problems(checkpoint: Path) -> list[Problem]:
@@ -157,18 +183,20 @@ def answer_all(
     problems: Sequence[Problem],
     reference: Sequence[Sequence[int]] | None = None,
     *,
+    asking: Asking = GREEDILY,
     processes: int | None = None,
     stage: str = "evaluate",
     progress: ProgressCallback = ignore,
 ) -> list[Reply]:
-    """The replies of the model at a path to every problem, decoded greedily.
+    """The replies of the model at a path to every problem.
 
     Args:
         model: What ``runtime.load`` takes.
         problems: The questions.
         reference: The tokens of the bf16 model's replies to the same problems, over which perplexity and same top token
             are taken.
-        processes: How many to run; one for each core by default.
+        asking: How the problems are asked; greedily by default.
+        processes: How many to run; by default one for each core, or a single one for a model that is ``LARGE``.
         stage: The stage's name in the progress records.
         progress: Called after every few problems.
 
@@ -176,22 +204,24 @@ def answer_all(
         SessionError: The model cannot be loaded or run.
         QuantizationError: A process was killed.
     """
-    processes = processes or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    starts = range(0, len(problems), TASK_PROBLEMS)
+    processes = processes or _suited(model)
+    size = TASK_PROBLEMS if processes > 1 else 1
+    starts = range(0, len(problems), size)
     replies: list[Reply] = []
     # spawn: neither runtime survives a fork once it has threads.
     context = get_context("spawn")
     # Nothing is ever sent: the pipe closes when this process ends, however it ends, or when it closes it.
     ended, alive = context.Pipe(duplex=False)
-    first = context.Value("b", True)
-    with ended, alive, ProcessPoolExecutor(processes, context, _open, (model, ended, first)) as pool:
+    setup = (model, ended, context.Value("b", True), asking, processes)
+    with ended, alive, ProcessPoolExecutor(processes, context, _open, setup) as pool:
         try:
             with _ctrl_c_waits():
                 tasks = [
                     pool.submit(
                         _answer,
-                        problems[start : start + TASK_PROBLEMS],
-                        reference[start : start + TASK_PROBLEMS] if reference else None,
+                        problems[start : start + size],
+                        reference[start : start + size] if reference else None,
+                        start,
                     )
                     for start in starts
                 ]
@@ -232,8 +262,17 @@ def score(replies: Sequence[Reply]) -> Score:
     )
 
 
+def _suited(model: Path) -> int:
+    """How many processes answer soonest: a large model's weights do not fit into caches, nor into memory twice."""
+    files = [model] if model.is_file() else [each for each in model.rglob("*") if each.is_file()]
+    if sum(each.stat().st_size for each in files) > LARGE:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
 _model: Model | SessionError | None = None
-"""The worker process's model, or why there is none."""
+_asking = GREEDILY
+"""The worker process's model, or why there is none, and how it is asked."""
 
 
 @contextmanager
@@ -253,24 +292,28 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _open(path: Path, ended: Connection, first: Synchronized[int]) -> None:
+def _open(path: Path, ended: Connection, first: Synchronized[int], asking: Asking, processes: int) -> None:
+    global _asking
     Thread(target=_end_with, args=(ended,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback of each
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _asking = asking
     with first.get_lock():  # the first one tests the CPU and prepacks, and the others find what it has kept
         if first.value:
-            _load(path)
+            _load(path, processes)
             first.value = False
     if _model is None:
-        _load(path)
+        _load(path, processes)
 
 
-def _load(path: Path) -> None:
+def _load(path: Path, processes: int) -> None:
     global _model
-    from mimo_mobile.runtime import load
+    from mimo_mobile.runtime import LoadConfig, load
 
-    try:
-        _model = load(path, threads=1, speculate="off", trust=True)  # this process is a trial by itself
+    config = _asking.config or LoadConfig()
+    threads = config.threads if processes == 1 else 1
+    try:  # this process is a trial by itself
+        _model = load(path, config, threads=threads, speculate="off", trust=True)
     except SessionError as error:  # raised here it would only be printed
         _model = error
 
@@ -281,27 +324,38 @@ def _end_with(ended: Connection) -> None:
     os._exit(1)
 
 
-def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None) -> list[Reply]:
+def _answer(problems: Sequence[Problem], reference: Sequence[Sequence[int]] | None, start: int) -> list[Reply]:
     if isinstance(_model, SessionError):
         raise _model
     assert _model is not None
     expected = reference or (None,) * len(problems)
-    return [_reply(_model, problem, reply) for problem, reply in zip(problems, expected, strict=True)]
+    return [
+        _reply(_model, problem, reply, start + place)
+        for place, (problem, reply) in enumerate(zip(problems, expected, strict=True))
+    ]
 
 
-def _reply(model: Model, problem: Problem, expected: Sequence[int] | None) -> Reply:
+def _reply(model: Model, problem: Problem, expected: Sequence[int] | None, place: int) -> Reply:
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    config = GenerationConfig(temperature=0.0, max_tokens=MAX_TOKENS)
-    prompt = model.encode_prompt([Message("user", problem.question)], config)
-    answer, tokens = "", []
-    for token in model.generate(prompt, config):
-        tokens += [] if token.token_id is None else [token.token_id]
-        answer += token.text if token.channel == "answer" else ""
-    read = tuple(tokens) if expected is None else expected
+    if _asking.seed is None:
+        config = GenerationConfig(temperature=0.0, max_tokens=_asking.max_tokens)
+    else:  # each problem has random numbers of its own
+        config = GenerationConfig(seed=(_asking.seed << 32) + place, max_tokens=_asking.max_tokens)
+    question = [Message("user", problem.question)] if model.has_chat_template else problem.question
+    prompt = model.encode_prompt(question, config)
+    answer, tokens, thought, last = "", [], 0, None
+    for last in model.generate(prompt, config):
+        if last.token_id is not None:
+            tokens.append(last.token_id)
+            thought += last.channel == "thinking"
+        answer += last.text if last.channel == "answer" else ""
+    assert last is not None
+    unclosed = last.finish_reason == "length" and last.channel == "thinking"
+    read = () if _asking.seed is not None else tuple(tokens) if expected is None else expected
     likelihood, same = _read(model, prompt, read) if read else (0.0, 0)
     right = answer.strip() == problem.answer
-    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read))
+    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read), thought, unclosed)
 
 
 def _read(model: Model, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:

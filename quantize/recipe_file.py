@@ -12,9 +12,10 @@ from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowForma
 from mimo_mobile.convert.model import write_gguf_model, write_onnx_model
 from mimo_mobile.entries import Effort
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize.calibrate import TEXT, Statistics, calibrate
+from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting
+from mimo_mobile.quantize.texts import TEXT, calibration_texts
 from mimo_mobile.ranges import ModelRanges
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -92,5 +93,6 @@ def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -
     Raises:
         QuantizationError: A layer makes NaN or infinity.
     """
-    ids = calibration_ids(checkpoint.path)[: checkpoint.config.max_position_embeddings]
-    return calibrate(checkpoint.config, checkpoint.tensors, [ids], progress)
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    texts = calibration_texts(tokenizer, length=checkpoint.config.max_position_embeddings)
+    return calibrate(checkpoint.config, checkpoint.tensors, texts, progress)

@@ -234,14 +234,19 @@ def no_hang() -> Iterator[None]:
 
 @pytest.mark.parametrize(("command", "given"), list(inputs(main)), ids=lambda value: getattr(value, "name", str(value)))
 def test_a_path_to_no_model_is_one_line_in_every_command(
-    command: tuple[str, ...], given: click.Parameter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_hang: None
+    command: tuple[str, ...],
+    given: click.Parameter,
+    tiny_gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_hang: None,
 ) -> None:
     found: click.Command = main
     for name in command:
         assert isinstance(found, click.Group)
         found = found.commands[name]
     monkeypatch.chdir(tmp_path)
-    others = {"out": "out", "target": "gguf", "prompt": "hi"}
+    others = {"out": "out", "target": "gguf", "prompt": "hi", "model": str(tiny_gguf)}
     for path in lay_out(tmp_path):
         words = [*command]
         for each in found.params:

@@ -143,6 +143,10 @@ COMMANDS: dict[str, list[str]] = {
     "chat": ["chat", "{onnx}", "--max-tokens", "8"],
     "bench GGUF": ["bench", "{gguf}", "--prompt-tokens", "8", "--generate-tokens", "4", "--repeats", "1"],
     "bench ONNX": ["bench", "{onnx}", "--prompt-tokens", "8", "--generate-tokens", "4", "--repeats", "1"],
+    "eval": ["eval", "{gguf}", "--against", "{tiny}", "--tokens", "300", "--problems", "0", "--text", "{text}"],
+    "eval of answers": [
+        "eval", "{onnx}", "--against", "{tiny}", "--tokens", "300", "--problems", "1", "--max-tokens", "9",
+    ],
     "inspect": ["inspect", "{onnx}", "--tensors"],
     "doctor": ["doctor", "{onnx}"],
     "cache": ["cache", "list"],
@@ -168,7 +172,7 @@ def test_every_command_is_watched() -> None:
 def test_a_command_keeps_to_itself(
     name: str, watched: Watch, tmp_path: Path, tiny: Source, tiny_gguf: Path, tiny_onnx: Path
 ) -> None:
-    places = {"tiny": tiny.path, "gguf": tiny_gguf, "onnx": tiny_onnx, "out": tmp_path / "out"}
+    places = {"tiny": tiny.path, "gguf": tiny_gguf, "onnx": tiny_onnx, "out": tmp_path / "out", "text": Path(__file__)}
     words = [word.format_map(places) for word in COMMANDS[name]]
     # MiMo-7B's shapes would fill gigabytes.
     start = ["-c", SMALL_SYNTH] if name == "synth" else ["-m", "mimo_mobile"]

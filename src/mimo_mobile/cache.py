@@ -21,7 +21,7 @@ from mimo_mobile.layout import DATA, MODEL
 
 logger = logging.getLogger(__name__)
 
-PREPACKED, COSTS, SELFTEST, PROBE = "prepacked", "costs", "selftest", "probe"
+PREPACKED, COSTS, SELFTEST, PROBE, REFERENCES = "prepacked", "costs", "selftest", "probe", "references"
 
 UNFINISHED, UNKNOWN = "unfinished", "unknown"
 
@@ -37,6 +37,7 @@ _SMALL = {
     SELFTEST: re.compile(r".*-[0-9a-f]{16}\.json"),
     CHECKSUMS: re.compile(r"[0-9a-f]{32}\.sha256"),
     PROBE: re.compile(r"[0-9a-f]{32}"),
+    REFERENCES: re.compile(r".*-[0-9a-f]{16}\.npz"),
 }
 _MODEL_FOLDER = re.compile(r".*-[0-9a-f]{16}", re.DOTALL)
 _ENTRY = re.compile(r"[0-9a-f]{16}")
@@ -48,9 +49,9 @@ class CacheEntry:
     """One thing in the cache's folder.
 
     Attributes:
-        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest``, ``checksums`` or
-            ``probe``. It is ``unfinished`` where a process was killed while it wrote, ``settings`` for a file of
-            earlier versions, and ``unknown`` for what we did not make.
+        kind: The folder of the cache that it lies in: ``prepacked``, ``costs``, ``selftest``, ``checksums``,
+            ``probe`` or ``references``. It is ``unfinished`` where a process was killed while it wrote, ``settings``
+            for a file of earlier versions, and ``unknown`` for what we did not make.
         path: The file or folder.
         size_bytes: All of its files together; of what is unknown, of a file only.
         last_used_s: When it was written or loaded last, in seconds since 1970.
@@ -142,7 +143,7 @@ class Record:
 
 
 def limit_bytes() -> int:
-    """How much prepacked models may take together: ``$MIMO_CACHE_LIMIT``, such as ``20GB``, else 40 GB.
+    """How much prepacked models and references may take together: ``$MIMO_CACHE_LIMIT``, such as ``20GB``, else 40 GB.
 
     Raises:
         BadArgumentError: The variable holds something else.
@@ -240,9 +241,10 @@ def remove_unfinished(folder: Path) -> int:
 
 
 def goes_for(needed_bytes: int, folder: Path) -> list[CacheEntry]:
-    """What must go so that an entry of so many bytes can be added to a model's folder; nothing is removed here.
+    """What must go so that so many bytes can be added to a folder; nothing is removed here.
 
-    These are the folder's other entries, those that nobody will load again, then those unused for longest.
+    These are other entries of a prepacked model's folder, those that nobody will load again, then prepacked models and
+    references unused for longest.
 
     Raises:
         DiskFullError: It fits neither within the limit nor on the disk, whatever goes.
@@ -251,15 +253,16 @@ def goes_for(needed_bytes: int, folder: Path) -> list[CacheEntry]:
     if needed_bytes > limit:
         raise DiskFullError(f"{folder}: larger than MIMO_CACHE_LIMIT")
     for each in entries():
-        if each.kind == PREPACKED:
-            (goes if each.unused or each.path.parent == folder else kept).append(each)
+        if each.kind in (PREPACKED, REFERENCES):
+            replaced = each.kind == PREPACKED and each.path.parent == folder
+            (goes if each.unused or replaced else kept).append(each)
     while kept and sum(each.size_bytes for each in kept) + needed_bytes > limit:
         goes.append(kept.pop())
     free = shutil.disk_usage(folder).free + sum(each.size_bytes for each in goes)
     if free < needed_bytes:
         raise DiskFullError(
-            f"{folder}: {free / 1e9:.1f} GB free, {needed_bytes / 1e9:.1f} GB needed to keep prepacked weights"
-            " (MIMO_CACHE chooses another folder)"
+            f"{folder}: {free / 1e9:.1f} GB free, {needed_bytes / 1e9:.1f} GB needed to keep prepacked weights or a"
+            " reference (MIMO_CACHE chooses another folder)"
         )
     return goes
 

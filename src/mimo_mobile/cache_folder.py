@@ -104,7 +104,7 @@ def make(folder: Path) -> None:
         _check(each, "a folder")
 
 
-def keep(path: Path | None, text: str) -> bool:
+def keep(path: Path | None, content: str | bytes) -> bool:
     """Write a small file in one step; the log says why when that is not possible, which costs nothing else."""
     if path is None:
         return False
@@ -113,7 +113,7 @@ def keep(path: Path | None, text: str) -> bool:
         if path.is_dir() and not path.is_symlink():
             raise OutputExistsError("a folder found, a file expected")
         with files.whole(path, force=True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             temporary.chmod(0o600)
     except (OSError, OutputExistsError, DiskFullError) as error:
         tell(f"{path}: cannot be kept: {error}")

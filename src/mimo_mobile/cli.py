@@ -11,10 +11,12 @@ import click
 
 from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
+from mimo_mobile.cli_eval import evaluate
 from mimo_mobile.cli_options import (
     Output,
     built,
     generation_options,
+    load_config,
     load_options,
     npu_options,
     single_file,
@@ -49,16 +51,6 @@ def main() -> None:
     The exit status is 0 when all went well, 1 when something failed or Ctrl-C ended it, and 2 when the options or
     arguments are wrong; SIGTERM and SIGHUP make it 143 and 129. The cause is one line on stderr.
     """
-
-
-def _load_config(options: dict[str, Any]) -> LoadConfig:
-    """What the command line says of loading. It is taken out first, as GenerationConfig has a ``speculate``, too."""
-    from mimo_mobile.providers import parse_options
-    from mimo_mobile.runtime import LoadConfig
-
-    if pairs := options.pop("ep_options"):
-        options["ep_options"] = parse_options(options["ep"], pairs)
-    return built(LoadConfig, options)
 
 
 def _load(path: Path, config: LoadConfig) -> Model:
@@ -158,10 +150,10 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    load_config, config = _load_config(options), built(GenerationConfig, options)
+    loading, config = load_config(options), built(GenerationConfig, options)
     if raw and (system or not config.thinking):
         raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")
-    with _load(model, load_config) as loaded:
+    with _load(model, loading) as loaded:
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
@@ -187,8 +179,8 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     from mimo_mobile.chat_loop import Chat
     from mimo_mobile.runtime import GenerationConfig
 
-    load_config, config = _load_config(options), built(GenerationConfig, options)
-    with _load(model, load_config) as loaded:
+    loading, config = load_config(options), built(GenerationConfig, options)
+    with _load(model, loading) as loaded:
         show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
         Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
 
@@ -217,9 +209,9 @@ def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, a
     from mimo_mobile import terminal
     from mimo_mobile.runtime import bench as measure
 
-    load_config = _load_config(options)
-    drafting = load_config.speculate != "off"
-    with _load(model, load_config) as loaded:
+    loading = load_config(options)
+    drafting = loading.speculate != "off"
+    with _load(model, loading) as loaded:
         result = measure.bench(loaded, prompt_tokens=prompt_tokens, generate_tokens=generate_tokens, repeats=repeats)
         drafts = measure.bench_speculation(loaded, repeats=repeats) if drafting else None
     terminal.record(result, as_json=as_json, speculation=drafts)
@@ -251,6 +243,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 
 main.add_command(cache)
+main.add_command(evaluate)
 main.add_command(quantize)
 main.add_command(recipes)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cache() -> None:
-    """Show or clear what is kept on disk of this machine: prepacked models, costs of runs, self-tests, checksums."""
+    """Show or clear what is kept on disk: prepacked models, eval's references, costs of runs, self-tests, checksums."""
 
 
 @cache.command("list")
@@ -40,7 +40,7 @@ def list_entries(as_json: bool) -> None:
         ]  # fmt: skip
         terminal.print_json({"folder": _folder(), "size_bytes": total, "limit_bytes": limit, "entries": rows})
         return
-    sizes = f"{terminal.size(total)}; prepacked models may take {terminal.size(limit)}"
+    sizes = f"{terminal.size(total)}; prepacked models and references may take {terminal.size(limit)}"
     title = f"{printable(_folder() or 'no folder')}  ({sizes})"
     told = [(each.kind, _model(each), terminal.size(each.size_bytes), _day(each.last_used_s)) for each in found]
     terminal.table(title, ("kind", "of", "size", "last used"), told, left=2)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from click import ParamType as ParamType
 
     from mimo_mobile.quantize.choice import Device, Limit
+    from mimo_mobile.runtime import LoadConfig
 else:
 
     class ParamType(click.ParamType):
@@ -125,9 +126,27 @@ def load_options(command: Command) -> Command:
     return _decorated(command, list(_options_of(LoadConfig).values()))
 
 
+def load_config(options: dict[str, Any]) -> LoadConfig:
+    """What the command line says of loading. It is taken out first, as GenerationConfig has a ``speculate``, too."""
+    from mimo_mobile.providers import parse_options
+    from mimo_mobile.runtime import LoadConfig
+
+    if pairs := options.pop("ep_options"):
+        options["ep_options"] = parse_options(options["ep"], pairs)
+    return built(LoadConfig, options)
+
+
 def built(config: Callable[..., Config], options: dict[str, Any]) -> Config:
     """A config of its attributes among ``options``, which are taken out."""
     return config(**{name: options.pop(name) for name in inspect.signature(config).parameters if name in options})
+
+
+def reading_options(command: Command) -> Command:
+    """The options that LoadConfig has for those who read with a model and draft nothing, for eval."""
+    from mimo_mobile.runtime.load_config import LoadConfig
+
+    drafting = ("speculate", "mtp_drafts")
+    return _decorated(command, [made for name, made in _options_of(LoadConfig).items() if name not in drafting])
 
 
 def _options_of(config: type[Any]) -> dict[str, Callable[[Any], Any]]:

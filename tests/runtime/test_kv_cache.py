@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from mimo_mobile.errors import BackendUnavailableError
 from mimo_mobile.hub import resolve
-from mimo_mobile.quantize import calibrate
+from mimo_mobile.quantize import calibrate, texts
 from mimo_mobile.quantize.evaluate import problems_of_kinds, read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, Model, load
@@ -58,7 +58,7 @@ def test_int8_logits_are_close_to_those_of_f16(models: Path) -> None:
     for kv_dtype in kinds:
         with load(models, recipe="int4_b32", kv_dtype=kv_dtype) as session:
             # Longer than one run, and than what the scales were found on.
-            rows[kv_dtype] = session.logits(session.tokenizer.encode(calibrate.TEXT.read_text(encoding="utf-8"))[:700])
+            rows[kv_dtype] = session.logits(session.tokenizer.encode(texts.TEXT.read_text(encoding="utf-8"))[:700])
     difference = np.abs(rows["int8"] - rows["f16"]).max(axis=-1)
     assert np.median(difference) < 0.05 * np.abs(rows["f16"]).max()
 
@@ -69,7 +69,7 @@ def test_scales_are_the_largest_keys_and_values_that_the_whole_model_makes(model
     scales = {each.name: numpy_helper.to_array(each) for each in graph.initializer if each.name.endswith("_scale")}
     whole = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     with load(models, recipe="int4_b32") as session:
-        ids = np.array([session.tokenizer.encode(calibrate.TEXT.read_text(encoding="utf-8"))])
+        ids = np.array([session.tokenizer.encode(texts.TEXT.read_text(encoding="utf-8"))])
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for each in whole.get_inputs():
         if each.name.startswith("past"):
