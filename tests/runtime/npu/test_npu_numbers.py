@@ -23,7 +23,7 @@ from tests.runtime.npu.answers import CONTEXT, expected, ids_of
 pytestmark = pytest.mark.needs("onnxruntime_qnn")
 
 
-@pytest.mark.parametrize(("bad", "speculate"), [(np.nan, "off"), (-np.inf, "mtp")])
+@pytest.mark.parametrize(("bad", "speculate"), [(np.nan, "off"), pytest.param(-np.inf, "mtp", marks=pytest.mark.slow)])
 def test_what_is_no_number_ends_the_generation_and_stays_in_no_cache(
     model: Path, monkeypatch: pytest.MonkeyPatch, bad: float, speculate: Literal["off", "mtp"]
 ) -> None:
