@@ -6,10 +6,8 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from mimo_mobile.errors import (
     BadArgumentError,
     ContextFullError,
     ModelLoadError,
-    NumericsError,
     OutputExistsError,
     QuantizationError,
 )
@@ -32,48 +29,17 @@ from mimo_mobile.providers import QnnOptions
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.npu_ranges import activation_ranges
 from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, Model, load
+from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.devices.selftest import Speed, Verdict
 from mimo_mobile.runtime.npu import backend as npu_backend
 from mimo_mobile.runtime.npu import model as npu_model
 from mimo_mobile.runtime.onnx import ep_choice
 from mimo_mobile.runtime.onnx.backend import OrtBackend
-from mimo_mobile.socs import SOCS, soc_named
+from mimo_mobile.socs import SOCS
 from tests import schemas
-from tests.hot import write_hot
+from tests.runtime.npu.answers import CONTEXT, GREEDY, expected, ids_of
 
 pytestmark = pytest.mark.needs("onnxruntime_qnn")
-
-CONTEXT = 320
-GREEDY = GenerationConfig(temperature=0, max_tokens=12)
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("npu")
-    npu = NpuTarget((soc_named("SM8750"),), CONTEXT)
-    quantize_checkpoint(resolve("nano"), folder, ["int4_b32"], problems=0, npu=npu)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(out: Path) -> Path:
-    return out / "mimo-nano-int4_b32-onnx"
-
-
-@pytest.fixture
-def copied(model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model, tmp_path / "model"))
-
-
-def ids_of(session: Model, question: str, config: GenerationConfig = GREEDY) -> list[int]:
-    tokens = session.generate([Message("user", question)], config)
-    return [token.token_id for token in tokens if token.token_id is not None]
-
-
-def expected(model: Path, question: str, config: GenerationConfig = GREEDY) -> list[int]:
-    with load(model, ep="cpu", speculate="off") as session:
-        return ids_of(session, question, config)
 
 
 def test_the_binaries_are_in_the_manifest_and_are_not_compiled_twice(out: Path, model: Path) -> None:
@@ -158,41 +124,6 @@ def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch:
         with load(model, ep="cpu", speculate="off") as cpu:
             right = cpu.logits(ids)[-1]
         assert np.abs(first[0] - right).max() < 0.05 * np.abs(right).max()
-
-
-@pytest.mark.parametrize(("bad", "speculate"), [(np.nan, "off"), (-np.inf, "mtp")])
-def test_what_is_no_number_ends_the_generation_and_stays_in_no_cache(
-    model: Path, monkeypatch: pytest.MonkeyPatch, bad: float, speculate: Literal["off", "mtp"]
-) -> None:
-    """On an NPU, NaN in one row of a cache turns into wrong numbers in others, also where it lies behind the text."""
-    question = "What is 12 + 30?"
-    with load(model, ep="qnn", strict=True, speculate=speculate) as session:
-        with session.exclusive() as backend:
-            assert isinstance(backend, npu_backend.NpuBackend)
-            broken, cache = backend.model._pieces[0], backend.model.cache
-            if backend.mtp is not None:
-                assert isinstance(backend.mtp.layer, npu_model.NpuMtp)
-                broken, cache = backend.mtp.layer._piece, backend.mtp.layer._cache
-        whole, runs = npu_model.Piece.run, []
-
-        def run(piece: npu_model.Piece, window: int) -> None:
-            whole(piece, window)
-            if piece is broken and window == 64:
-                runs.append(window)
-                if len(runs) == 1:
-                    cache._arrays["past_key_values.0.value"][:, :, 30] = bad  # where padding stands
-
-        monkeypatch.setattr(npu_model.Piece, "run", run)
-        with pytest.raises(NumericsError, match=r"qnn-SM8750 computed NaN or infinity for tokens from \d+ on.* ep cpu"):
-            ids_of(session, question)
-        assert cache.is_finite(0, CONTEXT)
-        assert ids_of(session, question) == expected(model, question)
-
-
-@pytest.fixture
-def remembering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("MIMO_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
 
 
 def test_an_npu_that_is_slower_is_stepped_around(
@@ -358,41 +289,6 @@ def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str) -> None:
             drafted += tokens[-1].stats.drafted_tokens
             accepted += tokens[-1].stats.accepted_tokens
     assert speculate == "off" or accepted > 0.8 * drafted > 50
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("activations", ["float", "uint16"])
-@pytest.mark.parametrize("kind", ["activations", "scores"])
-def test_numbers_beyond_float16_are_brought_into_it(
-    tmp_path: Path, kind: str, activations: Literal["float", "uint16"]
-) -> None:
-    source = write_hot(tmp_path / "checkpoint", kind)
-    target = NpuTarget((soc_named("SM8750"),), context_length=256, quantized=activations == "uint16")
-    made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
-    model = tmp_path / "out" / made.entries[0].path
-    options, config = QnnOptions(activations=activations), GenerationConfig(temperature=0, max_tokens=24)
-    problems = [each.question for each in read_problems(source.path)][::220]
-    assert len(problems) == 3
-    with load(model, ep="qnn", ep_options=options, strict=True, speculate="mtp") as session:
-        for question in problems:
-            assert ids_of(session, question, config) == expected(model, question, config)
-
-
-@pytest.mark.slow
-def test_the_cpu_goes_on_in_no_caches_that_are_coarser_than_its_own(tmp_path: Path, remembering: Path) -> None:
-    source = write_hot(tmp_path / "checkpoint", "scores")
-    target = NpuTarget((soc_named("SM8750"),), context_length=256)
-    made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
-    model, question = tmp_path / "out" / made.entries[0].path, "What is 12 + 30?"
-    load(model, ep="qnn").close()
-    (file,) = remembering.glob("selftest/*.json")
-    found = json.loads(file.read_text())
-    assert found["difference"] < 0.05 and found["cpu"]["token_s"] < found["speed"]["token_s"]
-    found["speed"]["prompt_s"] = 0.0  # prompts on the NPU and tokens on the CPU would be fastest
-    file.write_text(json.dumps(found))
-    with load(model, ep="qnn", speculate="off") as session:
-        assert session.placement is not None and session.placement.shares[0].provider == "cpu"
-        assert ids_of(session, question) == expected(model, question)
 
 
 @pytest.mark.slow
