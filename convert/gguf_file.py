@@ -27,7 +27,7 @@ from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError, QuantizationError, require
-from mimo_mobile.layout import PAIR_ID
+from mimo_mobile.layout import PAIR_ID, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
 from mimo_mobile.mimo7b import PRE_NORM, SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
@@ -71,7 +71,7 @@ def write_gguf(
     Args:
         out: The file.
         checkpoint: The source.
-        layout: ``trunk`` for every llama.cpp app, ``mtp`` to draft for a trunk file, ``whole`` with both.
+        layout: ``trunk`` for every llama.cpp app, ``mtp`` to draft beside a trunk file, ``whole`` with both.
         format_of: Checkpoint's tensor name → format.
         file_type: The name in gguf.LlamaFileType, without ``MOSTLY_``.
         metadata: ``name``, and where known ``license``, ``repository``, ``revision``, ``synthetic``, and ``pair``,
@@ -111,6 +111,8 @@ def write_gguf(
             _add_origin(writer, metadata, layout)
             _add_hyperparameters(writer, config, eps or config.rms_norm_eps)
             _add_layers(writer, config, layout)
+            if "pair" in metadata:
+                _add_pair(writer, metadata["pair"], checkpoint, layout)
             writer.add_file_type(_file_type(gguf, file_type))
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_vocabulary(gguf, writer, checkpoint.vocabulary)
@@ -233,8 +235,6 @@ def _add_origin(writer: GGUFWriter, metadata: Mapping[str, str], layout: Layout)
         writer.add_description("Random weights in MiMo-7B's shapes, for measurements only")
     elif layout == "mtp":
         writer.add_description(f"MTP layer of {name}, which drafts for its trunk; not a model that can be used alone")
-    if "pair" in metadata:
-        writer.add_string(PAIR_ID, metadata["pair"])
     if "license" in metadata:
         writer.add_license(metadata["license"])
     if "repository" in metadata:
@@ -273,6 +273,22 @@ def _add_layers(writer: GGUFWriter, config: MimoConfig, layout: Layout) -> None:
     writer.add_rope_dimension_count_swa(config.head_dim)
     writer.add_rope_freq_base_swa(config.rope_theta)
     writer.add_expert_feed_forward_length(0)
+
+
+def _add_pair(writer: GGUFWriter, pair: str, checkpoint: Checkpoint, layout: Layout) -> None:
+    """Let llama.cpp read the MTP file as a model's first part, and the trunk's as its second.
+
+    So both can be one model. A trunk says only which part it is, and not of how many: alone, it is a whole model to
+    llama.cpp, which asks for the count first.
+
+    Source: https://github.com/ggml-org/llama.cpp/blob/0c1e57098/src/llama-model-loader.cpp#L595
+    """
+    writer.add_string(PAIR_ID, pair)
+    writer.add_uint16(SPLIT_NO, 0 if layout == "mtp" else 1)
+    if layout == "mtp":
+        whole = map_tensors(checkpoint.tensors, checkpoint.config.num_hidden_layers, "whole")
+        writer.add_uint16(SPLIT_COUNT, 2)
+        writer.add_int32(SPLIT_TENSORS, len(whole))
 
 
 def _add_vocabulary(gguf: Any, writer: GGUFWriter, vocabulary: Vocabulary) -> None:

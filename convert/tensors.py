@@ -16,11 +16,9 @@ Part = Literal["trunk", "mtp"]
 """The trunk is Qwen2's decoder; the MTP layers draft the token after the next."""
 
 Layout = Literal["trunk", "mtp", "whole"]
-"""What one GGUF file holds. ``mtp`` includes the trunk's embedding, norm and head, which llama.cpp wants there."""
+"""What one GGUF file holds. ``mtp`` is read together with the trunk, whose embedding and head its layers share."""
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-SHARED = (EMBEDDING, "model.norm.weight", HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +126,7 @@ def map_tensors(names: Iterable[str], num_hidden_layers: int, layout: Layout) ->
     sources: dict[str, str] = {}
     for name in names:
         target = map_tensor(name, num_hidden_layers)
-        if isinstance(target, Dropped) or not (
-            layout in ("whole", target.part) or (layout == "mtp" and name in SHARED)
-        ):
+        if isinstance(target, Dropped) or layout not in ("whole", target.part):
             continue
         if target.name in sources:
             raise UnknownTensorError(f"tensors {sources[target.name]} and {name} both become {target.name}")

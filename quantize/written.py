@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import untrusted
-from mimo_mobile.convert.tensors import Layout, map_tensors
+from mimo_mobile.convert.tensors import EMBEDDING, Layout, map_tensors
 from mimo_mobile.errors import ModelLoadError, require
 from mimo_mobile.gguf_header import GgufHeader, GgufTensor
 from mimo_mobile.layout import mtp_file
@@ -157,7 +157,6 @@ def _rows(tensor: ir.ExternalTensor, first: int = 0, last: int | None = None) ->
 def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
     require("onnx_ir", "onnx")
     from mimo_mobile.convert.onnx_weights import joint
-    from mimo_mobile.convert.tensors import EMBEDDING
     from mimo_mobile.convert.written_weights import WrittenWeights
 
     weights, shapes = WrittenWeights(folder), config.tensor_shapes()

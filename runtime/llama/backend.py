@@ -127,11 +127,11 @@ class LlamaBackend:
 
 
 class LlamaMtp:
-    """The MTP layer in a context of its own, with weights from the trunk's model or from a model of its own."""
+    """The MTP layer in a context of its own, with weights from the trunk's model."""
 
-    def __init__(self, api: Any, model: Any, context: LlamaContext, tokens: int, *, own_model: bool) -> None:
-        """Drive ``context`` of ``model``, in which the first ``tokens`` ids of the vocabulary are in use."""
-        self._api, self._model, self._context, self._own_model = api, model, context, own_model
+    def __init__(self, context: LlamaContext, tokens: int) -> None:
+        """Drive ``context``, in whose model the first ``tokens`` ids of the vocabulary are in use."""
+        self._context = context
         self.draft_ids: NDArray[np.int64] = np.arange(tokens)
         self._begin = False
 
@@ -164,10 +164,8 @@ class LlamaMtp:
         self._begin = False
 
     def close(self) -> None:
-        """Free the context, and the model if it is its own."""
+        """Free the context."""
         self._context.close()
-        if self._own_model:
-            self._api.llama_model_free(self._model)
 
 
 def _check_status(status: int) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 from mimo_mobile.documents import DocumentError, Value
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader, shown
-from mimo_mobile.layout import PAIR_ID, REFERENCE_KEYS, Reference, parse_reference
+from mimo_mobile.layout import (
+    PAIR_ID,
+    REFERENCE_KEYS,
+    SPLIT_COUNT,
+    SPLIT_NO,
+    SPLIT_TENSORS,
+    Reference,
+    parse_reference,
+)
 
 MTP_ARCHITECTURE = "step35"
 ARCHITECTURES = ("qwen2", MTP_ARCHITECTURE)
@@ -44,7 +52,7 @@ class GgufModel:
     Attributes:
         layers: Those of the trunk, whether the file has their weights or not.
         mtp_layers: The MTP layers behind them.
-        trunk: Whether the trunk's weights are in the file.
+        trunk: Whether the trunk's weights are in the file; else they are in one beside it.
     """
 
     architecture: str
@@ -62,11 +70,13 @@ class GgufModel:
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor in the file."""
         width, vocabulary = self.hidden_size, self.vocab_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "token_embd.weight": (vocabulary, width),
-            "output_norm.weight": (width,),
-            "output.weight": (vocabulary, width),
-        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.trunk:
+            shapes = {
+                "token_embd.weight": (vocabulary, width),
+                "output_norm.weight": (width,),
+                "output.weight": (vocabulary, width),
+            }
         for layer in range(0 if self.trunk else self.layers, self.layers + self.mtp_layers):
             shapes |= {f"blk.{layer}.{name}": shape for name, shape in self._layer(mtp=layer >= self.layers).items()}
         return shapes
@@ -170,10 +180,10 @@ def checked(header: GgufHeader) -> GgufModel:
         raise _error(header, f"architecture {_shown(architecture)} found, {ARCHITECTURES[0]!r} (MiMo-7B's) expected")
     if header.value("general.type") not in (None, "model"):
         raise _error(header, f"general.type {_shown(header.value('general.type'))} found, 'model' expected")
-    if (header.value("split.count") or 0) not in (0, 1):
-        raise _error(header, "one part of a split model found; join the parts with `llama-gguf-split --merge`")
     values = _numbers(header, architecture)
     model = _model(header, architecture, values)
+    if model.trunk and (header.value(SPLIT_COUNT) or 0) not in (0, 1):
+        raise _error(header, "one part of a split model found; join the parts with `llama-gguf-split --merge`")
     _check_attention(header, model, values)
     _check_vocabulary(header, model.vocab_size)
     _check_tensors(header, model)
@@ -294,18 +304,30 @@ def _check_vocabulary(header: GgufHeader, size: int) -> None:
 
 
 def check_pair(trunk: GgufHeader, trunk_model: GgufModel, mtp: GgufHeader, mtp_model: GgufModel) -> None:
-    """Check that an MTP file belongs to the same model as the trunk.
+    """Check that an MTP file belongs to the same model as the trunk, so that llama.cpp can read both as one.
 
     Raises:
         ModelLoadError: It does not.
     """
-    names = "layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "context_length"
-    found = [(getattr(trunk_model, name), getattr(mtp_model, name)) for name in names]
-    ids = trunk.value(PAIR_ID), mtp.value(PAIR_ID)  # earlier versions wrote none
-    found += [ids] if None not in ids else []
-    tokens = "tokenizer.ggml.token_type"
-    if any(first != second for first, second in found) or trunk.integers(tokens) != mtp.integers(tokens):
+    same = [PAIR_ID, "tokenizer.ggml.token_type"]
+    pairs = [(each, each) for each in same]
+    pairs += [(f"qwen2.{name}", f"{MTP_ARCHITECTURE}.{name}") for name in _COMMON if name != "block_count"]
+    found = [(_any_value(trunk, first), _any_value(mtp, second)) for first, second in pairs]
+    parts = [(header.kind(SPLIT_NO), header.value(SPLIT_NO)) for header in (mtp, trunk)]
+    count = mtp.kind(SPLIT_COUNT), mtp.value(SPLIT_COUNT)
+    tensors = mtp.kind(SPLIT_TENSORS), mtp.value(SPLIT_TENSORS)
+    if (
+        trunk_model.layers != mtp_model.layers
+        or mtp_model.trunk
+        or any(first != second for first, second in found)
+        or (parts, count) != ([("uint16", 0), ("uint16", 1)], ("uint16", 2))
+        or tensors != ("int32", len(trunk.tensors) + len(mtp.tensors))
+    ):
         raise ModelLoadError(f"{mtp.path}: belongs to another model than {trunk.path.name}; quantize both together")
+
+
+def _any_value(header: GgufHeader, key: str) -> Any:
+    return header.array(key) if header.kind(key).startswith("array") else header.value(key)
 
 
 def _listed(names: list[str]) -> str:

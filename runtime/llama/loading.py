@@ -74,15 +74,15 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     threads = config.threads or default_threads(path)
     if not config.trust:
         probe(header, drafter, threads, keep=config.cache)
+    mtp_path = None if drafter is None else drafter.path
 
     def way(name: str, repack: bool) -> Way[bool]:
         def start() -> tuple[Backend, bool]:
-            opened = open_trunk(log, path, context_length, threads, kv_dtype, repack, mtp=drafter is header)
+            opened = open_trunk(log, path, context_length, threads, kv_dtype, repack, mtp_path)
             opened.kv_bytes_per_token = per_token
             try:
                 if drafter is not None:
-                    mtp = open_mtp(log, opened, drafter.path, threads, repack, tokenizer.size)
-                    opened.draft_with(MtpHead(mtp), norm)
+                    opened.draft_with(MtpHead(open_mtp(log, opened, threads, tokenizer.size)), norm)
             except BaseException:
                 opened.close()
                 raise
@@ -165,8 +165,8 @@ def _need(
     if drafter is not None:
         way += ", with its MTP layer"
         rest += context_length * kv_bytes_per_token // model.layers
-        if drafter is not header:  # which has an embedding of its own
-            weights, embeddings = weights + drafter.path.stat().st_size, 2 * embeddings
+        if drafter is not header:
+            weights += drafter.path.stat().st_size
     return MemoryNeed(way, weights - embeddings + rest, embeddings) if repack else MemoryNeed(way, rest, weights)
 
 

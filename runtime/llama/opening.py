@@ -1,7 +1,8 @@
-"""A checked GGUF file → the trunk or the MTP layer in llama.cpp, ready to run. Knows no metadata."""
+"""Checked GGUF files → the trunk and the MTP layer in llama.cpp, ready to run. Knows no metadata."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,21 @@ KV_TYPES = {"f32": ("F32", 4.0), "f16": ("F16", 2.0), "int8": ("Q8_0", 34 / 32)}
 
 
 def open_trunk(
-    log: LlamaLog, path: Path, context_length: int, threads: int, kv_dtype: KvDtype, repack: bool, *, mtp: bool
+    log: LlamaLog,
+    path: Path,
+    context_length: int,
+    threads: int,
+    kv_dtype: KvDtype,
+    repack: bool,
+    drafter: Path | None,
 ) -> LlamaBackend:
-    """The loaded trunk, with its MTP layers' weights when ``mtp`` is true; weights are mapped into memory."""
+    """The loaded trunk of ``path``, with the MTP layers' weights of ``drafter``, which may be the same file or another.
+
+    Weights are mapped into memory. Two files are one model in which trunk and MTP layers share embedding and head.
+    """
     import llama_cpp
 
-    model, flag = _model(log, path, repack, mtp=mtp), Flag()
+    model, flag = _model(log, path, repack, drafter), Flag()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = context_length
     params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
@@ -39,34 +49,30 @@ def open_trunk(
     return LlamaBackend(llama_cpp, path, model, context, flag, context_length)
 
 
-def open_mtp(log: LlamaLog, backend: LlamaBackend, path: Path, threads: int, repack: bool, tokens: int) -> LlamaMtp:
-    """Load the MTP layer of ``path``, or take it from the trunk's model when it is there."""
+def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, tokens: int) -> LlamaMtp:
+    """The MTP layer of a model that was opened with its weights."""
     import llama_cpp
 
-    own_model = path != backend.path
-    model = _model(log, path, repack, mtp=True) if own_model else backend.model
     params = llama_cpp.llama_context_default_params()
     params.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
     params.n_ctx = backend.context_length
     params.n_batch = params.n_ubatch = min(MTP_BATCH_TOKENS, backend.context_length)
     params.n_outputs_max = 1
     params.n_threads = params.n_threads_batch = threads
-    try:
-        context = _context(log, path, model, params, reads_hidden=True)
-    except ModelLoadError:
-        if own_model:
-            llama_cpp.llama_model_free(model)
-        raise
-    return LlamaMtp(llama_cpp, model, context, tokens, own_model=own_model)
+    return LlamaMtp(_context(log, backend.path, backend.model, params, reads_hidden=True), tokens)
 
 
-def _model(log: LlamaLog, path: Path, repack: bool, *, mtp: bool) -> Any:
+def _model(log: LlamaLog, path: Path, repack: bool, drafter: Path | None) -> Any:
     import llama_cpp
 
     params = llama_cpp.llama_model_default_params()
-    params.use_extra_bufts, params.load_mtp = repack, mtp
+    params.use_extra_bufts, params.load_mtp = repack, drafter is not None
+    paths = [str(each).encode() for each in dict.fromkeys([drafter or path, path])]
     with log.listening():
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if len(paths) == 1:
+            model = llama_cpp.llama_model_load_from_file(paths[0], params)
+        else:
+            model = llama_cpp.llama_model_load_from_splits((ctypes.c_char_p * 2)(*paths), 2, params)
         if not model:
             raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
     return model

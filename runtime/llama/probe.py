@@ -123,10 +123,10 @@ def _child(threads: int, paths: list[Path]) -> None:
     _limit_memory(sum(path.stat().st_size for path in paths) + SPARE_BYTES + threads * THREAD_BYTES)
     print(_STARTED, flush=True)
     trunk, drafter = paths[0], paths[1] if len(paths) > 1 else None
-    backend = open_trunk(log, trunk, CONTEXT_LENGTH, threads, "f16", repack=False, mtp=drafter == trunk)
+    backend = open_trunk(log, trunk, CONTEXT_LENGTH, threads, "f16", repack=False, drafter=drafter)
     backend.decode([0, 1], 0, threading.Event())
     if drafter is not None:
-        mtp = open_mtp(log, backend, drafter, threads, repack=False, tokens=2)
+        mtp = open_mtp(log, backend, threads, tokens=2)
         mtp.begin()
         mtp.read(np.ones((1, backend.hidden_size), np.float32), [1], 1)
     print(_WELL, flush=True)

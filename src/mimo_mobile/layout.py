@@ -35,6 +35,9 @@ DRAFT_VOCABULARY = "draft_vocabulary.json"
 PAIR_ID = "mimo_mobile.pair"
 """Key in the metadata of GGUF files: a trunk and the MTP layer that drafts for it have the same value."""
 
+SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+"""llama.cpp's keys for models in several files: which part one is, of how many, and with how many tensors in all."""
+
 REFERENCE_KEYS = {
     "ids": "mimo_mobile.reference.tokens", "top_ids": "mimo_mobile.reference.top",
     "logits": "mimo_mobile.reference.logits",

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -361,14 +360,6 @@ def test_a_trunk_takes_no_mtp_layer_of_another_checkpoint(tiny: Source, tmp_path
     (tmp_path / "y-mtp.gguf").replace(tmp_path / "x-mtp.gguf")
     with pytest.raises(ModelLoadError, match=r"x-mtp\.gguf: belongs to another model"):
         load(tmp_path / "x.gguf", speculate="mtp")
-
-
-def test_pairs_of_earlier_versions_without_an_id_are_taken(tiny: Source, tmp_path: Path) -> None:
-    convert_checkpoint(tiny, tmp_path / "x.gguf", to="gguf")
-    path = tmp_path / "x-mtp.gguf"
-    assert gguf.GGUFReader(path).fields["mimo_mobile.pair"]
-    path.write_bytes(path.read_bytes().replace(b"mimo_mobile.pair", b"mimo_mobile.qair"))
-    load(tmp_path / "x.gguf", speculate="mtp").close()
 
 
 def test_a_good_checkpoint_says_nothing(tiny: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ def test_trunk_names_are_those_of_llama_cpp() -> None:
 def test_mtp_names_are_llama_cpps_nextn_names() -> None:
     known = {gguf.TENSOR_NAMES[key].format(bid=36) for key in gguf.TENSOR_NAMES}
     targets = map_tensors(MIMO_7B.tensor_shapes(), 36, "mtp")
-    assert len(targets) == 16 + 3  # llama.cpp wants embedding, norm and head beside the layer
+    assert len(targets) == 16
     for target in targets.values():
         assert target.name.rsplit(".", 1)[0] in known, target
     assert [target.name for target in targets.values() if target.swap_halves] == ["blk.36.nextn.eh_proj.weight"]
@@ -29,7 +29,7 @@ def test_every_tensor_of_mimo_7b_has_one_place() -> None:
     names = MIMO_7B.tensor_shapes()
     assert len(names) == 451
     trunk, mtp, whole = (map_tensors(names, 36, layout) for layout in ("trunk", "mtp", "whole"))
-    assert (len(trunk), len(mtp), len(whole)) == (435, 19, 451)
+    assert (len(trunk), len(mtp), len(whole)) == (435, 16, 451)
     assert trunk.keys() | mtp.keys() == whole.keys()
     assert len({target.name for target in whole.values()}) == 451
 

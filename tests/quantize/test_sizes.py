@@ -43,6 +43,13 @@ def test_a_single_file_and_a_model_without_mtp_layer_are_counted_as_they_are_wri
     assert (found.model_bytes, found.mtp_bytes) == (tensor_bytes(tmp_path / "out/tiny-q4_k_m-single.gguf"), 0)
 
 
+def test_rows_that_fill_no_blocks_are_counted_as_they_are_written(tmp_path: Path) -> None:
+    source = Source(write_tiny_checkpoint(tmp_path / "narrow", hidden=192, ffn=288), "narrow")
+    quantize_checkpoint(source, tmp_path / "out", ["q4_k_m"], problems=0)
+    found = model_size(RECIPES["q4_k_m"], Checkpoint.open(source.path).config)
+    assert tensor_bytes(tmp_path / "out/narrow-q4_k_m.gguf") == found.model_bytes
+
+
 def test_mimo_7b_takes_what_is_documented() -> None:
     sizes = {name: model_size(recipe, MIMO_7B) for name, recipe in RECIPES.items()}
     # llama-quantize's own q4_0 of these shapes, docs/performance.md

@@ -22,7 +22,7 @@ from mimo_mobile.runtime.llama import probe as probes
 from mimo_mobile.runtime.llama.checked import MATRIX_TYPES, checked
 from mimo_mobile.runtime.llama.probe import probe
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
-from tests.gguf_parts import U16, U32, Change, File, add, lose, number, put, string, tensor
+from tests.gguf_parts import F32, I32, U16, U32, Change, File, add, drop, lose, number, put, string, tensor
 from tests.hostile_gguf import Maker, cases
 
 
@@ -139,6 +139,44 @@ def test_a_file_is_tried_once(maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp
     assert len(started) == 3
     load(path, trust=True).close()
     assert len(started) == 3
+
+
+PAIRS: dict[str, tuple[str, Change]] = {
+    "the trunk is no part": ("trunk", drop("split.no")),
+    "the trunk is another part": ("trunk", put("split.no", number(U16, 2))),
+    "the trunk's part in 32 bits": ("trunk", put("split.no", number(U32, 1))),
+    "the trunk of another pair": ("trunk", put("mimo_mobile.pair", string("other"))),
+    "a trunk without pair": ("trunk", drop("mimo_mobile.pair")),
+    "a trunk of other eps": ("trunk", put(".attention.layer_norm_rms_epsilon", number(F32, 1e-3))),
+    "a trunk of another frequency": ("trunk", put(".rope.freq_base", number(F32, 1e4))),
+    "a scaled trunk": ("trunk", put(".rope.scaling.type", string("linear"))),
+    "the layer is no part": ("mtp", drop("split.no")),
+    "the layer is another part": ("mtp", put("split.no", number(U16, 1))),
+    "no count": ("mtp", drop("split.count")),
+    "three parts": ("mtp", put("split.count", number(U16, 3))),
+    "a text for a count": ("mtp", put("split.count", string("2"))),
+    "no tensors": ("mtp", drop("split.tensors.count")),
+    "a tensor more": ("mtp", put("split.tensors.count", number(I32, 44))),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_files_that_are_no_pair_are_not_read_as_one_model(case: str, maker: Maker, tmp_path: Path) -> None:
+    changed, change = PAIRS[case]
+    for kind, base in (("trunk", maker.trunk), ("mtp", maker.trunk.with_name("trunk-mtp.gguf"))):
+        _, path = maker.made(base, case, change if kind == changed else lambda file: None)
+        path.replace(tmp_path / ("x.gguf" if kind == "trunk" else "x-mtp.gguf"))
+    for speculate in ("auto", "mtp"):
+        with pytest.raises(ModelLoadError, match=r"x-mtp\.gguf: belongs to another model than x\.gguf"):
+            load(tmp_path / "x.gguf", speculate=speculate, cache=False)  # type: ignore[arg-type]
+    load(tmp_path / "x.gguf", speculate="off", trust=True).close()
+
+
+def test_an_mtp_file_with_a_trunk_of_its_own_is_no_pairs(maker: Maker, tmp_path: Path) -> None:
+    for base, name in ((maker.trunk, "x.gguf"), (maker.single, "x-mtp.gguf")):
+        maker.made(base, "", lambda file: None)[1].replace(tmp_path / name)
+    with pytest.raises(ModelLoadError, match="belongs to another model"):
+        load(tmp_path / "x.gguf", cache=False)
 
 
 def test_an_mtp_file_is_tried_with_its_trunk(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
