@@ -188,33 +188,52 @@ EXPORT FOR_EACH_PROCESSOR void mimo_search(const float *weights, const float *im
    with the feedback of all columns before the chunk; feedback [chunk, chunk] says how much of the error of a column,
    errors = weights - scale * level, goes to each later one. scales get one number for each row and block.
 
-   A block's scale is searched for on what its columns are expected to become, which is not what the columns before the
-   block ask of each of them alone: each will take a part of that and leave less to the later ones. */
+   LANES rows lie side by side, as each column of a row waits for the one before it. A block's scale is searched for on
+   what its columns are expected to become, which is not what the columns before the block ask of each of them alone:
+   each will take a part of that and leave less to the later ones. */
 EXPORT FOR_EACH_PROCESSOR void mimo_feedback(const float *weights, const float *targets, const float *importance,
                                              const float *feedback, int64_t rows, int64_t chunk, int64_t columns,
                                              int64_t block_size, int64_t middle, int64_t float16, const float *places,
                                              int8_t *levels, float *errors, float *scales) {
-    const float highest = (float)(middle - 1), lowest = -(float)middle;
-    for (int64_t row = 0; row < rows; row++) {
-        float wanted[CHUNK], expected[CHUNK];
-        memcpy(wanted, targets + row * chunk, (size_t)chunk * sizeof *wanted);
+    float own[CHUNK][LANES], wanted[CHUNK][LANES], rest[CHUNK][LANES], expected[LANES][CHUNK];
+    float scale[LANES] = {0}, inverse[LANES] = {0}, level[LANES], lost[LANES];
+    memset(own, 0, sizeof own);
+    memset(wanted, 0, sizeof wanted);
+    for (int64_t first = 0; first < rows; first += LANES) {
+        const int64_t count = rows - first < LANES ? rows - first : LANES;
+        for (int64_t lane = 0; lane < count; lane++)
+            for (int64_t i = 0; i < chunk; i++) {
+                own[i][lane] = weights[(first + lane) * columns + i];
+                wanted[i][lane] = targets[(first + lane) * chunk + i];
+            }
         for (int64_t start = 0; start < chunk; start += block_size) {
             const int64_t end = start + block_size;
-            memcpy(expected + start, wanted + start, (size_t)block_size * sizeof *expected);
+            for (int64_t i = start; i < end; i++)
+                for (int lane = 0; lane < LANES; lane++) rest[i][lane] = wanted[i][lane] - own[i][lane];
             for (int64_t i = start; i < end; i++) {
-                const float taken = expected[i] - weights[row * columns + i], *to = feedback + i * chunk;
-                for (int64_t later = i + 1; later < end; later++) expected[later] -= taken * to[later];
+                for (int64_t later = i + 1; later < end; later++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        rest[later][lane] -= rest[i][lane] * feedback[i * chunk + later];
+                for (int lane = 0; lane < LANES; lane++) expected[lane][i] = own[i][lane] + rest[i][lane];
             }
-            const float scale =
-                searched_scale(expected + start, importance + start, block_size, (float)middle, places, float16);
-            const float inverse = scale == 0 ? 0 : 1 / scale;
-            scales[row * (columns / block_size) + start / block_size] = scale;
+            for (int64_t lane = 0; lane < count; lane++) {
+                scale[lane] = searched_scale(expected[lane] + start, importance + start, block_size, (float)middle,
+                                             places, float16);
+                inverse[lane] = scale[lane] == 0 ? 0 : 1 / scale[lane];
+                scales[(first + lane) * (columns / block_size) + start / block_size] = scale[lane];
+            }
             for (int64_t i = start; i < end; i++) {
-                const float level = nearest(clipped(wanted[i] * inverse, lowest, highest));
-                const float error = weights[row * columns + i] - scale * level, *to = feedback + i * chunk;
-                levels[row * columns + i] = (int8_t)(int32_t)level;
-                errors[row * columns + i] = error;
-                for (int64_t later = i + 1; later < chunk; later++) wanted[later] += error * to[later];
+                for (int lane = 0; lane < LANES; lane++) {
+                    level[lane] = nearest(clipped(wanted[i][lane] * inverse[lane], -(float)middle, (float)(middle - 1)));
+                    lost[lane] = own[i][lane] - scale[lane] * level[lane];
+                }
+                for (int64_t later = i + 1; later < chunk; later++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        wanted[later][lane] += lost[lane] * feedback[i * chunk + later];
+                for (int64_t lane = 0; lane < count; lane++) {
+                    levels[(first + lane) * columns + i] = (int8_t)(int32_t)level[lane];
+                    errors[(first + lane) * columns + i] = lost[lane];
+                }
             }
         }
     }
