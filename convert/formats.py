@@ -58,8 +58,12 @@ class MatMulFormat(Protocol):
     def block_size(self) -> int:
         """Weights along a row that share a scale."""
 
-    def quantize(self, values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def quantize(
+        self, values: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Rows [N, K] as integers [N, K / block_size, block_size * bits / 8] and scales [N, K / block_size].
+
+        ``importance`` [K] is as in ``RowFormat.encode``.
 
         Raises:
             QuantizationError: K is no multiple of ``block_size``.

@@ -31,6 +31,9 @@
 #endif
 
 #define LANES 16
+#define CANDIDATES 32
+#define NEIGHBOURS 16
+#define CHUNK 128
 
 static const float SMALLEST_NORMAL = 1.17549435e-38f;
 
@@ -54,6 +57,21 @@ INLINE float as_bfloat16(float x) {
     return (x < 0 ? -x : x) < SMALLEST_NORMAL ? 0 : x;
 }
 
+/* The nearest float16 for |x| <= 65504. */
+INLINE float as_float16(float x) {
+    const float smallest_normal = 6.103515625e-05f, magnitude = x < 0 ? -x : x;
+    /* Subnormal float16 have the step 2^-24, which is that of float32 between 0.5 and 1. */
+    const float subnormal = (magnitude + 0.5f) - 0.5f;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000;
+    float normal;
+    memcpy(&normal, &bits, sizeof normal);
+    return magnitude >= smallest_normal ? normal : x < 0 ? -subnormal : subnormal;
+}
+
+INLINE float as_stored(float scale, int64_t float16) { return float16 ? as_float16(scale) : as_bfloat16(scale); }
+
 /* The weight of largest magnitude, of two the negative one. */
 INLINE float extreme_of(const float *weights, int64_t block_size) {
     float high[LANES], low[LANES];
@@ -69,6 +87,70 @@ INLINE float extreme_of(const float *weights, int64_t block_size) {
         low[0] = low[lane] < low[0] ? low[lane] : low[0];
     }
     return high[0] > -low[0] ? high[0] : low[0];
+}
+
+/* For each inverse of a scale what the best error with its levels depends on: the sums of importance * weight * level
+   and of importance * level * level. Candidates lie side by side, and weights are added one after the other. */
+INLINE void sums_of(const float *weights, const float *importance, int64_t block_size, float middle,
+                    const float *inverses, float *products, float *squares) {
+    for (int c = 0; c < CANDIDATES; c++) products[c] = squares[c] = 0;
+    for (int64_t i = 0; i < block_size; i++) {
+        const float weight = weights[i], part = importance[i], product = part * weight;
+        for (int c = 0; c < CANDIDATES; c++) {
+            const float level = nearest(clipped(weight * inverses[c], -middle, middle - 1));
+            products[c] += product * level;
+            squares[c] += (part * level) * level;
+        }
+    }
+}
+
+/* For each scale the sum of importance * (weight - scale * level)^2. */
+INLINE void errors_of(const float *weights, const float *importance, int64_t block_size, float middle,
+                      const float *scales, float *errors) {
+    float inverses[NEIGHBOURS];
+    for (int c = 0; c < NEIGHBOURS; c++) {
+        inverses[c] = scales[c] == 0 ? 0 : 1 / scales[c];
+        errors[c] = 0;
+    }
+    for (int64_t i = 0; i < block_size; i++) {
+        const float weight = weights[i], part = importance[i];
+        for (int c = 0; c < NEIGHBOURS; c++) {
+            const float lost = weight - scales[c] * nearest(clipped(weight * inverses[c], -middle, middle - 1));
+            errors[c] += (part * lost) * lost;
+        }
+    }
+}
+
+/* The scale, as it is stored, for which the sum of importance * (weight - scale * level)^2 is small.
+
+   First the extreme is put at 2 * CANDIDATES places, with both signs, and the sums say which levels some scale fits
+   best. Around that scale NEIGHBOURS - 1 ones are then tried as they are stored, and the one of rounding alone, which
+   remains when none is better, or when the importance is zero or NaN. */
+INLINE float searched_scale(const float *weights, const float *importance, int64_t block_size, float middle,
+                            const float *places, int64_t float16) {
+    float inverses[CANDIDATES], products[CANDIDATES], squares[CANDIDATES], scales[NEIGHBOURS], errors[NEIGHBOURS];
+    const float extreme = extreme_of(weights, block_size), plain = as_stored(extreme / -middle, float16);
+    if (plain == 0) return 0;
+    float center = plain, most = 0;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        for (int c = 0; c < CANDIDATES; c++) inverses[c] = (float)sign * places[c] / extreme;
+        sums_of(weights, importance, block_size, middle, inverses, products, squares);
+        for (int c = 0; c < CANDIDATES; c++) {
+            const float fitting = squares[c] > 0 ? products[c] / squares[c] : 0;
+            if (products[c] * fitting > most) {
+                most = products[c] * fitting;
+                center = fitting;
+            }
+        }
+    }
+    for (int c = 1; c < NEIGHBOURS; c++)
+        scales[c] = as_stored(center * (1 + (float)(c - NEIGHBOURS / 2) / 256), float16);
+    scales[0] = plain;
+    errors_of(weights, importance, block_size, middle, scales, errors);
+    int best = 0;
+    for (int c = 1; c < NEIGHBOURS; c++)
+        if (errors[c] < errors[best]) best = c;
+    return scales[best];
 }
 
 INLINE void to_levels(const float *weights, int64_t block_size, float scale, float middle, int8_t *levels) {
@@ -87,8 +169,92 @@ EXPORT FOR_EACH_PROCESSOR void mimo_round(const float *weights, int64_t blocks, 
     }
 }
 
+/* Blocks of rows by searched scales; importance has one number for each column. */
+EXPORT FOR_EACH_PROCESSOR void mimo_search(const float *weights, const float *importance, int64_t rows, int64_t columns,
+                                           int64_t block_size, int64_t middle, int64_t float16, const float *places,
+                                           int8_t *levels, float *scales) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t start = 0; start < columns; start += block_size) {
+            const float *these = weights + row * columns + start;
+            const float scale = searched_scale(these, importance + start, block_size, (float)middle, places, float16);
+            to_levels(these, block_size, scale, (float)middle, levels + row * columns + start);
+            *scales++ = scale;
+        }
+}
+
+/* A chunk of at most CHUNK columns with feedback: what a column loses is made up for by the chunk's later columns.
+
+   weights, errors and levels are parts [rows, chunk] of arrays [rows, columns]. targets [rows, chunk] are the weights
+   with the feedback of all columns before the chunk; feedback [chunk, chunk] says how much of the error of a column,
+   errors = weights - scale * level, goes to each later one. scales get one number for each row and block.
+
+   LANES rows lie side by side, as each column of a row waits for the one before it. A block's scale is searched for on
+   what its columns are expected to become, which is not what the columns before the block ask of each of them alone:
+   each will take a part of that and leave less to the later ones. */
+EXPORT FOR_EACH_PROCESSOR void mimo_feedback(const float *weights, const float *targets, const float *importance,
+                                             const float *feedback, int64_t rows, int64_t chunk, int64_t columns,
+                                             int64_t block_size, int64_t middle, int64_t float16, const float *places,
+                                             int8_t *levels, float *errors, float *scales) {
+    float own[CHUNK][LANES], wanted[CHUNK][LANES], rest[CHUNK][LANES], expected[LANES][CHUNK];
+    float scale[LANES] = {0}, inverse[LANES] = {0}, level[LANES], lost[LANES];
+    memset(own, 0, sizeof own);
+    memset(wanted, 0, sizeof wanted);
+    for (int64_t first = 0; first < rows; first += LANES) {
+        const int64_t count = rows - first < LANES ? rows - first : LANES;
+        for (int64_t lane = 0; lane < count; lane++)
+            for (int64_t i = 0; i < chunk; i++) {
+                own[i][lane] = weights[(first + lane) * columns + i];
+                wanted[i][lane] = targets[(first + lane) * chunk + i];
+            }
+        for (int64_t start = 0; start < chunk; start += block_size) {
+            const int64_t end = start + block_size;
+            for (int64_t i = start; i < end; i++)
+                for (int lane = 0; lane < LANES; lane++) rest[i][lane] = wanted[i][lane] - own[i][lane];
+            for (int64_t i = start; i < end; i++) {
+                for (int64_t later = i + 1; later < end; later++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        rest[later][lane] -= rest[i][lane] * feedback[i * chunk + later];
+                for (int lane = 0; lane < LANES; lane++) expected[lane][i] = own[i][lane] + rest[i][lane];
+            }
+            for (int64_t lane = 0; lane < count; lane++) {
+                scale[lane] = searched_scale(expected[lane] + start, importance + start, block_size, (float)middle,
+                                             places, float16);
+                inverse[lane] = scale[lane] == 0 ? 0 : 1 / scale[lane];
+                scales[(first + lane) * (columns / block_size) + start / block_size] = scale[lane];
+            }
+            for (int64_t i = start; i < end; i++) {
+                for (int lane = 0; lane < LANES; lane++) {
+                    level[lane] = nearest(clipped(wanted[i][lane] * inverse[lane], -(float)middle, (float)(middle - 1)));
+                    lost[lane] = own[i][lane] - scale[lane] * level[lane];
+                }
+                for (int64_t later = i + 1; later < chunk; later++)
+                    for (int lane = 0; lane < LANES; lane++)
+                        wanted[later][lane] += lost[lane] * feedback[i * chunk + later];
+                for (int64_t lane = 0; lane < count; lane++) {
+                    levels[(first + lane) * columns + i] = (int8_t)(int32_t)level[lane];
+                    errors[(first + lane) * columns + i] = lost[lane];
+                }
+            }
+        }
+    }
+}
+
 /* Pairs of 4-bit levels in a byte, the first in its low half, with 8 added. */
 EXPORT FOR_EACH_PROCESSOR void mimo_pack_pairs(const int8_t *levels, int64_t count, uint8_t *out) {
     for (int64_t i = 0; i < count / 2; i++)
         out[i] = (uint8_t)((levels[2 * i] + 8) | (levels[2 * i + 1] + 8) << 4);
+}
+
+/* Blocks of ggml's Q4_0: a float16 scale, whose bits are in scales, then 32 levels with 8 added; the first 16 are the low
+   halves of the bytes.
+   Source: block_q4_0, https://github.com/ggml-org/llama.cpp/blob/0c1e57098/ggml/src/ggml-common.h */
+EXPORT FOR_EACH_PROCESSOR void mimo_pack_q4_0(const int8_t *levels, const uint16_t *scales, int64_t blocks,
+                                              uint8_t *out) {
+    for (int64_t block = 0; block < blocks; block++) {
+        const int8_t *these = levels + 32 * block;
+        uint8_t *to = out + 18 * block;
+        to[0] = (uint8_t)(scales[block] & 255);
+        to[1] = (uint8_t)(scales[block] >> 8);
+        for (int i = 0; i < 16; i++) to[2 + i] = (uint8_t)((these[i] + 8) | (these[16 + i] + 8) << 4);
+    }
 }

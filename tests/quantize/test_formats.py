@@ -73,9 +73,14 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(write_tiny_checkpoint(folder, layers=8, hidden=192, ffn=288, shards=1), "narrow")
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"])
+WEIGHED = ("q4_k_m", "q5_k_m", "q6_k", "q8_0")
+"""The recipes whose blocks ggml itself weighs by an importance; those of Q4_0 are our own."""
+
+
 @pytest.mark.parametrize(
-    ("which", "weighed"), [("nano", False), ("nano", True), ("deep", False), ("narrow", False), ("narrow", True)]
+    ("name", "which", "weighed"),
+    [(name, which, False) for name in ("q4_0", *WEIGHED) for which in ("nano", "deep", "narrow")]
+    + [(name, which, True) for name in WEIGHED for which in ("nano", "narrow")],
 )
 def test_files_equal_llama_quantizes(
     name: str, which: str, weighed: bool, request: pytest.FixtureRequest, tmp_path: Path

@@ -260,12 +260,11 @@ def test_llama_cpps_tools_take_ours_and_ours_take_theirs(nano: Source, tmp_path:
     ours_file = write_importance(tmp_path / "ours.gguf", theirs, checkpoint.config, tokens=2048, datasets=["text"])
     ours = read_importance(ours_file, checkpoint.config)
     for file, importance in ((tmp_path / "theirs.gguf", theirs), (ours_file, ours), (tmp_path / "theirs.dat", old)):
-        for name in ("q4_k_m", "q5_k_m", "q6_k", "q4_0"):
+        for name in ("q4_k_m", "q5_k_m", "q6_k"):
             made = write_model(
                 checkpoint, tmp_path / "made.gguf", RECIPES[name], {"name": "x"}, calibrated=calibration(importance)
             )[0][0]  # fmt: skip
-            pure = ["--pure"] if name == "q4_0" else []
-            run("llama-quantize", *pure, "--imatrix", file, plain, tmp_path / "expected.gguf", name)
+            run("llama-quantize", "--imatrix", file, plain, tmp_path / "expected.gguf", name)
             assert_equal_tensors(made, tmp_path / "expected.gguf")
     both = ["--in-file", ours_file, "--in-file", tmp_path / "theirs.gguf"]
     run("llama-imatrix", "-m", plain, *both, "-o", tmp_path / "sum.gguf")

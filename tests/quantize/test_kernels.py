@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from mimo_mobile.quantize import kernels
-from mimo_mobile.quantize.formats import NBitsFormat
+from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
+from mimo_mobile.quantize.ggml import quantize_rows
+from mimo_mobile.quantize.kernels import Blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,3 +94,131 @@ def test_the_package_is_imported_without_its_kernels() -> None:
 def test_pairs_are_packed_with_the_first_in_the_low_half() -> None:
     levels = np.arange(-8, 8, dtype=np.int8)[None]
     np.testing.assert_array_equal(kernels.pack_pairs(levels)[0], np.arange(8) * 2 | (np.arange(8) * 2 + 1) << 4)
+
+
+def stored(scales: NDArray[np.float32], float16: bool) -> NDArray[np.float32]:
+    """Scales as files hold them, 0 where their inverse would be infinite."""
+    if float16:
+        return scales.astype(np.float16).astype(np.float32)
+    made = scales.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return np.where(np.abs(made) < np.finfo(np.float32).tiny, np.float32(0), made)
+
+
+def sums(
+    blocks: NDArray[np.float32], importance: NDArray[np.float32], inverses: NDArray[np.float32], middle: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Σ importance · weight · level and Σ importance · level² of blocks [B, size] for inverse scales [B, C]."""
+    products, squares = np.zeros_like(inverses), np.zeros_like(inverses)
+    for weight, part in zip(blocks.T[..., None], importance.T[..., None], strict=True):
+        level = np.rint(np.clip(weight * inverses, -middle, middle - 1))
+        products += part * weight * level
+        squares += part * level * level
+    return products, squares
+
+
+def inverse(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=values != 0)
+
+
+def searched(
+    values: NDArray[np.float32], importance: NDArray[np.float32], blocks: Blocks
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What ``search_blocks`` gives, by numpy in float32: levels [N, K] and scales [N, K / size]."""
+    these = values.reshape(-1, blocks.size)
+    parts = np.broadcast_to(importance, values.shape).reshape(these.shape)
+    high, low = these.max(axis=1), these.min(axis=1)
+    extreme = np.where(high > -low, high, low)
+    plain = stored(extreme / np.float32(-blocks.middle), blocks.float16)
+    places = np.concatenate([-kernels._PLACES[blocks.bits], kernels._PLACES[blocks.bits]])
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        products, squares = sums(these, parts, places / extreme[:, None], blocks.middle)
+        fitting = np.where(squares > 0, products / squares, np.float32(0))
+        saved = np.nan_to_num(products * fitting, nan=0)
+    best = saved.argmax(axis=1)
+    rows = np.arange(len(these))
+    center = np.where(saved[rows, best] > 0, fitting[rows, best], plain)
+    scales = stored(center[:, None] * (1 + (np.arange(16, dtype=np.float32) - 8) / 256), blocks.float16)
+    scales[:, 0] = plain
+    errors, inverses = np.zeros_like(scales), inverse(scales)
+    for weight, part in zip(these.T[..., None], parts.T[..., None], strict=True):
+        lost = weight - scales * np.rint(np.clip(weight * inverses, -blocks.middle, blocks.middle - 1))
+        errors += part * lost * lost
+    errors[~np.isfinite(errors)] = np.inf
+    chosen = np.where(plain == 0, np.float32(0), scales[rows, errors.argmin(axis=1)])
+    levels = np.rint(np.clip(these * inverse(chosen)[:, None], -blocks.middle, blocks.middle - 1))
+    return levels.reshape(values.shape), chosen.reshape(len(values), -1)
+
+
+def weights_of_errors(columns: int) -> NDArray[np.float32]:
+    made = np.exp(2 * np.random.Generator(np.random.PCG64(6)).standard_normal(columns)).astype(np.float32)
+    made[:128] = 0
+    made[130:140], made[140], made[200] = 0, 1e4, np.nan
+    return made
+
+
+SHAPES = [Blocks(4, 32), Blocks(4, 64), Blocks(4, 128), Blocks(8, 32), Blocks(4, 32, float16=True)]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("blocks", SHAPES, ids=str)
+def test_searched_blocks_equal_numpys_bit_for_bit(blocks: Blocks) -> None:
+    values = hard_rows()
+    importance = weights_of_errors(values.shape[1])
+    levels, scales = kernels.search_blocks(values, importance, blocks)
+    expected_levels, expected_scales = searched(values, importance, blocks)
+    np.testing.assert_array_equal(scales, expected_scales)
+    np.testing.assert_array_equal(levels, expected_levels)
+    np.testing.assert_array_equal(stored(scales, blocks.float16), scales)
+
+
+@pytest.mark.parametrize("bad", [0, np.nan])
+def test_blocks_without_importance_are_rounded_alone(bad: float) -> None:
+    values, importance = hard_rows(), np.ones(512, np.float32)
+    importance[64:192] = bad
+    made = kernels.search_blocks(values, importance, Blocks(4, 32))
+    plain = kernels.round_blocks(values, Blocks(4, 32))
+    np.testing.assert_array_equal(made[0][:, 64:192], plain[0][:, 64:192])
+    np.testing.assert_array_equal(made[1][:, 2:6], plain[1][:, 2:6])
+    assert (made[1][:, 6:] != plain[1][:, 6:]).mean() > 0.5
+
+
+def weighted_error(
+    values: NDArray[np.float32], importance: NDArray[np.float32], levels: NDArray[np.int8], scales: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Of each block, in float64."""
+    size = values.shape[1] // scales.shape[1]
+    lost = values.astype(np.float64) - levels * np.repeat(scales.astype(np.float64), size, axis=1)
+    return (importance * lost**2).reshape(*scales.shape, size).sum(axis=-1)
+
+
+@pytest.mark.parametrize("blocks", SHAPES, ids=str)
+def test_a_search_loses_less_than_rounding_and_nearly_as_little_as_trying_everything(blocks: Blocks) -> None:
+    rng = np.random.Generator(np.random.PCG64(7))
+    values = (rng.standard_t(4, (16, 512)) * 0.02).astype(np.float32)
+    importance = np.exp(rng.standard_normal(512)).astype(np.float32)
+    made = weighted_error(values, importance, *kernels.search_blocks(values, importance, blocks))
+    plain = weighted_error(values, importance, *kernels.round_blocks(values, Blocks(blocks.bits, blocks.size)))
+    assert made.sum() < 0.85 * plain.sum()
+    if not blocks.float16:
+        assert (made <= plain * (1 + 1e-5)).all()
+    least = np.full(made.shape, np.inf)
+    extreme = np.abs(values).reshape(*made.shape, blocks.size).max(axis=-1)
+    for place in np.linspace(blocks.middle / 2, 2 * blocks.middle, 1000):
+        for sign in (-1, 1):
+            scales = (sign * extreme / place).astype(np.float32)
+            wide = np.repeat(scales, blocks.size, axis=1)
+            levels = np.clip(np.rint(values / wide), -blocks.middle, blocks.middle - 1).astype(np.int8)
+            least = np.minimum(least, weighted_error(values, importance, levels, scales))
+    assert made.sum() < (1.03 if blocks.bits == 4 else 1.06) * least.sum()
+
+
+def test_searched_q4_0_is_ggmls_q4_0_and_loses_less_than_ggmls_own_search() -> None:
+    values, importance = hard_rows(), np.linspace(0.1, 3, 512, dtype=np.float32)
+    out = np.empty((2, 64, 512 // 32 * 18), np.uint8)
+    GgmlFormat("Q4_0").encode(values, out[0], importance)
+    quantize_rows(gguf.GGMLQuantizationType.Q4_0, values, out[1], importance)
+    ours, ggmls = (gguf.quants.dequantize(each, gguf.GGMLQuantizationType.Q4_0) for each in out)
+    levels, scales = searched(values, importance, Blocks(4, 32, float16=True))
+    np.testing.assert_array_equal(ours, levels * np.repeat(scales, 32, axis=1))
+    errors = [(importance * np.square(each.astype(np.float64) - values))[17:].sum() for each in (ours, ggmls)]
+    assert errors[0] < 0.99 * errors[1]
