@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _model(log: LlamaLog, path: Path, repack: bool, *, mtp: bool) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts, params.load_mtp = repack, mtp
     with log.listening():
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
             raise ModelLoadError(f"{path}: llama.cpp cannot load it: {log.text()}")
     return model
