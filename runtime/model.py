@@ -18,9 +18,15 @@ from mimo_mobile.runtime.decode.speculator import Speculator
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
-from mimo_mobile.runtime.text.chat_template import MessageLike, encode_messages
+from mimo_mobile.runtime.text.chat_template import MessageLike, encode_messages, messages_of
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.runtime.turns import CancelEvent, Turns
+
+BEGINNING = 16
+"""Characters for each token of the context: a text that has more is looked at first. Usual texts have about four."""
+
+CUT = 64
+"""So many tokens more may come of a word or a run of spaces that is cut than of the whole."""
 
 
 class Model:
@@ -107,13 +113,26 @@ class Model:
         """Token ids of a prompt: messages go through the chat template, a text is taken as it stands.
 
         Raises:
+            ContextFullError: A text is so long that its beginning alone fills the context.
             SessionError: The model has no chat template, or it refuses the messages.
         """
         if isinstance(prompt, str):
+            self._check_length(prompt)
             return self.tokenizer.encode(prompt)
         if self.chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
+        for message in messages_of(prompt):
+            self._check_length(message.content)
         return encode_messages(self.chat_template, prompt, self.tokenizer, thinking=config.thinks)
+
+    def _check_length(self, text: str) -> None:
+        """See that the beginning of a text fits the context, before minutes and gigabytes go into all of it."""
+        first = text[: self.context_length * BEGINNING]
+        if len(first) < len(text) and (count := len(self.tokenizer.encode(first))) > self.context_length + CUT:
+            raise ContextFullError(
+                f"the first {len(first):,} of a text's {len(text):,} characters have {count} tokens, the context holds"
+                f" {self.context_length} with the answer; shorten it, or load with a larger context_length"
+            )
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits [T, V] after each of ``ids``.

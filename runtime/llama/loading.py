@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, require
-from mimo_mobile.gguf_header import GgufHeader
+from mimo_mobile.gguf_header import GgufHeader, shown
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.runtime.backend import Backend, KvDtype
@@ -134,11 +134,15 @@ def _drafter(header: GgufHeader, model: GgufModel, speculate: Speculate) -> Gguf
     if model.mtp_layers:
         return header
     beside = mtp_file(header.path)
-    if beside.is_file():
+    if os.path.lexists(beside):
         other = GgufHeader(beside)
-        if other.value("general.architecture") == MTP_ARCHITECTURE:
-            check_pair(header, model, other, checked(other))
-            return other
+        if (found := other.value("general.architecture")) != MTP_ARCHITECTURE:
+            raise ModelLoadError(
+                f"{beside}: architecture {shown(str(found))} found, {MTP_ARCHITECTURE} expected of the MTP layer of"
+                f" {header.path.name}; move the file away, or take speculate off or ngram"
+            )
+        check_pair(header, model, other, checked(other))
+        return other
     if speculate == "mtp":
         raise BackendUnavailableError(f"{beside}: no MTP layer there; quantize again, or take auto or ngram")
     return None

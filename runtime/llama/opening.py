@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _model(log: LlamaLog, path: Path, repack: bool, drafter: Path | None) -> Any
 
     params = llama_cpp.llama_model_default_params()
     params.use_extra_bufts, params.load_mtp = repack, drafter is not None
-    paths = [str(each).encode() for each in dict.fromkeys([drafter or path, path])]
+    paths = [os.fsencode(each) for each in dict.fromkeys([drafter or path, path])]
     with log.listening():
         if len(paths) == 1:
             model = llama_cpp.llama_model_load_from_file(paths[0], params)

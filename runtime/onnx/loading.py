@@ -73,6 +73,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
     model = folder / (KV_INT8 if config.kv_dtype == "int8" else MODEL)
     if not model.is_file():
         raise BackendUnavailableError(f"{folder}: no {KV_INT8}; quantize again for an int8 KV cache, or leave it out")
+    _check_name(model)
     tokenizer = TextTokenizer.from_file(folder / TOKENIZER)
     described = read_config(folder / CONFIG)
     if config.speculate == "mtp" and not (folder / MTP).is_file():
@@ -114,3 +115,14 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
     except BaseException:
         backend.close()
         raise
+
+
+def _check_name(model: Path) -> None:
+    """See that ONNX Runtime can be given a file's name, of which Python makes lone surrogates where it is no UTF-8."""
+    try:
+        str(model).encode()
+    except UnicodeEncodeError as error:
+        raise ModelLoadError(
+            f"{model}: a name that is not UTF-8 found, in which ONNX Runtime opens no file; rename the folder, or start"
+            " the program inside it and load ."
+        ) from error

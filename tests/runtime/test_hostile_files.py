@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.layout import mtp_file
 from mimo_mobile.runtime import load
 
 
@@ -54,3 +56,33 @@ def test_paths_that_are_no_model_are_errors(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ValueError, match="threads 0 is out of range"):
         load(tmp_path, threads=0)
+
+
+@pytest.mark.parametrize("kind", ["trunk", "nonsense", "folder", "pipe", "dangling"])
+def test_what_is_called_like_an_mtp_layer_and_is_none_is_an_error(kind: str, nano_gguf: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(nano_gguf, tmp_path / "x.gguf"))
+    beside = mtp_file(model)
+    if kind == "trunk":
+        shutil.copy(nano_gguf, beside)
+    elif kind == "nonsense":
+        beside.write_bytes(b"nonsense")
+    elif kind == "folder":
+        beside.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(beside)
+    else:
+        beside.symlink_to(tmp_path / "gone")
+    found = r"architecture qwen2 found, step35 expected .* move the file away" if kind == "trunk" else ".+"
+    with pytest.raises(ModelLoadError, match=rf"x-mtp\.gguf: {found}"):
+        load(model, cache=False)
+    load(model, speculate="ngram", cache=False).close()
+
+
+def test_names_that_are_not_utf8_work_with_llama_cpp_and_say_what_to_do_with_onnx(
+    nano_q4: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    onnx = Path(shutil.copytree(nano_q4["onnx"], folder))
+    load(shutil.copy(nano_q4["gguf"], folder), cache=False).close()
+    with pytest.raises(ModelLoadError, match=r"not UTF-8 found, in which ONNX Runtime opens no file; rename"):
+        load(onnx, cache=False)

@@ -103,6 +103,18 @@ def test_the_context_is_a_limit_and_not_a_crash(model: Path) -> None:
         assert len(ids_of(iter(tokens))) <= 4
 
 
+def test_a_text_of_megabytes_is_refused_by_its_beginning(model: Path) -> None:
+    text = "Add 12 to 30. " * 500_000
+    with load(model, context_length=64, speculate="off") as small:
+        for prompt in (text, [Message("user", text)]):
+            started = time.process_time()
+            with pytest.raises(ContextFullError, match=r"^the first 1,024 of a text's 7,000,000 characters have .* 64"):
+                next(small.generate(prompt))
+            assert time.process_time() - started < 0.5
+        with pytest.raises(ContextFullError, match=r"^the prompt has \d+ tokens, the context holds 64"):
+            next(small.generate("1" * 1024))
+
+
 def test_more_context_than_was_trained_is_refused(model: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"context_length 513 asked for, the model was trained for 512$"):
         load(model, context_length=513)
