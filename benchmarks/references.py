@@ -27,7 +27,7 @@ FIGURES = ("layers s", "layers CPU s", "head s", "head CPU s", "kept")
 
 
 def inside(checkpoint: Path, tokens: int) -> None:
-    """Compute and keep a reference of so many random tokens; prints wall and CPU seconds of layers and head, and bytes."""
+    """Compute and keep a reference of random tokens; prints wall and CPU seconds of layers and head, and bytes."""
     from mimo_mobile.convert.checkpoint import Checkpoint
     from mimo_mobile.progress import Progress
     from mimo_mobile.quantize import references
