@@ -24,7 +24,8 @@ from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import evaluate, rejection
+from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection
+from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.recipe_file import calibrated_for, calibration_ids, statistics_of, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
@@ -90,8 +91,14 @@ def quantize_checkpoint(
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
+    kernels.load()  # what is missing is said before anything is computed
 
-    statistics = cache(lambda: statistics_of(checkpoint, progress))
+    @cache
+    def statistics() -> Statistics:
+        found = statistics_of(checkpoint, progress)
+        disjoint.remember(out, found.texts)
+        return found
+
     with files.locked(out):
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)

@@ -21,7 +21,7 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import MODEL, TOKENIZER
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-from mimo_mobile.quantize import evaluate, measures, references, texts
+from mimo_mobile.quantize import disjoint, evaluate, measures, references, texts
 from mimo_mobile.quantize.evaluate import Asking, Problem, Reply
 from mimo_mobile.quantize.measures import Divergence, RowMeasures, Share, Thinking, TopRows
 from mimo_mobile.quantize.texts import Prompt, Window
@@ -95,10 +95,11 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
     """What is found out about the model at a path.
 
     Raises:
-        BadArgumentError: The text cannot be used, or both models have different tokenizers.
+        BadArgumentError: The text cannot be used, the model was calibrated on it, or both models have different
+            tokenizers.
         CheckpointError: The checkpoint to compare with cannot be used.
         SessionError: A model cannot be run.
-        QuantizationError: A process that answers problems was killed.
+        QuantizationError: A process that answers problems was killed, or what the model's folder keeps is damaged.
     """
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, speculate="off"))
     other = None if job.against is None else _model_at(Path(job.against))
@@ -107,6 +108,7 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
     told = _told(path, job, source, other, heldout, progress)
     with _loaded(path, job) as model:
         _check_same_tokenizer(model, told)
+        disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
         nll, measured = _read(model, told, progress)
     thinking, greedy, sampled = _answers(path, job, heldout, progress)
     return Quality(

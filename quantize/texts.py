@@ -6,13 +6,10 @@ held-out problems, which only measure, or a text of the user's. This module know
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from mimo_mobile import untrusted
 from mimo_mobile.errors import BadArgumentError
@@ -40,9 +37,6 @@ LEAST_ANSWER = 16
 
 LEAST_TEXT = 8
 """Tokens of a text, of which the second half can be measured."""
-
-NGRAM = 32
-"""So many tokens in a row must not be in both sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,30 +214,3 @@ def read_text(path: Path) -> str:
         raise BadArgumentError(f"{path}: cannot be read: {error.strerror}; name a text file") from error
     except ValueError as error:
         raise BadArgumentError(f"{path}: {error}; a text file in UTF-8 expected") from error
-
-
-def hashes(texts: Iterable[Sequence[int]]) -> set[str]:
-    """Hashes of every ``NGRAM`` tokens in a row, by which ``check_disjoint`` knows a text again without keeping it."""
-    found = set()
-    for ids in texts:
-        values = np.asarray(ids, "<i4")
-        for start in range(max(1, len(values) - NGRAM + 1)):
-            found.add(hashlib.blake2b(values[start : start + NGRAM].tobytes(), digest_size=8).hexdigest())
-    return found
-
-
-def check_disjoint(windows: Sequence[Window], calibrated_on: Collection[str], tokenizer: TextTokenizer) -> None:
-    """See that nothing that is measured on was calibrated on.
-
-    Raises:
-        BadArgumentError: ``NGRAM`` tokens in a row are in both.
-    """
-    for window in windows if calibrated_on else ():
-        for start in range(max(1, len(window.ids) - NGRAM + 1)):
-            some = window.ids[start : start + NGRAM]
-            if not hashes([some]).isdisjoint(calibrated_on):
-                shown = untrusted.printable(tokenizer.decode(some))
-                raise BadArgumentError(
-                    f"the model was calibrated on a part of this text, {shown[:60]!r} …, so that measuring on it would"
-                    " flatter; give a text that shares nothing with the calibration"
-                )

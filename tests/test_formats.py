@@ -20,7 +20,7 @@ from mimo_mobile.documents import FileFormat
 from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import NPU_FORMAT, REFERENCE_FORMAT, read_npu_settings, read_reference
-from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize import disjoint, evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.decode import pace
@@ -38,6 +38,7 @@ FORMATS = {
         pace.COSTS_FORMAT,
         selftest.SELFTEST_FORMAT,
         evaluate.REPLIES_FORMAT,
+        disjoint.FORMAT,
         cache.PREPACKED_FORMAT,
     )
 }
@@ -75,6 +76,7 @@ def test_what_quantize_writes_is_valid(out: Path) -> None:
     assert manifest.read(out) is not None
     check("reference", out / "mimo-nano-int4_b32-onnx/reference.json")
     check("replies", out / "bf16-replies.json")
+    check("calibrated_on", out / disjoint.NAME)
 
 
 def test_what_the_npu_fixture_writes_is_valid(out: Path, tmp_path: Path) -> None:
@@ -180,6 +182,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] 
     "selftest": (selftest.read_verdict, "selftest.json", ModelLoadError),
     "prepacked": (cache.read_record, "entry.json", ModelLoadError),
     "replies": (read_replies, "bf16-replies.json", QuantizationError),
+    "calibrated_on": (lambda path: disjoint.read(path.parent), disjoint.NAME, QuantizationError),
     "draft_vocabulary": (read_drafts, "draft_vocabulary.json", CheckpointError),
 }
 

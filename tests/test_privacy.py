@@ -150,6 +150,7 @@ COMMANDS: dict[str, list[str]] = {
     "inspect": ["inspect", "{onnx}", "--tensors"],
     "doctor": ["doctor", "{onnx}"],
     "cache": ["cache", "list"],
+    "recipes": ["recipes"],
     "synth": ["synth", "{out}/random", "--layers", "2", "--tokenizer", "{tiny}"],
 }  # fmt: skip
 

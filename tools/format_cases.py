@@ -126,6 +126,7 @@ SELFTEST: Document = {
 }
 DRAFTS = [3, 9, 200]
 REPLIES: Document = {"replies_version": 1, "fingerprint": "f", "problem_set": "p", "tokens": [[5, 6], []]}
+CALIBRATED_ON: Document = {"calibrated_on_version": 1, "tokens": 32, "hashes": ["0123456789abcdef", "f" * 16]}
 DOCUMENTS: dict[str, Any] = {
     "manifest": MANIFEST,
     "npu": NPU,
@@ -134,6 +135,7 @@ DOCUMENTS: dict[str, Any] = {
     "selftest": SELFTEST,
     "draft_vocabulary": DRAFTS,
     "replies": REPLIES,
+    "calibrated_on": CALIBRATED_ON,
     "prepacked": PREPACKED,
 }
 
@@ -175,6 +177,7 @@ GOOD: dict[str, list[Change]] = {
     ],
     "draft_vocabulary": [("", [7]), ("", [7, 7, 2])],
     "replies": [("replies_version", GONE), ("added_later", 1)],
+    "calibrated_on": [("calibrated_on_version", GONE), ("added_later", 1), ("hashes", [])],
     "prepacked": [("added_later", 1)],
 }  # fmt: skip
 """Readers take these, which do not ask for what they do not need."""
@@ -227,6 +230,11 @@ BAD: dict[str, list[Change]] = {
     "replies": [
         ("replies_version", 2), ("", []), ("fingerprint", GONE), ("problem_set", 1), ("tokens", GONE), ("tokens", {}),
         ("tokens", [5, 6]), ("tokens", [[5, -1], []]), ("tokens", [["5"], []]), ("tokens", [[2**31], []]),
+    ],
+    "calibrated_on": [
+        ("calibrated_on_version", 2), ("", []), ("tokens", GONE), ("tokens", 16), ("tokens", "32"), ("hashes", GONE),
+        ("hashes", "0123456789abcdef"), ("hashes", [5]), ("hashes", ["0123456789abcde"]),
+        ("hashes", ["0123456789ABCDEF"]),
     ],
 }  # fmt: skip
 """Schemas and readers refuse these."""

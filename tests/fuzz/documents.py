@@ -12,6 +12,7 @@ from mimo_mobile.cache import read_record
 from mimo_mobile.convert.draft_vocabulary import draft_ids
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.layout import read_npu_settings, read_reference
+from mimo_mobile.quantize import disjoint
 from mimo_mobile.quantize.evaluate import read_replies
 from mimo_mobile.runtime.decode.pace import read_costs
 from mimo_mobile.runtime.devices.selftest import read_verdict
@@ -37,6 +38,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "draft_vocabulary": ("draft_vocabulary.json", lambda file: draft_ids(file.parent, VOCABULARY)),
     "prepacked": ("record.json", read_record),
     "replies": ("replies.json", lambda file: read_replies(file, KEY, 2)),
+    "calibrated_on": (disjoint.NAME, lambda file: disjoint.read(file.parent)),
 }
 NAMES = list(READERS)
 

@@ -48,7 +48,12 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
         content = (tmp_path / "out" / part["path"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (part["size_bytes"], part["sha256"])
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {part["path"] for part in listed} | {"manifest.json", "bf16-replies.json", ".lock"}
+    assert files == {part["path"] for part in listed} | {
+        "manifest.json",
+        "bf16-replies.json",
+        "calibrated-on.json",
+        ".lock",
+    }
     assert made == manifest.read(tmp_path / "out")
     assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
     for entry in made.entries:

@@ -236,3 +236,25 @@ def test_llama_perplexity_finds_the_same(
         theirs = float(match[1]) / (100 if figure == "same_top" else 1)
         # It prints six digits, and keeps the base's logits in 16 bits: steps of 0.00024.
         assert getattr(ours, figure) == pytest.approx(theirs, rel=0.005, abs=2e-5), (figure, ours, said)
+
+
+@pytest.mark.slow
+def test_a_peers_file_is_measured_as_ours_is(nano: Source, text: Path, tmp_path: Path) -> None:
+    base = convert_checkpoint(nano, tmp_path / "base.gguf", to="gguf", dtype="bf16")[0]
+    peer = tmp_path / "peer.gguf"
+    tool = Path(os.environ["MIMO_LLAMA_PROGRAMS"]) / "llama-quantize"
+    subprocess.run([tool, base, peer, "Q4_0"], capture_output=True, timeout=300, check=True)
+    quantize_checkpoint(nano, tmp_path / "out", ["q4_0"], problems=0, effort="none")
+    job = Job(PLAIN, against="nano", text=text, tokens=1100, problems=4, seeds=0)
+    theirs, ours = (measure_quality(each, job) for each in (peer, tmp_path / "out"))
+    assert theirs.greedy is not None and theirs.greedy.share > 0.7
+    # llama-quantize leaves the head at six bits.
+    assert 0.3 < divergence(theirs).mean_kld / divergence(ours).mean_kld <= 1.1
+
+
+@pytest.mark.parametrize("against", ["", "/dev/null", "missing/folder", "x.gguf", "\udcff", "no\n\x1b[2J"])
+def test_what_it_cannot_be_compared_with_is_told_in_one_line(against: str, tiny_gguf: Path, text: Path) -> None:
+    result = runner().invoke(main, ["eval", str(tiny_gguf), "--against", against, "--text", str(text)])
+    assert result.exit_code in (1, 2), result.output
+    assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1, result.stderr
+    assert "\x1b" not in result.output
