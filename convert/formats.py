@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import QuantizationError
 
-Importance = Mapping[str, NDArray[np.float32]]
+Importance = Mapping[str, Any]
 """Checkpoint's tensor name → the mean squares [columns] of what the matrix is multiplied with, in the checkpoint's
-order of columns. Not every matrix need have an entry."""
+order of columns, or whatever else its format takes for them. Not every matrix need have an entry."""
 
 NO_IMPORTANCE: Importance = MappingProxyType({})
 
@@ -37,9 +37,7 @@ class RowFormat(Protocol):
             QuantizationError: Rows of so many columns cannot be stored.
         """
 
-    def encode(
-        self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
-    ) -> None:
+    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: Any = None) -> None:
         """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes].
 
         ``importance`` [columns] says how much an error of each column matters: the mean square of what is multiplied
@@ -59,7 +57,7 @@ class MatMulFormat(Protocol):
         """Weights along a row that share a scale."""
 
     def quantize(
-        self, values: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+        self, values: NDArray[np.float32], importance: Any = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Rows [N, K] as integers [N, K / block_size, block_size * bits / 8] and scales [N, K / block_size].
 
@@ -99,9 +97,7 @@ class PlainFormat:
         """Bytes of one row."""
         return columns * self.dtype.itemsize
 
-    def encode(
-        self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
-    ) -> None:
+    def encode(self, values: NDArray[np.float32], out: NDArray[np.uint8], importance: Any = None) -> None:
         """Store ``values`` [rows, columns] in ``out`` [rows, row_bytes]; each is rounded alone, however important.
 
         Raises:

@@ -171,7 +171,7 @@ class Encoding:
         view: TensorView | Folded,
         row_format: RowFormat,
         pool: ThreadPoolExecutor,
-        importance: NDArray[np.float32] | None = None,
+        importance: Any = None,
         *,
         swap_halves: bool = False,
     ) -> None:
@@ -180,7 +180,7 @@ class Encoding:
         rows = view.size // columns
         self._out = np.empty((rows, row_format.row_bytes(columns)), np.uint8)
         step = max(1, TASK_WEIGHTS // columns)
-        if swap_halves and importance is not None:
+        if swap_halves and isinstance(importance, np.ndarray):
             importance = np.roll(importance, columns // 2)
 
         def task(start: int) -> None:

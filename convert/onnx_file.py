@@ -99,7 +99,8 @@ def write_onnx(
             exact = frozenset(prefix_of(each.layer) for each in ranges.layers if each.float32_attention)
             compute = dataclasses.replace(compute, float32=exact)
         tensors = folded(checkpoint.tensors, ranges, calibrated.factors if calibrated else {})
-        weights = LazyWeights(config, tensors, format_of, compute, drafts, pool)
+        importance = calibrated.importance if calibrated else {}
+        weights = LazyWeights(config, tensors, format_of, compute, drafts, pool, importance)
         graphs = {MODEL: onnx_graph.trunk(config, weights, compute)}
         for layer in range(config.num_nextn_predict_layers):
             name = MTP if layer == 0 else f"mtp_{layer}.onnx"

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.calibrated import KvScales
-from mimo_mobile.convert.formats import MatMulFormat, PlainFormat
+from mimo_mobile.convert.formats import NO_IMPORTANCE, Importance, MatMulFormat, PlainFormat
 from mimo_mobile.convert.onnx_graph import Compute, Matrix
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.mimo7b import MimoConfig
@@ -90,13 +90,14 @@ class LazyWeights:
         compute: Compute,
         draft_ids: NDArray[np.int64],
         pool: ThreadPoolExecutor,
+        importance: Importance = NO_IMPORTANCE,
     ) -> None:
         """Give ``tensors`` in the formats that ``format_of`` says, made by the threads of ``pool``.
 
-        ``draft_ids`` [R] are the tokens that the MTP layer may draft.
+        ``draft_ids`` [R] are the tokens that the MTP layer may draft. ``importance`` says how much columns matter.
         """
         self._config, self._format_of, self._compute, self._pool = config, format_of, compute, pool
-        self._draft_ids = draft_ids
+        self._draft_ids, self._importance = draft_ids, importance
         self._tensors: dict[str, Tensor] = dict(tensors)
         self._tensors[DRAFT_HEAD] = PickedRows(tensors["lm_head.weight"], draft_ids)
         self._kv_scales: KvScales = []
@@ -196,10 +197,12 @@ class LazyWeights:
         rows, blocks = sum(view.shape[0] for view in views), views[0].shape[1] // row_format.block_size
         values = np.empty((rows, blocks, row_format.block_size * row_format.bits // 8), np.uint8)
         scales = np.empty((rows, blocks), np.float32)
+        # Stacked matrices read the same.
+        importance = self._importance.get("lm_head.weight" if names[0] == DRAFT_HEAD else names[0])
 
         def task(view: Tensor, start: int, stop: int, place: int) -> None:
             part = slice(place + start, place + stop)
-            values[part], scales[part] = row_format.quantize(view.float32(start, stop))
+            values[part], scales[part] = row_format.quantize(view.float32(start, stop), importance)
 
         waiting, place = [], 0
         for view in views:

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.convert.calibrated import KvScales
+from mimo_mobile.convert.calibrated import Calibrated, Factors, KvScales
 from mimo_mobile.convert.folding import largest, prefix_of
+from mimo_mobile.convert.formats import Importance
 from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.layout import REFERENCE_LOGITS, Reference
@@ -62,6 +63,14 @@ class Statistics:
     def reference_ids(self) -> tuple[int, ...]:
         """The prompt of ``reference``."""
         return self.texts[0][:REFERENCE_TOKENS]
+
+    def calibrated(
+        self, factors: Mapping[str, Factors] | None = None, importance: Importance | None = None
+    ) -> Calibrated:
+        """What writers need to know."""
+        return Calibrated(
+            self.ranges, self.head, self.kv_scales, self.reference, self.reference_ids, factors or {}, importance or {}
+        )
 
     def reference(self, path: Path, config: MimoConfig) -> Reference:
         """The logits of a written file after the first tokens.

@@ -21,6 +21,7 @@ from mimo_mobile.mimo7b import POST_NORM, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.forward import Array, Tensors
+from mimo_mobile.quantize.kernels import Blocks
 
 ROWS, ROWS_AT_A_TIME = 512, 8
 """So many rows of a matrix are looked at, in pieces from all over it; more change the result by less than 1 %."""
@@ -31,19 +32,6 @@ ROUNDS, PACE = 8, 0.25
 LEAST_SQUARE = 1e-3
 """A column that reads next to nothing in the calibration text is taken to read this part of the median square: other
 texts may need it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """How a matrix is rounded.
-
-    Attributes:
-        bits: Of a weight.
-        size: How many weights of a row share a step.
-    """
-
-    bits: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)

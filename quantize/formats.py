@@ -20,6 +20,14 @@ Weighing = NDArray[np.float32] | Feedback | None
 
 Q4_0 = "Q4_0"
 
+GGML_BLOCKS = {
+    Q4_0: Blocks(4, 32, float16=True),
+    **{name: Blocks(bits, size) for name, bits, size in (
+        ("Q4_K", 4, 32), ("Q5_0", 5, 32), ("Q5_1", 5, 32), ("Q5_K", 5, 32), ("Q6_K", 6, 16), ("Q8_0", 8, 32),
+    )},
+}  # fmt: skip
+"""How ggml's types divide a row; blocks of types with ``_K`` lie in larger ones, which share the scales' scale."""
+
 UNSEEN, UNSEEN_SHARE = np.float32(1e-6), np.float32(0.1)
 """A column with less than this part of its block's mean importance counts as never seen: another text may need what
 ours did not, so that it gets this share of the mean, and is not clipped at will."""
@@ -30,6 +38,16 @@ class GgmlFormat:
     """One of ggml's quantized types; the gguf package knows its sizes."""
 
     name: str
+
+    @property
+    def blocks(self) -> Blocks:
+        """How a row is divided."""
+        return GGML_BLOCKS[self.name]
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether ``Feedback`` gives it more than mean squares do."""
+        return self.name == Q4_0
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row.
@@ -57,7 +75,7 @@ class GgmlFormat:
         """
         check_finite(values)
         if self.name == Q4_0 and importance is not None:
-            kernels.pack_q4_0(*_levels(values, Blocks(4, 32, float16=True), importance), out)
+            kernels.pack_q4_0(*_levels(values, self.blocks, importance), out)
             return
         if isinstance(importance, Feedback):
             importance = importance.mean_squares
@@ -79,6 +97,16 @@ class NBitsFormat:
     bits: Literal[4, 8]
     block_size: int
 
+    @property
+    def blocks(self) -> Blocks:
+        """How a row is divided."""
+        return Blocks(self.bits, self.block_size)
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether ``Feedback`` gives it more than mean squares do."""
+        return True
+
     def quantize(
         self, values: NDArray[np.float32], importance: Weighing = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -97,7 +125,7 @@ class NBitsFormat:
                 f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found"
             )
         check_finite(values)
-        levels, scales = _levels(values, Blocks(self.bits, self.block_size), importance)
+        levels, scales = _levels(values, self.blocks, importance)
         packed = kernels.pack_pairs(levels) if self.bits == 4 else levels.view(np.uint8) ^ np.uint8(0x80)
         return packed.reshape(rows, -1, self.block_size * self.bits // 8), scales
 

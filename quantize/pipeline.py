@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from mimo_mobile import files, manifest, onnxruntime_library
@@ -25,9 +24,9 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection
-from mimo_mobile.quantize.calibrate import Statistics
+from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
-from mimo_mobile.quantize.recipe_file import calibrated_for, calibration_ids, statistics_of, write_model
+from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
@@ -61,6 +60,7 @@ def quantize_checkpoint(
     single_file: bool = False,
     npu: NpuTarget | None = None,
     effort: Effort = "normal",
+    calibration: Path | None = None,
     limits: Mapping[str, Limits] = DEFAULTS,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
@@ -74,7 +74,10 @@ def quantize_checkpoint(
         problems: How many of the held-out problems to answer; 0 is none, None is all.
         single_file: Whether a GGUF file holds both the trunk and the MTP layer, which stock llama.cpp can draft with.
         npu: The chips to compile the ONNX recipes' models for; None compiles for none.
-        effort: With ``none`` weights are rounded to the nearest level, whatever reads them.
+        effort: With ``none`` weights are rounded to the nearest level, whatever reads them. With ``normal`` channels
+            are balanced, and levels are searched for, by what the checkpoint computes for a text. With ``high`` the
+            errors of some columns are also made good by others.
+        calibration: The text; ours by default.
         limits: What each recipe may lose at most, by name.
         progress: A function that is called often.
 
@@ -93,19 +96,14 @@ def quantize_checkpoint(
     context = _checked(npu, checkpoint) if npu is not None else 0
     kernels.load()  # what is missing is said before anything is computed
 
-    @cache
-    def statistics() -> Statistics:
-        found = statistics_of(checkpoint, progress)
-        disjoint.remember(out, found.texts)
-        return found
-
-    with files.locked(out):
+    with files.locked(out), files.workplace(out / "calibration") as folder:
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)
         if force or not _all_finished(out, source, chosen, single_file, effort):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
+        calibrator = Calibrator(checkpoint, effort, folder / "states", calibration, progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):
@@ -118,7 +116,9 @@ def quantize_checkpoint(
                     manifest.remove(out, gone.aside)
                 state = state.without(recipe.name)
                 state.write(out)
-                found = calibrated_for(recipe, effort, statistics)
+                found = calibrator.calibrated(recipe)
+                if found is not None:
+                    disjoint.remember(out, calibrator.statistics.texts)
                 made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
                 state = state.with_entry(made)
                 state.write(out)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import write_gguf_model, write_onnx_model
-from mimo_mobile.entries import Effort
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting
-from mimo_mobile.quantize.texts import TEXT, calibration_texts
+from mimo_mobile.quantize.texts import TEXT
 from mimo_mobile.ranges import ModelRanges
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -41,13 +39,13 @@ def write_model(
     layers = checkpoint.config.num_hidden_layers
 
     def row_format(name: str) -> RowFormat:
-        chosen = FORMATS[fitting(recipe.format_of(name, layers), checkpoint.tensors[name].shape[-1])]
-        assert isinstance(chosen, PlainFormat | GgmlFormat)
+        chosen = format_of(recipe, name, checkpoint)
+        assert not isinstance(chosen, NBitsFormat)
         return chosen
 
     def matmul_format(name: str) -> PlainFormat | MatMulFormat:
-        chosen = FORMATS[recipe.format_of(name, layers)]
-        assert isinstance(chosen, PlainFormat | NBitsFormat)
+        chosen = format_of(recipe, name, checkpoint)
+        assert not isinstance(chosen, GgmlFormat)
         return chosen
 
     if recipe.target == "gguf":
@@ -67,32 +65,19 @@ def write_model(
     return [out], ranges
 
 
-def calibrated_for(recipe: Recipe, effort: Effort, statistics: Callable[[], Statistics]) -> Calibrated | None:
-    """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded."""
-    if recipe.target == "gguf" and effort == "none":
-        return None
-    return calibrated(statistics(), effort)
+def format_of(recipe: Recipe, name: str, checkpoint: Checkpoint) -> PlainFormat | GgmlFormat | NBitsFormat:
+    """The format that a recipe gives to a checkpoint's tensor.
 
-
-def calibrated(found: Statistics, effort: Effort = "none") -> Calibrated:
-    """What writers need of a checkpoint's statistics."""
-    importance = {} if effort == "none" else found.mean_squares
-    return Calibrated(
-        found.ranges, found.head, found.kv_scales, found.reference, found.reference_ids, importance=importance
-    )
+    Raises:
+        QuantizationError: The recipe has no rule for it.
+    """
+    chosen = FORMATS[
+        fitting(recipe.format_of(name, checkpoint.config.num_hidden_layers), checkpoint.tensors[name].shape[-1])
+    ]
+    assert isinstance(chosen, PlainFormat | GgmlFormat | NBitsFormat)
+    return chosen
 
 
 def calibration_ids(folder: Path) -> list[int]:
     """Our calibration text, by the tokenizer in a folder."""
     return TextTokenizer.from_file(folder / "tokenizer.json").encode(TEXT.read_text(encoding="utf-8"))
-
-
-def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:
-    """What a checkpoint computes for our calibration text.
-
-    Raises:
-        QuantizationError: A layer makes NaN or infinity.
-    """
-    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    texts = calibration_texts(tokenizer, length=checkpoint.config.max_position_embeddings)
-    return calibrate(checkpoint.config, checkpoint.tensors, texts, progress)

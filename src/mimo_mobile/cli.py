@@ -86,7 +86,7 @@ def convert(
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
     from mimo_mobile.convert.model import convert_checkpoint
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize.recipe_file import calibrated, statistics_of
+    from mimo_mobile.quantize.calibrator import statistics_of
     from mimo_mobile.terminal import progress_shown
 
     chips = chips_of(device, socs, context)
@@ -97,7 +97,7 @@ def convert(
     with progress_shown() as progress:
         written = convert_checkpoint(
             resolve(checkpoint), out, to=target, progress=progress,
-            calibrate=lambda *each: calibrated(statistics_of(*each)), **options,
+            calibrate=lambda checkpoint, told: statistics_of(checkpoint, progress=told).calibrated(), **options,
         )  # fmt: skip
         for chip in chips:
             from mimo_mobile.convert.npu.file import compile_for_npu

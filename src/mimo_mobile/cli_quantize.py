@@ -84,6 +84,11 @@ def report_compiled(folder: Path) -> None:
 @single_file
 @npu_options
 @click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="A text that the checkpoint is run over instead of ours: some thousand words of what it will be used for.",
+)
+@click.option(
     "--effort",
     type=click.Choice(EFFORTS),
     default="normal",

@@ -27,7 +27,6 @@ from mimo_mobile.quantize.calibrate import calibrate
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.formats import NBitsFormat
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.quantize.recipe_file import calibrated
 from mimo_mobile.ranges import LayerRange, ModelRanges
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.socs import soc_named
@@ -73,7 +72,7 @@ def answers(nano_q4: dict[str, Path], questions: list[str]) -> list[list[int | N
 
 def measured(checkpoint: Checkpoint, ids: list[int] = IDS) -> Calibrated:
     """What a checkpoint computes for a text."""
-    return calibrated(calibrate(checkpoint.config, checkpoint.tensors, [ids]))
+    return calibrate(checkpoint.config, checkpoint.tensors, [ids]).calibrated()
 
 
 def tokens(model: Path, questions: list[str], **config: Any) -> list[list[int | None]]:

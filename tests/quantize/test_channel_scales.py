@@ -16,7 +16,8 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import POST_NORM, PRE_NORM
 from mimo_mobile.quantize.calibrate import Statistics, calibrate
-from mimo_mobile.quantize.channel_scales import Blocks, after, channel_factors
+from mimo_mobile.quantize.channel_scales import after, channel_factors
+from mimo_mobile.quantize.kernels import Blocks
 from tests import reference
 from tests.tiny import write_json, write_tiny_checkpoint, write_weights
 

@@ -9,7 +9,7 @@ import numpy as np
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.quantize import forward
 from mimo_mobile.quantize.calibrate import calibrate
-from mimo_mobile.quantize.second_moments import SecondMoments
+from mimo_mobile.quantize.second_moments import SecondMoments, keep_states
 from tests.tiny import write_tiny_checkpoint
 
 TEXTS = [[320, 72, 101, 5, 5, 300, 17, 322, 1], [7, 7, 200]]
@@ -17,17 +17,17 @@ TEXTS = [[320, 72, 101, 5, 5, 300, 17, 322, 1], [7, 7, 200]]
 
 def test_second_moments_are_those_of_what_matrices_read(tmp_path: Path) -> None:
     tiny = Checkpoint.open(write_tiny_checkpoint(tmp_path / "tiny"))
-    (tmp_path / "kept").mkdir()
-    moments = SecondMoments(tiny.config, tiny.tensors, TEXTS, tmp_path / "kept")
+    states = keep_states(tiny.config, tiny.tensors, TEXTS, tmp_path / "kept")
+    moments = SecondMoments(tiny.config, tiny.tensors, states)
     inputs: dict[str, list[forward.Array]] = {}
 
     def observe(layer: str, trace: forward.Trace) -> None:
         for end, values in trace.inputs().items():
             inputs.setdefault(f"model.{layer}.{end}", []).append(values)
 
-    states = forward.run(tiny.config, tiny.tensors, TEXTS, observe)
+    last = forward.run(tiny.config, tiny.tensors, TEXTS, observe)
     norm = tiny.tensors["model.norm.weight"].float32()
-    inputs["lm_head.weight"] = [forward.rms_norm(x, norm, tiny.config.rms_norm_eps) for x in states]
+    inputs["lm_head.weight"] = [forward.rms_norm(x, norm, tiny.config.rms_norm_eps) for x in last]
     squares = calibrate(tiny.config, tiny.tensors, TEXTS).mean_squares
     assert set(inputs) == {name for name in squares if "mtp" not in name}
     for name in sorted(inputs, key=lambda each: each[::-1]):  # from layer to layer and back

@@ -1,0 +1,120 @@
+"""What the recipes of one checkpoint are written with: nothing is computed before the first recipe needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from mimo_mobile.convert.calibrated import Calibrated
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.folding import folded
+from mimo_mobile.convert.formats import PlainFormat
+from mimo_mobile.entries import Effort
+from mimo_mobile.progress import ProgressCallback, ignore
+from mimo_mobile.quantize.calibrate import Statistics, calibrate
+from mimo_mobile.quantize.channel_scales import after, channel_factors
+from mimo_mobile.quantize.feedback import Feedback
+from mimo_mobile.quantize.forward import Array
+from mimo_mobile.quantize.recipe_file import format_of
+from mimo_mobile.quantize.recipes import Recipe
+from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of, keep_states
+from mimo_mobile.quantize.texts import calibration_texts
+from mimo_mobile.ranges import ModelRanges
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+ENOUGH_BITS = 8
+"""With so many bits neither channel scales nor feedback gain anything."""
+
+
+class Calibrator:
+    """Knows a checkpoint by what it computes for a text."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        effort: Effort,
+        folder: Path,
+        text: Path | None = None,
+        progress: ProgressCallback = ignore,
+    ) -> None:
+        """Calibrate ``checkpoint`` when a recipe needs it.
+
+        Args:
+            checkpoint: The checkpoint.
+            effort: How much to do.
+            folder: Where the highest effort keeps what layers read; it is made when that is needed.
+            text: A text of the user's; ours by default.
+            progress: Called often.
+        """
+        self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
+        self._text, self._progress = text, progress
+
+    def calibrated(self, recipe: Recipe) -> Calibrated | None:
+        """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded.
+
+        Raises:
+            QuantizationError: A layer makes NaN or infinity.
+        """
+        if self._effort == "none":
+            return None if recipe.target == "gguf" else self.statistics.calibrated()
+        config, tensors = self._checkpoint.config, self._checkpoint.tensors
+        formats = {name: format_of(recipe, name, self._checkpoint) for name in tensors}
+        coarse = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
+        blocks = {name: each.blocks for name, each in coarse.items() if each.blocks.bits < ENOUGH_BITS}
+        factors = channel_factors(config, tensors, self.statistics.mean_squares, blocks.get, self._progress)
+        found = after(self.statistics, factors)
+        importance: Mapping[str, Any] = found.mean_squares
+        fed = [name for name in blocks if coarse[name].feeds_back and name in found.mean_squares]
+        if self._effort == "high" and fed:
+            scaled = folded(tensors, ModelRanges(()), factors)
+            importance = _Fed(found.mean_squares, fed, SecondMoments(config, scaled, self._states))
+        return found.calibrated(factors, importance)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What the checkpoint computes for the text."""
+        return statistics_of(self._checkpoint, self._text, self._progress)
+
+    @cached_property
+    def _states(self) -> States:
+        config, tensors = self._checkpoint.config, self._checkpoint.tensors
+        return keep_states(config, tensors, self.statistics.texts, self._folder, self._progress)
+
+
+class _Fed(Mapping[str, Any]):
+    """For some matrices how their columns make up for each other, for all others how much each column matters."""
+
+    def __init__(self, mean_squares: Mapping[str, Array], fed: Collection[str], moments: SecondMoments) -> None:
+        self._mean_squares, self._fed, self._moments = mean_squares, frozenset(fed), moments
+        self._lock, self._group = Lock(), ("", "")
+        self._feedback: Feedback | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._fed:
+            return self._mean_squares[name]
+        with self._lock:
+            if self._feedback is None or self._group != group_of(name):
+                self._feedback = None  # before the next one takes its place
+                self._feedback, self._group = Feedback.of(self._moments.of(name)), group_of(name)
+            return self._feedback
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mean_squares)
+
+    def __len__(self) -> int:
+        return len(self._mean_squares)
+
+
+def statistics_of(checkpoint: Checkpoint, text: Path | None = None, progress: ProgressCallback = ignore) -> Statistics:
+    """What a checkpoint computes for a text of the user's, or for ours.
+
+    Raises:
+        BadArgumentError: The text cannot be read, or is too short.
+        QuantizationError: A layer makes NaN or infinity.
+    """
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    texts = calibration_texts(tokenizer, file=text, length=checkpoint.config.max_position_embeddings)
+    return calibrate(checkpoint.config, checkpoint.tensors, texts, progress)
