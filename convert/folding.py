@@ -20,7 +20,7 @@ from mimo_mobile.convert.formats import LARGEST
 from mimo_mobile.convert.shards import BLOCK_WEIGHTS, TensorView
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.mimo7b import MimoConfig
-from mimo_mobile.ranges import LayerRange, ModelRanges
+from mimo_mobile.ranges import LayerRange, ModelRanges, too_coarse
 
 HEADROOM = 16
 """How many times larger than what was measured numbers may get before they leave float16."""
@@ -29,10 +29,6 @@ MOST = LARGEST / HEADROOM
 
 LEAST = 2.0**-14
 """The least float16 that has all its digits."""
-
-MOST_SCORE = 256.0
-"""Below it float16 rounds a score, q·k after scaling, by at most 1/16, which changes its weight by 6 %. What all scores
-of a row have in common changes no weight, but takes digits from each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def fold(ranges: ModelRanges, head_dim: int, *, float16: bool, float16_attention
     residual = _scale(max((each.residual for each in ranges.layers), default=0))
     layers = []
     for each in ranges.layers:
-        coarse = each.query_key * head_dim**-0.5 > MOST_SCORE or max(each.query, each.key, each.value) > MOST
+        coarse = too_coarse(each.query_key, head_dim) or max(each.query, each.key, each.value) > MOST
         layers.append(
             dataclasses.replace(
                 each, product_scale=_scale(each.product), float32_attention=float16_attention and coarse

@@ -27,7 +27,7 @@ from mimo_mobile.convert.shards import TensorView
 from mimo_mobile.convert.tensors import Layout, Mapped, map_tensors
 from mimo_mobile.convert.vocabulary import Vocabulary
 from mimo_mobile.errors import CheckpointError, QuantizationError, require
-from mimo_mobile.layout import PAIR_ID, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
+from mimo_mobile.layout import LARGEST_QUERY_KEY, PAIR_ID, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS
 from mimo_mobile.mimo7b import PRE_NORM, SAMPLING_TEMPERATURE, SAMPLING_TOP_P, SYNTHETIC, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
@@ -79,7 +79,8 @@ def write_gguf(
         tensors: The checkpoint's tensors as they are to be written; as they are by default.
         eps: The norms' eps that belongs to them; the checkpoint's by default.
         importance: Checkpoint's tensor name → how much each column of the tensor matters; others are encoded without.
-        known: Gives the reference that engines are tested with; the file gets none by default.
+        known: What the checkpoint gave when it was run: the file tells engines how large q·k gets, and has a reference
+            to test them with. It has neither by default.
         threads: How many encode weights; one for each core by default.
         force: Replace ``out``.
         progress: Called for every tensor.
@@ -108,6 +109,8 @@ def write_gguf(
         try:
             if known and known.reference_ids:
                 add_room(writer, known.reference_ids, config.vocab_size)
+            if known and known.ranges.layers:
+                writer.add_float32(LARGEST_QUERY_KEY, known.ranges.query_key)
             _add_origin(writer, metadata, layout)
             _add_hyperparameters(writer, config, eps or config.rms_norm_eps)
             _add_layers(writer, config, layout)

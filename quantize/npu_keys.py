@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile.convert.folding import MOST, MOST_SCORE, prefix_of
+from mimo_mobile.convert.folding import MOST, prefix_of
 from mimo_mobile.convert.npu.centered_keys import Centers, center, turned_back
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import QuantizationError
@@ -20,6 +20,7 @@ from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import forward
 from mimo_mobile.quantize.written import read_written
+from mimo_mobile.ranges import MOST_SCORE
 
 
 def key_centers(folder: Path, ids: Sequence[int], context: int, progress: ProgressCallback = ignore) -> Centers:

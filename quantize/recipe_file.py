@@ -71,9 +71,10 @@ def format_of(recipe: Recipe, name: str, checkpoint: Checkpoint) -> PlainFormat 
     Raises:
         QuantizationError: The recipe has no rule for it.
     """
-    chosen = FORMATS[
-        fitting(recipe.format_of(name, checkpoint.config.num_hidden_layers), checkpoint.tensors[name].shape[-1])
-    ]
+    wanted = recipe.format_of(name, checkpoint.config.num_hidden_layers)
+    if recipe.target == "gguf":
+        wanted = fitting(wanted, checkpoint.tensors[name].shape[-1])
+    chosen = FORMATS[wanted]
     assert isinstance(chosen, PlainFormat | GgmlFormat | NBitsFormat)
     return chosen
 

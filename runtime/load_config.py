@@ -31,8 +31,8 @@ class LoadConfig:
             trained for, but at most 4096.
         threads: How many CPU threads compute; by default as many as there are physical cores, and one for a model
             with less than 64 MB of weights.
-        kv_dtype: What the KV cache is made of. By default it is f16, or what the ONNX graph has built in; int8 needs
-            half of the memory, and f32 is for comparisons.
+        kv_dtype: What the KV cache is made of. By default it is f16, or what the ONNX graph has built in, or f32 for
+            GGUF files that say that their q·k is too large for f16; int8 needs half of the memory.
         repack: Whether llama.cpp copies the weights into the order that this CPU reads fastest; by default it does
             when the memory suffices, and else it reads the mapped file.
         cache: Whether ONNX Runtime's prepacked weights, and what was measured of this machine, are kept on disk.

@@ -68,7 +68,7 @@ class Generation:
 
     def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of the tokens that may come."""
-        self._check(logits, f"token {self.count + 1}", "kv_dtype int8, ep cpu or another recipe")
+        self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")
         if self._constraint is None:
             return logits
         logits = self._constraint.mask(logits)

@@ -16,6 +16,7 @@ from mimo_mobile.documents import DocumentError, Value
 from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader, shown
 from mimo_mobile.layout import (
+    LARGEST_QUERY_KEY,
     PAIR_ID,
     REFERENCE_KEYS,
     SPLIT_COUNT,
@@ -53,6 +54,7 @@ class GgufModel:
         layers: Those of the trunk, whether the file has their weights or not.
         mtp_layers: The MTP layers behind them.
         trunk: Whether the trunk's weights are in the file; else they are in one beside it.
+        largest_query_key: The largest magnitude of q·k that was seen before scaling; None when nobody looked.
     """
 
     architecture: str
@@ -66,6 +68,7 @@ class GgufModel:
     head_dim: int
     vocab_size: int
     context_length: int
+    largest_query_key: float | None
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor in the file."""
@@ -168,6 +171,8 @@ _RULES = {
 
 _WINDOWS = "attention.sliding_window_pattern"
 
+_LARGEST = _Rule("float32", 0, 3e38)
+
 
 def checked(header: GgufHeader) -> GgufModel:
     """What the file is, when llama.cpp can compute all of it.
@@ -197,20 +202,21 @@ def _numbers(header: GgufHeader, architecture: str) -> dict[str, Any]:
         name = key.removeprefix(prefix)
         if name != key and name not in rules and (architecture, name) != (MTP_ARCHITECTURE, _WINDOWS):
             raise _error(header, f"the key {shown(key)} found, which no MiMo-7B has")
-    found: dict[str, Any] = {}
-    for name, rule in rules.items():
-        kind, value = header.kind(prefix + name), header.value(prefix + name)
-        if kind == "nothing" and rule.needed:
+    return {name: _number(header, prefix + name, name, rule) for name, rule in rules.items()}
+
+
+def _number(header: GgufHeader, key: str, name: str, rule: _Rule) -> Any:
+    """The value of a key, which errors call ``name``, within its rule; None when the key is not there."""
+    kind, value = header.kind(key), header.value(key)
+    if kind == "nothing":
+        if rule.needed:
             raise _error(header, f"{name} missing, {rule} expected")
-        if kind == "nothing":
-            found[name] = None
-        elif kind != rule.kind:
-            raise _error(header, f"{name} {_shown(value)} ({kind}) found, {rule} ({rule.kind}) expected")
-        elif not rule.allows(value):
-            raise _error(header, f"{name} {_shown(value)} found, {rule} expected")
-        else:
-            found[name] = value
-    return found
+        return None
+    if kind != rule.kind:
+        raise _error(header, f"{name} {_shown(value)} ({kind}) found, {rule} ({rule.kind}) expected")
+    if not rule.allows(value):
+        raise _error(header, f"{name} {_shown(value)} found, {rule} expected")
+    return value
 
 
 def _model(header: GgufHeader, architecture: str, values: dict[str, Any]) -> GgufModel:
@@ -230,6 +236,7 @@ def _model(header: GgufHeader, architecture: str, values: dict[str, Any]) -> Ggu
         head_dim=values["attention.key_length"] or width // heads,
         vocab_size=header.count("tokenizer.ggml.tokens"),
         context_length=values["context_length"],
+        largest_query_key=_number(header, LARGEST_QUERY_KEY, LARGEST_QUERY_KEY, _LARGEST),
     )
 
 

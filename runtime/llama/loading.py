@@ -6,6 +6,7 @@ it abort the whole process.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mimo_mobile.errors import BackendUnavailableError, ModelLoadError, require
 from mimo_mobile.gguf_header import GgufHeader, shown
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import SYNTHETIC
+from mimo_mobile.ranges import too_coarse
 from mimo_mobile.runtime.backend import Backend, KvDtype
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.decode.speculator import speculator_for
@@ -31,14 +33,16 @@ from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
+logger = logging.getLogger(__name__)
+
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
 def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     """The model in a GGUF file; ``files`` watches what is mapped.
 
-    With f32 as ``kv_dtype`` flash attention is off, too, which serves comparisons. The first load decides for the
-    whole process whether idle threads ``spin``.
+    With f32 as ``kv_dtype`` flash attention is off, too; it is the default for models whose q·k float16 cannot hold.
+    The first load decides for the whole process whether idle threads ``spin``.
 
     Raises:
         ModelLoadError: The file is no MiMo-7B, is damaged, or is too large for the memory.
@@ -54,9 +58,9 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     llama = require("llama_cpp", "gguf")
     log = llama_log()
     files.add(path)
-    kv_dtype = config.kv_dtype or "f16"
     header = GgufHeader(path)
     model = _trunk(header)
+    kv_dtype = _kv_dtype(path, model, config.kv_dtype)
     tokenizer = TextTokenizer.from_gguf(header)
     context_length = config.choose_context_length(path, model.context_length)
     per_token = _kv_bytes_per_token(model, kv_dtype)
@@ -82,7 +86,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
             opened.kv_bytes_per_token = per_token
             try:
                 if drafter is not None:
-                    opened.draft_with(MtpHead(open_mtp(log, opened, threads, tokenizer.size)), norm)
+                    opened.draft_with(MtpHead(open_mtp(log, opened, threads, kv_dtype, tokenizer.size)), norm)
             except BaseException:
                 opened.close()
                 raise
@@ -146,6 +150,25 @@ def _drafter(header: GgufHeader, model: GgufModel, speculate: Speculate) -> Gguf
     if speculate == "mtp":
         raise BackendUnavailableError(f"{beside}: no MTP layer there; quantize again, or take auto or ngram")
     return None
+
+
+def _kv_dtype(path: Path, model: GgufModel, asked: KvDtype | None) -> KvDtype:
+    """What the KV cache is made of: as asked; else float16, or float32 where the file says that float16 is too coarse.
+
+    ARM CPUs sum q·k in float16 when the cache is float16. int8 is worse, as a large number takes the digits of the 31
+    others in its block. See docs/design/ranges.md.
+    """
+    largest = model.largest_query_key
+    if largest is None or not too_coarse(largest, model.head_dim):
+        return asked or "f16"
+    found = f"{path}: q·k up to {largest:,.0f} was measured when it was written"
+    if asked is None:
+        logger.warning(
+            "%s, too large for float16: attention computes in float32, and the KV cache takes twice the memory", found
+        )
+    elif asked != "f32":
+        logger.warning("%s, too large for kv_dtype %s; take f32, or leave kv_dtype out", found, asked)
+    return asked or "f32"
 
 
 def _kv_bytes_per_token(model: GgufModel, kv_dtype: KvDtype) -> int:

@@ -38,9 +38,7 @@ def open_trunk(
     params.n_outputs_max = min(OUTPUT_ROWS, params.n_batch)
     params.n_threads = params.n_threads_batch = threads
     params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
-    params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{KV_TYPES[kv_dtype][0]}")
-    if kv_dtype == "f32":  # the exact mode, for comparisons: flash attention computes in float16
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    _choose_cache(llama_cpp, params, kv_dtype)
     flag.watch(llama_cpp, params)
     try:
         context = _context(log, path, model, params)
@@ -50,7 +48,7 @@ def open_trunk(
     return LlamaBackend(llama_cpp, path, model, context, flag, context_length)
 
 
-def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, tokens: int) -> LlamaMtp:
+def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, kv_dtype: KvDtype, tokens: int) -> LlamaMtp:
     """The MTP layer of a model that was opened with its weights."""
     import llama_cpp
 
@@ -60,7 +58,15 @@ def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, tokens: int) ->
     params.n_batch = params.n_ubatch = min(MTP_BATCH_TOKENS, backend.context_length)
     params.n_outputs_max = 1
     params.n_threads = params.n_threads_batch = threads
+    _choose_cache(llama_cpp, params, kv_dtype)
     return LlamaMtp(_context(log, backend.path, backend.model, params, reads_hidden=True), tokens)
+
+
+def _choose_cache(api: Any, params: Any, kv_dtype: KvDtype) -> None:
+    """Let a context keep keys and values in a type, and compute attention in float32 when they are float32."""
+    params.type_k = params.type_v = getattr(api, f"GGML_TYPE_{KV_TYPES[kv_dtype][0]}")
+    if kv_dtype == "f32":  # flash attention turns float32 keys and values into float16 first
+        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 def _model(log: LlamaLog, path: Path, repack: bool, drafter: Path | None) -> Any:

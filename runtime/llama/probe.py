@@ -126,7 +126,7 @@ def _child(threads: int, paths: list[Path]) -> None:
     backend = open_trunk(log, trunk, CONTEXT_LENGTH, threads, "f16", repack=False, drafter=drafter)
     backend.decode([0, 1], 0, threading.Event())
     if drafter is not None:
-        mtp = open_mtp(log, backend, threads, tokens=2)
+        mtp = open_mtp(log, backend, threads, "f16", tokens=2)
         mtp.begin()
         mtp.read(np.ones((1, backend.hidden_size), np.float32), [1], 1)
     print(_WELL, flush=True)

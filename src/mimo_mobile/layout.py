@@ -44,6 +44,9 @@ REFERENCE_KEYS = {
 }  # fmt: skip
 """Keys in the metadata of GGUF files: what reference.json holds for an ONNX model. A lone file can be tested so."""
 
+LARGEST_QUERY_KEY = "mimo_mobile.largest_query_key"
+"""Key in the metadata of GGUF files: the largest magnitude of q·k in any layer, MTP layers included, before scaling."""
+
 REFERENCE_LOGITS = 64
 """We keep so many of the largest logits after a reference's prompt."""
 

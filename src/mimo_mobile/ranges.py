@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,15 @@ from mimo_mobile.documents import DocumentError, Value
 
 MOST_LAYERS = 2000
 """More layers are not believed."""
+
+MOST_SCORE = 256.0
+"""Below it float16 rounds a score, q·k after scaling, by at most 1/16, which changes its weight by 6 %. What all scores
+of a row have in common changes no weight, but takes digits from each."""
+
+
+def too_coarse(query_key: float, head_dim: int) -> bool:
+    """Whether float16 loses digits of q·k that softmax needs, when q·k gets as large as this before scaling."""
+    return query_key > MOST_SCORE * math.sqrt(head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,11 @@ class ModelRanges:
 
     layers: tuple[LayerRange, ...]
     residual_scale: float = 1.0
+
+    @property
+    def query_key(self) -> float:
+        """The largest magnitude of q·k in any layer, before scaling."""
+        return max((each.query_key for each in self.layers), default=0.0)
 
 
 def from_document(found: Value) -> ModelRanges:

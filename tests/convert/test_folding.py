@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mimo_mobile import inspection, manifest
 from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.folding import HEADROOM, MOST_SCORE, fold
+from mimo_mobile.convert.folding import HEADROOM, fold
 from mimo_mobile.convert.formats import F16, F32
 from mimo_mobile.convert.model import write_onnx_model
 from mimo_mobile.convert.npu.file import compile_for_npu
@@ -27,7 +27,7 @@ from mimo_mobile.quantize.calibrate import calibrate
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.formats import NBitsFormat
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.ranges import LayerRange, ModelRanges
+from mimo_mobile.ranges import MOST_SCORE, LayerRange, ModelRanges
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.socs import soc_named
 from tests import reference

@@ -55,7 +55,7 @@ def test_an_onnx_graph_that_gives_no_numbers_ends_the_generation(
         message = failure(path, temperature, speculate)
         who = f"ONNX Runtime (cpu) with {path / 'model.onnx'}"
         assert message.startswith(f"{who} computed NaN or infinity for token 1 of the answer")
-        assert "kv_dtype int8" in message and "another recipe" in message
+        assert "kv_dtype f32 (GGUF) or int8 (ONNX)" in message and "another recipe" in message
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.folding import MOST_SCORE
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import MOST_TURN, NOTHING, Centers, center
@@ -21,6 +20,7 @@ from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.npu_keys import key_centers
+from mimo_mobile.ranges import MOST_SCORE
 from tests.hot import BIAS, write_hot
 from tests.tiny import write_tiny_checkpoint, write_weights
 
