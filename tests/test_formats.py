@@ -93,6 +93,9 @@ def test_what_the_cache_keeps_is_valid(out: Path, tmp_path: Path, monkeypatch: p
     with load(model, ep="cpu", threads=1, speculate="off") as loaded, loaded.exclusive() as backend:
         measured = pace.remembered(backend, pace.costs_file(model / "model.onnx"))
         verdict = selftest.judge(backend, backend, model)
+    (of_first_use,) = tmp_path.glob("selftest/*.json")
+    check("selftest", of_first_use)
+    assert (found := selftest.recall(of_first_use)) and found.tested and not found.wrong and found.speed is None
     kept = selftest.place(model, "cpu")
     assert kept is not None
     selftest.keep(kept, verdict)

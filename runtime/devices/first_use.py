@@ -63,7 +63,7 @@ class Known:
 
     def file_name(self, *what: object) -> str:
         """What the verdict's file is called for ``what``: way, engine, formats."""
-        return selftest.file_name(self.model, self.weights, "cpu", self.reference, what)
+        return "cpu-" + selftest.file_name(self.model, self.weights, self.reference, what)
 
 
 def opened(
@@ -114,6 +114,15 @@ def opened(
         " since it was written, which mimo inspect --verify tells, so make it or download it again; or the engine has"
         " wrong kernels for this CPU: take another recipe, or one of the other engine (GGUF or ONNX)"
     )
+
+
+def remembered(known: Known, engine: str, formats: Sequence[object], names: Sequence[str]) -> str:
+    """What is kept of a model's first use, for people; ``names`` are those of its ways, the preferred one first."""
+    for name in names:
+        place = cache_folder.place(SELFTEST, known.file_name(engine, tuple(formats), name))
+        if verdict := selftest.recall(place):
+            return f"{name or 'as usual'}, self-tested: {verdict}"
+    return "not self-tested yet"
 
 
 def _tell(known: Known, way: Way[T]) -> None:

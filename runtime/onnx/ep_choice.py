@@ -12,11 +12,11 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimo_mobile import providers
 from mimo_mobile.errors import BackendUnavailableError, BadArgumentError, MimoMobileError, ModelLoadError
-from mimo_mobile.layout import DATA, REFERENCE, read_npu_settings, read_reference
+from mimo_mobile.layout import DATA, MODEL, REFERENCE, read_npu_settings, read_reference
 from mimo_mobile.providers import PROVIDERS, CpuOptions, Options, QnnOptions
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
@@ -205,6 +205,20 @@ def known_numbers(folder: Path, model: Path) -> Known | None:
     return Known(read_reference(file), file, folder, data if data.is_file() else model)
 
 
+def remembered(ort: Any, folder: Path) -> str:
+    """What is kept of the CPU's self-test on a folder's model, for people.
+
+    Raises:
+        ModelLoadError: The right numbers are damaged.
+    """
+    known = known_numbers(folder, folder / MODEL)
+    return first_use.remembered(known, _engine(ort), [MODEL], list(KERNELS)) if known else "no self-test in the folder"
+
+
+def _engine(ort: Any) -> str:
+    return f"ONNX Runtime {ort.__version__}"
+
+
 def _tested(opening: OnnxOpening, cache: KvCache | None = None) -> tuple[Backend, Placement]:
     """The model on the CPU, with the fastest kernels that give the right numbers here."""
 
@@ -216,10 +230,9 @@ def _tested(opening: OnnxOpening, cache: KvCache | None = None) -> tuple[Backend
 
         return Way(name, start)
 
-    engine, config = f"ONNX Runtime {opening.ort.__version__}", opening.config
     known = known_numbers(opening.folder, opening.model)
     ways = [way(name, kernels) for name, kernels in KERNELS.items() if name != WITHOUT_KLEIDIAI or _on_arm()]
-    return first_use.opened(known, engine, [opening.model.name], ways, keep=config.cache)
+    return first_use.opened(known, _engine(opening.ort), [opening.model.name], ways, keep=opening.config.cache)
 
 
 def _on_arm() -> bool:

@@ -18,7 +18,7 @@ from mimo_mobile.providers import PROVIDERS, Device
 from mimo_mobile.runtime.devices import memory, placement
 from mimo_mobile.runtime.devices.threads import physical_cores
 from mimo_mobile.runtime.npu import folder as npu_folder
-from mimo_mobile.runtime.onnx import graph_check
+from mimo_mobile.runtime.onnx import ep_choice, graph_check
 
 # Bits of AT_HWCAP and AT_HWCAP2, which tell what the kernel lets programs use.
 # https://github.com/torvalds/linux/blob/v6.6/arch/arm64/include/uapi/asm/hwcap.h
@@ -148,7 +148,7 @@ def _told(device: Device) -> str:
 def _on(ort: Any, name: str, here: bool, folder: Path) -> str:
     """What a provider does with a model, known from its binaries, by loading it, or from the list of its kernels."""
     if name == "cpu":
-        return "all of it"
+        return f"all of it ({ep_choice.remembered(ort, folder)})"
     if name == "qnn":
         compiled = npu_folder.compiled_for(folder)
         if not compiled:

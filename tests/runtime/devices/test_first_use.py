@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mimo_mobile import graph_file, onnxruntime_library
+from mimo_mobile import doctor, graph_file, onnxruntime_library
 from mimo_mobile.errors import ModelLoadError, NumericsError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import resolve
@@ -115,6 +115,16 @@ def test_a_first_use_is_tested_and_the_verdict_remembered(
     weights.write_bytes(weights.read_bytes())
     load(copied).close()
     assert self_tests(caplog) == 3  # what was written anew is another model
+
+
+def test_the_doctor_tells_what_the_self_test_found(nano_q4: dict[str, Path], nano_onnx: Path) -> None:
+    def told(folder: Path) -> str:
+        return next(each.model for each in doctor.states(folder) if each.ep == "cpu")
+
+    assert told(nano_q4["onnx"]) == "all of it (not self-tested yet)"
+    load(nano_q4["onnx"]).close()
+    assert told(nano_q4["onnx"]).startswith("all of it (as usual, self-tested: logits differ by ")
+    assert told(nano_onnx) == "all of it (no self-test in the folder)"
 
 
 def test_without_the_cache_each_process_tests_once(

@@ -20,3 +20,8 @@ def ids_of(session: Model, question: str, config: GenerationConfig = GREEDY) -> 
 def expected(model: Path, question: str, config: GenerationConfig = GREEDY) -> list[int]:
     with load(model, ep="cpu", speculate="off") as session:
         return ids_of(session, question, config)
+
+
+def verdicts(cache: Path) -> list[Path]:
+    """What the cache keeps of the NPU's self-tests."""
+    return [file for file in cache.glob("selftest/*.json") if not file.name.startswith("cpu-")]

@@ -18,7 +18,7 @@ from mimo_mobile.runtime.npu import backend as npu_backend
 from mimo_mobile.runtime.npu import model as npu_model
 from mimo_mobile.socs import soc_named
 from tests.hot import write_hot
-from tests.runtime.npu.answers import CONTEXT, expected, ids_of
+from tests.runtime.npu.answers import CONTEXT, expected, ids_of, verdicts
 
 pytestmark = pytest.mark.needs("onnxruntime_qnn")
 
@@ -77,7 +77,7 @@ def test_the_cpu_goes_on_in_no_caches_that_are_coarser_than_its_own(tmp_path: Pa
     made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
     model, question = tmp_path / "out" / made.entries[0].path, "What is 12 + 30?"
     load(model, ep="qnn").close()
-    (file,) = remembering.glob("selftest/*.json")
+    (file,) = verdicts(remembering)
     found = json.loads(file.read_text())
     assert found["difference"] < 0.05 and found["cpu"]["token_s"] < found["speed"]["token_s"]
     found["speed"]["prompt_s"] = 0.0  # prompts on the NPU and tokens on the CPU would be fastest
