@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +30,14 @@ DRAFT_HEAD = "lm_head.draft.weight"
 
 TASK_WEIGHTS = 1 << 22
 """Weights that one thread quantizes at a time."""
+
+AHEAD = 2 * (os.cpu_count() or 2)
+"""So many parts of a tensor are made at most while the one before them is written."""
+
+T = TypeVar("T")
+
+Parts = Callable[[], Iterator[NDArray[Any]]]
+"""Makes a tensor's bytes in their order, part after part."""
 
 POSITIONS = 4096
 """So many positions' angles are computed at a time: in float64 all of them would take much memory."""
@@ -101,8 +111,8 @@ class LazyWeights:
         self._tensors: dict[str, Tensor] = dict(tensors)
         self._tensors[DRAFT_HEAD] = PickedRows(tensors["lm_head.weight"], draft_ids)
         self._kv_scales: KvScales = []
-        # Integers and scales of a weight are asked for one after the other.
-        self._quantized = lru_cache(maxsize=1)(self._quantize)
+        # Scales are made with the integers, and written after them.
+        self._scales: dict[str, NDArray[np.float32]] = {}
 
     def vector(self, *names: str) -> ir.TensorProtocol:
         """Norm weights or biases one after the other, in the dtype of activations."""
@@ -134,39 +144,30 @@ class LazyWeights:
                 return np.ascontiguousarray(row_format.cast(stacked).T)
 
             return Matrix(_lazy(joint(names), dtype, (columns, rows), read), columns, rows)
-        block_size, bits = row_format.block_size, row_format.bits
-        blocks = columns // block_size
-        scale_type = self._compute.activations
-        shape = (rows, blocks, block_size * bits // 8)
-        values = _lazy(joint(names), ir.DataType.UINT8, shape, lambda: self._quantized(names)[0])
-        scales = _lazy(
-            joint(names) + ".scales", scale_type, (rows, blocks),
-            lambda: self._quantized(names)[1].astype(scale_type.numpy()),
-        )  # fmt: skip
-        return Matrix(values, columns, rows, scales, bits, block_size)
+        shape = (rows, columns // row_format.block_size, row_format.block_size * row_format.bits // 8)
+        values = _streamed(joint(names), ir.DataType.UINT8, shape, lambda: self._integers(names, row_format))
+        return self._matrix(values, names, rows, columns, row_format)
 
     def embedding(self, name: str) -> Matrix:
         """The embedding, plain, or INT4 in blocks with scales."""
         view, row_format = self._tensors[name], self._format_of(name)
         rows, columns = view.shape
         if isinstance(row_format, PlainFormat):
-            tensor = _lazy(name, _dtype(row_format), view.shape, lambda: row_format.cast(view.float32()))
-            return Matrix(tensor, columns, rows)
-        block_size, scale_type = row_format.block_size, self._compute.activations
 
-        def signed() -> NDArray[np.uint8]:
-            packed = self._quantized((name,))[0].reshape(rows, -1)
-            return packed ^ np.uint8(0x88)  # from 0…15 around 8 to two's complement, both integers of a byte
+            def cast(start: int, stop: int) -> NDArray[Any]:
+                return row_format.cast(view.float32(start, stop))
 
-        values = ir.LazyTensor(
-            lambda: ir.PackedTensor(signed(), ir.DataType.INT4, shape=ir.Shape(view.shape), name=name),
-            ir.DataType.INT4, ir.Shape(view.shape), name=name,
-        )  # fmt: skip
-        scales = _lazy(
-            name + ".scales", scale_type, (rows, columns // block_size),
-            lambda: self._quantized((name,))[1].astype(scale_type.numpy()),
-        )  # fmt: skip
-        return Matrix(values, columns, rows, scales, row_format.bits, block_size)
+            def plain() -> Iterator[NDArray[Any]]:
+                return self._in_turn(partial(cast, *part) for part in _parts(view))
+
+            return Matrix(_streamed(name, _dtype(row_format), view.shape, plain), columns, rows)
+
+        def signed() -> Iterator[NDArray[np.uint8]]:
+            # From 0…15 around 8 to two's complement, both integers of a byte.
+            return (packed ^ np.uint8(0x88) for packed in self._integers((name,), row_format))
+
+        values = _streamed(name, ir.DataType.INT4, view.shape, signed)
+        return self._matrix(values, (name,), rows, columns, row_format)
 
     def draft_head(self) -> tuple[Matrix, ir.TensorProtocol]:
         """The rows of lm_head that drafts are chosen from, and their token ids `[R]`."""
@@ -189,31 +190,78 @@ class LazyWeights:
         prefix = f"model.layers.{layer}.self_attn"
         return ir.tensor(key, name=f"{prefix}.k_scale"), ir.tensor(value, name=f"{prefix}.v_scale")
 
-    def _quantize(self, names: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Integers and scales of stacked weights, which all threads compute."""
-        row_format = self._format_of(names[0])
-        assert not isinstance(row_format, PlainFormat)
-        views = [self._tensors[name] for name in names]
-        rows, blocks = sum(view.shape[0] for view in views), views[0].shape[1] // row_format.block_size
-        values = np.empty((rows, blocks, row_format.block_size * row_format.bits // 8), np.uint8)
-        scales = np.empty((rows, blocks), np.float32)
+    def _matrix(
+        self, values: ir.TensorProtocol, names: tuple[str, ...], rows: int, columns: int, row_format: MatMulFormat
+    ) -> Matrix:
+        """Integers together with their scales."""
+        dtype, name = self._compute.activations, joint(names)
+        shape = (rows, columns // row_format.block_size)
+        scales = _lazy(name + ".scales", dtype, shape, lambda: self._scales.pop(name).astype(dtype.numpy(), copy=False))
+        return Matrix(values, columns, rows, scales, row_format.bits, row_format.block_size)
+
+    def _integers(self, names: tuple[str, ...], row_format: MatMulFormat) -> Iterator[NDArray[np.uint8]]:
+        """Parts of the integers of stacked weights, which all threads compute; their scales are kept."""
+        scales = []
         # Stacked matrices read the same.
         importance = self._importance.get("lm_head.weight" if names[0] == DRAFT_HEAD else names[0])
 
-        def task(view: Tensor, start: int, stop: int, place: int) -> None:
-            part = slice(place + start, place + stop)
-            values[part], scales[part] = row_format.quantize(view.float32(start, stop), importance)
+        def task(view: Tensor, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            return row_format.quantize(view.float32(start, stop), importance)
 
-        waiting, place = [], 0
-        for view in views:
-            step = max(1, TASK_WEIGHTS // view.shape[1])
-            for start in range(0, view.shape[0], step):
-                stop = min(start + step, view.shape[0])
-                waiting.append(self._pool.submit(task, view, start, stop, place))
-            place += view.shape[0]
-        for each in waiting:
-            each.result()
-        return values, scales
+        views = [self._tensors[name] for name in names]
+        for integers, each in self._in_turn(partial(task, view, *part) for view in views for part in _parts(view)):
+            scales.append(each)
+            yield integers
+        self._scales[joint(names)] = np.concatenate(scales)
+
+    def _in_turn(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What tasks give, in their order; the threads are at most ``AHEAD`` of them ahead."""
+        waiting: deque[Future[T]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._pool.submit(task))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A tensor's bytes, which are made while they are written, so that most of them are never in memory.
+
+    Attributes:
+        name: The tensor's name.
+        parts: Makes them.
+    """
+
+    name: str
+    parts: Parts
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the bytes.
+
+        Raises:
+            QuantizationError: A format does not fit the tensor.
+        """
+        try:
+            for part in self.parts():
+                file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        except QuantizationError as error:
+            raise QuantizationError(f"tensor {self.name}: {error}") from error
+
+
+def _streamed(name: str, dtype: ir.DataType, shape: tuple[int, ...], parts: Parts) -> ir.LazyTensor:
+    return ir.LazyTensor(lambda: Streamed(name, parts), dtype, ir.Shape(shape), name=name)
+
+
+def _parts(view: Tensor) -> Iterator[tuple[int, int]]:
+    """First row and row after the last of what a thread takes at a time."""
+    step = max(1, TASK_WEIGHTS // view.shape[1])
+    return ((start, min(start + step, view.shape[0])) for start in range(0, view.shape[0], step))
 
 
 def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]) -> ir.LazyTensor:
