@@ -20,7 +20,7 @@ from mimo_mobile.errors import MimoMobileError, NumericsError
 from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import evaluate, measures
+from mimo_mobile.quantize import disjoint, evaluate, measures
 from mimo_mobile.quantize.quality import MOST_ASKED, Job, Told, read_windows, told_by_checkpoint
 from mimo_mobile.quantize.report_file import Histogram
 from mimo_mobile.quantize.texts import Prompt
@@ -72,6 +72,8 @@ def divergences(
     made: dict[str, Apart] = {}
     try:
         told = told_by_checkpoint(folder / entries[0].path, job, source, prompts, progress)
+        if told.tokenizer is not None:
+            disjoint.check(told.windows, disjoint.read(folder), told.tokenizer)
         for entry in state.entries:
             wanted = entry.recipe in recipes if told.known else entry.recipe in recipes or entry.divergence
             if wanted and not (told.known and entry.divergence):

@@ -37,8 +37,8 @@ ERRORS = tuple(
     for kind in ("self_attn.q_proj", "mlp.down_proj")
 )
 RECIPE = RecipeReport(
-    "q4_0", "gguf", "m-q4_0.gguf", "normal", 4.5, 4_300_000_000, "0" * 16, False, (Check("kld", 0.2, 0.8, True),), SCORE,
-    APART, histogram_of(np.array([0.0, 1e-5, 0.3, 2.0])), ERRORS,
+    "q4_0", "gguf", "m-q4_0.gguf", "normal", 4.5, 4_300_000_000, "0" * 16, False, (Check("kld", 0.2, 0.8, True),),
+    SCORE, APART, histogram_of(np.array([0.0, 1e-5, 0.3, 2.0])), ERRORS,
 )  # fmt: skip
 LOST = dataclasses.replace(
     RECIPE, recipe="int4_b128", rejected=True, size_bytes=4_100_000_000, checks=(Check("kld", 1.5, 0.8, False),),
