@@ -57,6 +57,14 @@ class Folded:
             values *= _part(each.rows, start, stop, values.ndim)
         return values
 
+    def undone(self, values: NDArray[np.float32], start: int) -> NDArray[np.float32]:
+        """Rows from ``start`` on of what this tensor became in a file, as they would be without factors."""
+        made = values.copy()
+        for each in self.factors:
+            made /= np.asarray(each.columns, np.float32)
+            made /= _part(each.rows, start, start + len(values), values.ndim)
+        return made
+
 
 def _part(rows: NDArray[np.float32] | float, start: int, stop: int | None, dimensions: int) -> NDArray[np.float32]:
     """The factors of rows ``start`` to ``stop`` as they multiply an array of so many dimensions."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mimo_mobile.convert.calibrated import Calibrated
+from mimo_mobile.convert.calibrated import Calibrated, Factors
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import folded
 from mimo_mobile.convert.formats import PlainFormat
@@ -51,6 +51,7 @@ class Calibrator:
         """
         self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
         self._text, self._progress = text, progress
+        self._factors: dict[str, dict[str, Factors]] = {}
 
     def calibrated(self, recipe: Recipe) -> Calibrated | None:
         """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded.
@@ -64,7 +65,10 @@ class Calibrator:
         formats = {name: format_of(recipe, name, self._checkpoint) for name in tensors}
         coarse = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
         blocks = {name: each.blocks for name, each in coarse.items() if each.blocks.bits < ENOUGH_BITS}
-        factors = channel_factors(config, tensors, self.statistics.mean_squares, blocks.get, self._progress)
+        if recipe.name not in self._factors:
+            squares = self.statistics.mean_squares
+            self._factors[recipe.name] = channel_factors(config, tensors, squares, blocks.get, self._progress)
+        factors = self._factors[recipe.name]
         found = after(self.statistics, factors)
         importance: Mapping[str, Any] = found.mean_squares
         fed = [name for name in blocks if coarse[name].feeds_back and name in found.mean_squares]

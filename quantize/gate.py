@@ -73,16 +73,17 @@ class Check:
 
     def __str__(self) -> str:
         """The check in words."""
-        compared = _WORDS[self.name]
+        compared = WORDS[self.name]
         return compared.format(found=self.found, limit=self.limit)
 
 
-_WORDS = {
+WORDS = {
     "kld": "mean KL divergence {found:.4f}, at most {limit:g} allowed",
     "same_top": "the same likeliest token {found:.4f}, at least {limit:g} expected",
     "exact_match_loss": "{found:.1f} points fewer right answers beyond chance, at most {limit:g} allowed",
     "answer_growth": "answers {found:.2f} times as long, at most {limit:g} allowed",
 }
+"""What is judged, by the field of ``Limits``, in words."""
 
 
 def judge(entry: Entry, baseline: Score | None, limits: Limits) -> tuple[Check, ...]:
@@ -131,12 +132,12 @@ def read_thresholds(path: Path) -> dict[str, Limits]:
         raise BadArgumentError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BadArgumentError(
-            f"{path}: {untrusted.printable(str(error))[:500]}; tables such as [q4_0] with {', '.join(_WORDS)} expected"
+            f"{path}: {untrusted.printable(str(error))[:500]}; tables such as [q4_0] with {', '.join(WORDS)} expected"
         ) from error
     general = changes.pop(ALL, {})
     made = {}
     for name, limits in DEFAULTS.items():
-        values = {each: getattr(limits, each) for each in _WORDS} | general | changes.get(name, {})
+        values = {each: getattr(limits, each) for each in WORDS} | general | changes.get(name, {})
         made[name] = Limits(**values)
     return made
 
@@ -146,8 +147,8 @@ def _changes(name: str, found: Value) -> dict[str, float]:
         raise DocumentError(f"[{name}] is no recipe; there are {ALL}, {', '.join(RECIPES)}")
     made: dict[str, float] = {}
     for key, value in found.fields().items():
-        if key not in _WORDS:
-            raise DocumentError(f"{value.place} is not known; there are {', '.join(_WORDS)}")
+        if key not in WORDS:
+            raise DocumentError(f"{value.place} is not known; there are {', '.join(WORDS)}")
         made[key] = value.number(least=0, most=1 if key == "same_top" else math.inf)
     return made
 

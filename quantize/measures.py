@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import NumericsError
+from mimo_mobile.scores import Divergence
 
 UNCOVERED = 1e-7
 """So much of a row's probability may belong to tokens that are not kept."""
@@ -112,35 +113,6 @@ class RowMeasures:
         """The rows of several, one after the other; there must be at least one."""
         names = ("kld", "bound", "nll", "same_top")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """How far a model's predictions are from a reference's, over all rows.
-
-    Attributes:
-        tokens: How many predictions were compared.
-        perplexity: The model's perplexity on the text.
-        reference_perplexity: The reference's.
-        mean_kld: The mean KL divergence of the model's predictions from the reference's, in nats.
-        mean_kld_error: The standard error of that mean.
-        median_kld: The median KL divergence.
-        p99_kld: The KL divergence that 99 % of the predictions stay below.
-        max_kld: The largest KL divergence.
-        kld_bound: By how much ``mean_kld`` may be too small at most, because the reference is kept in short.
-        same_top: The share of predictions with the reference's likeliest token, 0…1.
-    """
-
-    tokens: int
-    perplexity: float
-    reference_perplexity: float
-    mean_kld: float
-    mean_kld_error: float
-    median_kld: float
-    p99_kld: float
-    max_kld: float
-    kld_bound: float
-    same_top: float
 
 
 @dataclass(frozen=True, slots=True)

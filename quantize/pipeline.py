@@ -23,8 +23,9 @@ from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection
+from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrator import Calibrator
+from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
@@ -62,6 +63,7 @@ def quantize_checkpoint(
     effort: Effort = "normal",
     calibration: Path | None = None,
     limits: Mapping[str, Limits] = DEFAULTS,
+    tokens: int = 0,
     progress: ProgressCallback = ignore,
 ) -> Manifest:
     """Quantize a checkpoint into ``out`` by each recipe, score the results, and set aside what lost too much.
@@ -79,6 +81,8 @@ def quantize_checkpoint(
             errors of some columns are also made good by others.
         calibration: The text; ours by default.
         limits: What each recipe may lose at most, by name.
+        tokens: How many tokens of a text are read to compare predictions with bf16's; 0 compares none. Random weights
+            are never compared.
         progress: A function that is called often.
 
     Raises:
@@ -126,10 +130,22 @@ def quantize_checkpoint(
                     manifest.remove(out, old, kept=made.parts)
             if npu is not None and recipe.target == "onnx" and state.entry(recipe.name):
                 state = _compile(state, out, recipe, npu, context, force, progress)
+        names, known = [recipe.name for recipe in chosen], report_data.earlier(out)
+        answers: dict[str, list[tuple[int, ...]]] = {}
         if questions:
-            state = _score(state, source, checkpoint, out, [recipe.name for recipe in chosen], questions, progress)
+            state = _score(state, source, checkpoint, out, names, questions, answers, progress)
             state.write(out)
-        return rejection.judged(out, state, [recipe.name for recipe in chosen], limits)
+        tokens = 0 if "synthetic" in state.source else tokens
+        apart = divergences(out, state, names, source, tokens, progress)
+        for entry in [entry for entry in state.entries if entry.recipe in apart]:
+            state = state.with_entry(dataclasses.replace(entry, divergence=apart[entry.recipe].divergence))
+        state.write(out)
+        histograms = {name: each.histogram for name, each in apart.items() if each.histogram}
+        errors = report_data.errors_of(out, state, names, checkpoint, calibrator, known, progress)
+        state = rejection.judged(out, state, names, limits, errors)
+        shown = report_data.shown_answers(state, checkpoint, questions, answers, known)
+        report_data.write_report(out, state, names, limits, errors, histograms, shown, known)
+        return state
 
 
 def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | None) -> None:
@@ -294,9 +310,13 @@ def _score(
     out: Path,
     recipes: Sequence[str],
     problems: Sequence[evaluate.Problem],
+    answers: dict[str, list[tuple[int, ...]]],
     progress: ProgressCallback,
 ) -> Manifest:
-    """The manifest with the missing scores, that of bf16 included; scores on the same problems are kept."""
+    """The manifest with the missing scores, that of bf16 included; scores on the same problems are kept.
+
+    What is answered on the way goes into ``answers``, by recipe.
+    """
     asked = evaluate.problem_set(problems)
     key = {"fingerprint": state.source[manifest.FINGERPRINT], "problem_set": asked}
 
@@ -316,10 +336,12 @@ def _score(
         state = dataclasses.replace(state, baseline=baseline, entries=unscored)
         state.write(out)
         evaluate.keep_replies(out, key, replies)
+    answers[report_file.BF16] = list(reference)
     for entry in [entry for entry in state.entries if entry.recipe in todo]:
         replies = evaluate.answer_all(
             out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress
         )
+        answers[entry.recipe] = [reply.tokens for reply in replies]
         score = dataclasses.replace(evaluate.score(replies), problem_set=asked)
         state = state.with_entry(dataclasses.replace(entry, score=score))
         state.write(out)

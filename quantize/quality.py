@@ -23,9 +23,10 @@ from mimo_mobile.layout import MODEL, TOKENIZER
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, measures, references, texts
 from mimo_mobile.quantize.evaluate import Asking, Problem, Reply
-from mimo_mobile.quantize.measures import Divergence, RowMeasures, Share, Thinking, TopRows
+from mimo_mobile.quantize.measures import RowMeasures, Share, Thinking, TopRows
 from mimo_mobile.quantize.texts import Prompt, Window
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.scores import Divergence
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime import LoadConfig, Model
@@ -109,7 +110,7 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
     with _loaded(path, job) as model:
         _check_same_tokenizer(model, told)
         disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
-        nll, measured = _read(model, told, progress)
+        nll, measured = read_windows(model, told, progress)
     thinking, greedy, sampled = _answers(path, job, heldout, progress)
     return Quality(
         model=str(path),
@@ -125,12 +126,20 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What is read; and the reference's predictions and tokenizer, if there is one."""
+class Told:
+    """What is read; and the reference's predictions and tokenizer, if there is one.
+
+    Attributes:
+        windows: What is read.
+        rows: What the reference predicts.
+        tokenizer: The reference's.
+        known: Whether an earlier measurement kept it.
+    """
 
     windows: list[Window]
     rows: TopRows | None = None
     tokenizer: TextTokenizer | None = None
+    known: bool = False
 
 
 def _model_at(path: Path) -> Path | None:
@@ -152,21 +161,26 @@ def _told(
     other: Path | None,
     heldout: Sequence[Problem],
     progress: ProgressCallback,
-) -> _Told:
+) -> Told:
     asked = [Prompt(each.kind, each.question) for each in evaluate.problems_of_kinds(heldout, MOST_ASKED)]
     if source is not None:
-        return _told_by_checkpoint(path, job, source, asked, progress)
+        return told_by_checkpoint(path, job, source, asked, progress)
     with _loaded(other or path, _plain(job) if other else job) as model:
         windows = _windows(model, job, asked, progress)
         if other is None:
-            return _Told(windows)
-        return _Told(windows, references.of_model(model, windows, progress), model.tokenizer)
+            return Told(windows)
+        return Told(windows, references.of_model(model, windows, progress), model.tokenizer)
 
 
-def _told_by_checkpoint(
+def told_by_checkpoint(
     path: Path, job: Job, source: Source, asked: Sequence[Prompt], progress: ProgressCallback
-) -> _Told:
-    """What was kept of this checkpoint and text, or else is computed, with the model's own answers as the text."""
+) -> Told:
+    """What was kept of this checkpoint and text, or else is computed, with the model's own answers as the text.
+
+    Raises:
+        BadArgumentError: The text cannot be used, or the model has another tokenizer.
+        SessionError: The model cannot be run.
+    """
     checkpoint = Checkpoint.open(source.path)
     tokenizer = TextTokenizer.from_file(source.path / TOKENIZER)
     length = min(texts.WINDOW, job.config.context_length or texts.WINDOW, checkpoint.config.max_position_embeddings)
@@ -177,14 +191,14 @@ def _told_by_checkpoint(
         request = ("text", windows)
     place = references.place(source.name, checkpoint.fingerprint(), request)
     if (kept := references.kept(place)) is not None:
-        return _Told(*kept, tokenizer)
+        return Told(*kept, tokenizer, known=True)
     if not windows:
         with _loaded(path, job) as model:
-            _check_same_tokenizer(model, _Told([], None, tokenizer))
+            _check_same_tokenizer(model, Told([], None, tokenizer))
             windows = _windows(model, job, asked, progress)
     rows = references.of_checkpoint(checkpoint, windows, progress)
     references.keep(place, windows, rows)
-    return _Told(windows, rows, tokenizer)
+    return Told(windows, rows, tokenizer)
 
 
 def _plain(job: Job) -> Job:
@@ -202,7 +216,7 @@ def _windows(model: Model, job: Job, asked: Sequence[Prompt], progress: Progress
     return texts.evaluation_texts(model, heldout=asked, tokens=job.tokens, progress=progress)
 
 
-def _check_same_tokenizer(model: Model, told: _Told) -> None:
+def _check_same_tokenizer(model: Model, told: Told) -> None:
     """See that model and reference mean the same by token ids, on the texts that we have.
 
     Raises:
@@ -215,8 +229,15 @@ def _check_same_tokenizer(model: Model, told: _Told) -> None:
         raise BadArgumentError(f"{model.name}: its tokenizer cuts texts differently from the reference's; {SAME}")
 
 
-def _read(model: Model, told: _Told, progress: ProgressCallback) -> tuple[NDArray[np.float64], RowMeasures | None]:
-    """How unlikely the model finds each token, and all measures when there is a reference."""
+def read_windows(
+    model: Model, told: Told, progress: ProgressCallback
+) -> tuple[NDArray[np.float64], RowMeasures | None]:
+    """How unlikely the model finds each token, and all measures when there is a reference.
+
+    Raises:
+        BadArgumentError: The model has another vocabulary.
+        NumericsError: It computes NaN or infinity.
+    """
     parts, nll, done = list[RowMeasures](), list[NDArray[np.float64]](), 0
     for number, window in enumerate(told.windows, 1):
         logits = model.logits(window.ids)[window.first : -1]

@@ -16,19 +16,32 @@ from mimo_mobile.entries import Entry, Rejected
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.gate import Limits, judge
+from mimo_mobile.quantize.tensor_errors import TensorError, blamed
+
+BLAMED = 3
+"""So many matrices are named that lost most."""
 
 logger = logging.getLogger(__name__)
 
 
-def judged(folder: Path, state: Manifest, recipes: Sequence[str], limits: Mapping[str, Limits]) -> Manifest:
-    """The manifest after the files of some recipes were judged; those that lost too much are set aside."""
+def judged(
+    folder: Path,
+    state: Manifest,
+    recipes: Sequence[str],
+    limits: Mapping[str, Limits],
+    errors: Mapping[str, Sequence[TensorError]],
+) -> Manifest:
+    """The manifest after the files of some recipes were judged; those that lost too much are set aside.
+
+    ``errors`` are what matrices lost, by recipe; the reasons name those that lost most.
+    """
     for name in recipes:
         entry, gone = state.entry(name), state.rejection(name)
         if entry is not None:
-            if reasons := _reasons(entry, state, limits[name]):
+            if reasons := _reasons(entry, state, limits[name], errors.get(name, ())):
                 state = _set_aside(folder, state, entry, reasons)
         elif gone is not None:
-            reasons = _reasons(gone.entry, state, limits[name])
+            reasons = _reasons(gone.entry, state, limits[name], errors.get(name, ()))
             if reasons:
                 state = state.with_rejected(gone.entry, reasons)
                 state.write(folder)
@@ -53,8 +66,12 @@ def settle(folder: Path, state: Manifest) -> None:
                 os.replace(folder / old, folder / new)
 
 
-def _reasons(entry: Entry, state: Manifest, limits: Limits) -> list[str]:
-    return [str(check) for check in judge(entry, state.baseline, limits) if not check.passed]
+def _reasons(entry: Entry, state: Manifest, limits: Limits, errors: Sequence[TensorError]) -> list[str]:
+    made = [str(check) for check in judge(entry, state.baseline, limits) if not check.passed]
+    if made and errors:
+        worst = ", ".join(f"{each.tensor} ({100 * each.error:.1f} %)" for each in blamed(errors, BLAMED))
+        made.append(f"most was lost in {worst}")
+    return made
 
 
 def _comparable(entry: Entry, state: Manifest) -> bool:

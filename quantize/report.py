@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_mobile.entries import EFFORTS, Entry
+from mimo_mobile.entries import EFFORTS
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.catalog import Described
 from mimo_mobile.scores import Score
 
-COLUMNS = ("file", "bits/weight", "size", "perplexity", "exact match", "Δ bf16", "same token", "answer tokens")
+FIGURES = ("perplexity", "exact match", "Δ bf16", "same token", "answer tokens")
+COLUMNS = ("file", "bits/weight", "size", "KLD", *FIGURES)
 
 
 def rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    """One row for each file, in the order of ``COLUMNS``; bf16 comes first where it was measured."""
+    """One row for each file, in the order of ``COLUMNS``; bf16 comes first if measured, rejected ones last."""
     made = []
     if manifest.baseline:
-        made.append(("(bf16, not kept)", "16.00", "", *_figures(manifest.baseline, manifest.baseline)))
-    for entry in manifest.entries:
-        made.append(
-            (entry.path, f"{entry.bits_per_weight:.2f}", _size(entry), *_figures(entry.score, manifest.baseline))
-        )
+        made.append(("(bf16, not kept)", "16.00", "", "", *_figures(manifest.baseline, manifest.baseline)))
+    for entry in (*manifest.entries, *(gone.aside for gone in manifest.rejected)):
+        kld = f"{entry.divergence.mean_kld:.5f}" if entry.divergence else "–"
+        figures = _figures(entry.score, manifest.baseline)
+        made.append((entry.path, f"{entry.bits_per_weight:.2f}", gb(entry.size_bytes), kld, *figures))
     return made
 
 
 def _figures(score: Score | None, baseline: Score | None) -> tuple[str, ...]:
     if score is None:
-        return ("–",) * 5
+        return ("–",) * len(FIGURES)
     loss = 100 * (score.exact_match - baseline.exact_match) if baseline else 0.0
     return (
         f"{score.perplexity:.4f}",
@@ -35,10 +36,6 @@ def _figures(score: Score | None, baseline: Score | None) -> tuple[str, ...]:
         f"{100 * score.same_top:.2f} %",
         f"{score.answer_tokens:.0f}",
     )
-
-
-def _size(entry: Entry) -> str:
-    return gb(entry.size_bytes)
 
 
 def gb(size: int) -> str:

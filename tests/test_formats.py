@@ -20,7 +20,7 @@ from mimo_mobile.documents import FileFormat
 from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import NPU_FORMAT, REFERENCE_FORMAT, read_npu_settings, read_reference
-from mimo_mobile.quantize import disjoint, evaluate
+from mimo_mobile.quantize import disjoint, evaluate, report_file
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.decode import pace
@@ -39,6 +39,7 @@ FORMATS = {
         selftest.SELFTEST_FORMAT,
         evaluate.REPLIES_FORMAT,
         disjoint.FORMAT,
+        report_file.REPORT_FORMAT,
         cache.PREPACKED_FORMAT,
     )
 }
@@ -48,7 +49,7 @@ CASES = format_cases.cases()
 @pytest.fixture(scope="module")
 def out(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("formats") / "out"
-    quantize_checkpoint(nano, folder, ["int4_b32", "q4_0"], problems=4)
+    quantize_checkpoint(nano, folder, ["int4_b32", "q4_0"], problems=4, tokens=256)
     return folder
 
 
@@ -77,6 +78,7 @@ def test_what_quantize_writes_is_valid(out: Path) -> None:
     check("reference", out / "mimo-nano-int4_b32-onnx/reference.json")
     check("replies", out / "bf16-replies.json")
     check("calibrated_on", out / disjoint.NAME)
+    check("report", out / "report.json")
 
 
 def test_what_the_npu_fixture_writes_is_valid(out: Path, tmp_path: Path) -> None:
@@ -186,6 +188,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] 
     "prepacked": (cache.read_record, "entry.json", ModelLoadError),
     "replies": (read_replies, "bf16-replies.json", QuantizationError),
     "calibrated_on": (lambda path: disjoint.read(path.parent), disjoint.NAME, QuantizationError),
+    "report": (report_file.read, "report.json", QuantizationError),
     "draft_vocabulary": (read_drafts, "draft_vocabulary.json", CheckpointError),
 }
 

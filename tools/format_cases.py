@@ -127,6 +127,32 @@ SELFTEST: Document = {
 DRAFTS = [3, 9, 200]
 REPLIES: Document = {"replies_version": 1, "fingerprint": "f", "problem_set": "p", "tokens": [[5, 6], []]}
 CALIBRATED_ON: Document = {"calibrated_on_version": 1, "tokens": 32, "hashes": ["0123456789abcdef", "f" * 16]}
+REPORT: Document = {
+    "report_version": 1,
+    "model": "mimo-nano",
+    "source": {"fingerprint": "33661467f4f1b905"},
+    "chosen": ["int4_b32"],
+    "baseline": SCORE,
+    "recipes": [
+        {
+            "recipe": "int4_b32",
+            "format": "onnx",
+            "path": "mimo-nano-int4_b32-onnx.rejected",
+            "effort": "normal",
+            "bits_per_weight": 7.15,
+            "size_bytes": 3,
+            "content": "33661467f4f1b905",
+            "rejected": True,
+            "checks": [{"name": "kld", "found": 0.9, "limit": 0.8, "passed": False}],
+            "score": SCORE,
+            "divergence": DIVERGENCE,
+            "histogram": {"edges": [1e-8, 0.1, 10], "counts": [4095, 1]},
+            "errors": [{"tensor": "lm_head.weight", "error": 0.0052}],
+        }
+    ],
+    "shown": [{"question": "What is 1 + 1?", "expected": "2", "answers": {"bf16": "2", "int4_b32": "<b>3"}}],
+    "ranges": RANGES,
+}
 DOCUMENTS: dict[str, Any] = {
     "manifest": MANIFEST,
     "npu": NPU,
@@ -137,6 +163,7 @@ DOCUMENTS: dict[str, Any] = {
     "replies": REPLIES,
     "calibrated_on": CALIBRATED_ON,
     "prepacked": PREPACKED,
+    "report": REPORT,
 }
 
 KOTLIN = ("manifest", "npu", "reference")
@@ -179,6 +206,12 @@ GOOD: dict[str, list[Change]] = {
     "replies": [("replies_version", GONE), ("added_later", 1)],
     "calibrated_on": [("calibrated_on_version", GONE), ("added_later", 1), ("hashes", [])],
     "prepacked": [("added_later", 1)],
+    "report": [
+        ("report_version", GONE), ("added_later", 1), ("baseline", None), ("recipes", []), ("shown", []),
+        ("ranges", None), ("recipes.0.score", None), ("recipes.0.divergence", GONE), ("recipes.0.histogram", None),
+        ("recipes.0.errors", []), ("recipes.0.errors.0.error", None), ("recipes.0.checks", []),
+        ("recipes.0.checks.0.found", GONE), ("shown.0.expected", None), ("shown.0.answers", {}),
+    ],
 }  # fmt: skip
 """Readers take these, which do not ask for what they do not need."""
 
@@ -236,6 +269,20 @@ BAD: dict[str, list[Change]] = {
         ("hashes", "0123456789abcdef"), ("hashes", [5]), ("hashes", ["0123456789abcde"]),
         ("hashes", ["0123456789ABCDEF"]),
     ],
+    "report": [
+        ("report_version", 2), ("", []), ("model", GONE), ("model", 1), ("source", {"fingerprint": 1}),
+        ("chosen", "q4_0"), ("chosen", [1]), ("baseline", {}), ("recipes", {}), ("recipes.0", "q4_0"),
+        ("recipes.0.recipe", GONE), ("recipes.0.format", "npu"), ("recipes.0.path", "../x"),
+        ("recipes.0.effort", "most"),
+        ("recipes.0.bits_per_weight", -1), ("recipes.0.size_bytes", 0.5), ("recipes.0.content", "33661467F4F1B905"),
+        ("recipes.0.rejected", 1), ("recipes.0.checks", GONE), ("recipes.0.checks.0.name", "speed"),
+        ("recipes.0.checks.0.found", "0.9"), ("recipes.0.checks.0.limit", None), ("recipes.0.checks.0.passed", GONE),
+        ("recipes.0.score", []), ("recipes.0.divergence", {}), ("recipes.0.histogram", {}),
+        ("recipes.0.histogram.edges", [1]), ("recipes.0.histogram.edges.0", 0), ("recipes.0.histogram.counts", [-1]),
+        ("recipes.0.histogram.counts", []), ("recipes.0.errors", {}), ("recipes.0.errors.0.tensor", GONE),
+        ("recipes.0.errors.0.error", -1), ("shown", {}), ("shown.0.question", 1), ("shown.0.expected", 2),
+        ("shown.0.answers", []), ("shown.0.answers", {"bf16": 2}), ("ranges", []), ("ranges.layers.0.layer", "<b>"),
+    ],
 }  # fmt: skip
 """Schemas and readers refuse these."""
 
@@ -288,6 +335,7 @@ BEYOND_SCHEMAS: dict[str, list[Change]] = {
     ],
     "npu": [("windows", [2, 64, 1]), ("windows", [1, 2]), ("context_length", 32)],
     "reference": [("logits", [2.5]), ("top_ids", [9, 3, 4])],
+    "report": [("recipes.0.histogram.edges", [0.1, 1e-8, 10]), ("recipes.0.histogram.counts", [1])],
 }
 """Readers refuse these, which compare values with each other: schemas cannot."""
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mimo_mobile.quantize.choice import Device
     from mimo_mobile.socs import Soc
 
+TOKENS = 2048
+"""Tokens that are read to compare with bf16."""
+
 FIRST_QUESTION = "What is 348 + 27 * 6?"
 
 
@@ -81,6 +84,12 @@ def report_compiled(folder: Path) -> None:
     type=click.IntRange(min=0),
     help="How many held-out problems to score with; 0 is none [default: all that the checkpoint brings].",
 )
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=0),
+    help="How many tokens are read to compare predictions with bf16's; 0 is none"
+    " [default: 2048, or 0 with --problems 0].",
+)
 @single_file
 @npu_options
 @click.option(
@@ -113,6 +122,7 @@ def quantize(
     phone: Device | None,
     thresholds: Path | None,
     out: Path,
+    tokens: int | None,
     answer: bool,
     as_json: bool,
     device: str,
@@ -123,7 +133,7 @@ def quantize(
     """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize import gate, pipeline
+    from mimo_mobile.quantize import gate, pipeline, report_file
 
     chips = chips_of(device, socs, context)
     npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
@@ -137,14 +147,16 @@ def quantize(
     if limit:
         recipes = chosen(source, limit, options["single_file"], options["effort"])
     folder = out / source.name
+    tokens = (0 if options["problems"] == 0 else TOKENS) if tokens is None else tokens
     with terminal.progress_shown() as progress:
         made = pipeline.quantize_checkpoint(
-            source, folder, recipes, npu=npu, limits=limits, progress=progress, **options
+            source, folder, recipes, npu=npu, limits=limits, tokens=tokens, progress=progress, **options
         )
     if as_json:
         terminal.print_json(made.to_json())
     else:
         _show(made, folder, recipes, npu is not None, answer)
+        click.echo(f"report: {folder / report_file.PAGE}")
     gate.require_passed(made, recipes)
 
 

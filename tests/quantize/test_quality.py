@@ -20,10 +20,10 @@ from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import evaluate, references, texts
 from mimo_mobile.quantize.evaluate import Asking, Problem
-from mimo_mobile.quantize.measures import Divergence
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.quality import Job, Quality, measure_quality
 from mimo_mobile.runtime import LoadConfig, load
+from mimo_mobile.scores import Divergence
 from tests import reference
 from tests.commands import runner
 from tests.tiny import write_tiny_checkpoint
