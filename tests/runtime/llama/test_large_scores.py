@@ -15,7 +15,6 @@ from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.layout import LARGEST_QUERY_KEY, mtp_file
 from mimo_mobile.quantize.calibrate import calibrate
-from mimo_mobile.quantize.recipe_file import calibrated
 from mimo_mobile.ranges import MOST_SCORE, ModelRanges, too_coarse
 from mimo_mobile.runtime import Model, load
 from mimo_mobile.runtime.backend import KvDtype
@@ -32,7 +31,7 @@ def write(folder: Path, checkpoint: Path, *, single_file: bool = False) -> tuple
     """A checkpoint as a GGUF file that was calibrated, and its ranges."""
     opened = Checkpoint.open(checkpoint)
     # Without a reference, so that files without weights pass and caches that are too coarse are not refused.
-    found = dataclasses.replace(calibrated(calibrate(opened.config, opened.tensors, [IDS])), reference_ids=())
+    found = dataclasses.replace(calibrate(opened.config, opened.tensors, [IDS]).calibrated(), reference_ids=())
     paths, ranges = write_gguf_model(
         opened, folder / "model.gguf", lambda _: F32, "F32", {"name": "tiny"}, single_file=single_file, calibrated=found
     )
