@@ -210,7 +210,8 @@ def _old_entries(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _means(sums: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    return sums / np.float32(count) if count else np.ones_like(sums)
+    with np.errstate(invalid="ignore"):  # NaN is found afterwards
+        return sums / np.float32(count) if count else np.ones_like(sums)
 
 
 def _error(path: Path, found: str) -> QuantizationError:

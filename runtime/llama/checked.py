@@ -314,23 +314,26 @@ def check_pair(trunk: GgufHeader, trunk_model: GgufModel, mtp: GgufHeader, mtp_m
     """Check that an MTP file belongs to the same model as the trunk, so that llama.cpp can read both as one.
 
     Raises:
-        ModelLoadError: It does not.
+        ModelLoadError: It does not, or one of the files does not say which part of a model it is.
     """
     same = [PAIR_ID, "tokenizer.ggml.token_type"]
     pairs = [(each, each) for each in same]
     pairs += [(f"qwen2.{name}", f"{MTP_ARCHITECTURE}.{name}") for name in _COMMON if name != "block_count"]
     found = [(_any_value(trunk, first), _any_value(mtp, second)) for first, second in pairs]
-    parts = [(header.kind(SPLIT_NO), header.value(SPLIT_NO)) for header in (mtp, trunk)]
-    count = mtp.kind(SPLIT_COUNT), mtp.value(SPLIT_COUNT)
-    tensors = mtp.kind(SPLIT_TENSORS), mtp.value(SPLIT_TENSORS)
-    if (
-        trunk_model.layers != mtp_model.layers
-        or mtp_model.trunk
-        or any(first != second for first, second in found)
-        or (parts, count) != ([("uint16", 0), ("uint16", 1)], ("uint16", 2))
-        or tensors != ("int32", len(trunk.tensors) + len(mtp.tensors))
-    ):
+    if trunk_model.layers != mtp_model.layers or mtp_model.trunk or any(first != second for first, second in found):
         raise ModelLoadError(f"{mtp.path}: belongs to another model than {trunk.path.name}; quantize both together")
+    tensors = len(trunk.tensors) + len(mtp.tensors)
+    for header, key, kind, value in (
+        (trunk, SPLIT_NO, "uint16", 1), (mtp, SPLIT_NO, "uint16", 0), (mtp, SPLIT_COUNT, "uint16", 2),
+        (mtp, SPLIT_TENSORS, "int32", tensors),
+    ):  # fmt: skip
+        found_kind, number = header.kind(key), header.value(key)
+        if (found_kind, number) != (kind, value):
+            raise ModelLoadError(
+                f"{header.path}: {key} {_shown(number)} ({found_kind}) found, {value} ({kind}) expected, without which"
+                " llama.cpp does not read trunk and MTP layer as one model; llama-quantize leaves it out: quantize both"
+                " together with `mimo quantize`, or load the trunk with speculate off"
+            )
 
 
 def _any_value(header: GgufHeader, key: str) -> Any:

@@ -170,6 +170,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "old, a negative length": (content(struct.pack("<ii", 1, -9)), "it ends after"),
     "old, two billion entries": (content(struct.pack("<i", 2**31 - 1)), "it ends after"),
     "old, NaN": (content(old_form([("output.weight", 1, [np.nan] * 256)])), "negative, NaN or infinite"),
+    "old, signalling NaN": (
+        content(old_form([("output.weight", 3, [1.0] * 256)])[:-4] + b"\1\0\x80\x7f"),
+        "negative, NaN or infinite",
+    ),
     "old, no columns": (content(old_form([("output.weight", 1, [])])), "0 columns found, 256 expected"),
     "old, not UTF-8": (content(struct.pack("<ii", 1, 1) + b"\xff" + struct.pack("<iif", 1, 1, 1)), "it measures �"),
     "a folder": (lambda path: path.mkdir() or path, "cannot be read: a folder found, a file expected"),

@@ -167,7 +167,7 @@ def test_files_that_are_no_pair_are_not_read_as_one_model(case: str, maker: Make
         _, path = maker.made(base, case, change if kind == changed else lambda file: None)
         path.replace(tmp_path / ("x.gguf" if kind == "trunk" else "x-mtp.gguf"))
     for speculate in ("auto", "mtp"):
-        with pytest.raises(ModelLoadError, match=r"x-mtp\.gguf: belongs to another model than x\.gguf"):
+        with pytest.raises(ModelLoadError, match=r"another model than x\.gguf|: split\..* found, .* expected"):
             load(tmp_path / "x.gguf", speculate=speculate, cache=False)  # type: ignore[arg-type]
     load(tmp_path / "x.gguf", speculate="off", trust=True).close()
 
