@@ -30,9 +30,18 @@ def hashes(texts: Iterable[Sequence[int]]) -> set[str]:
     return {_hash(some) for ids in texts for some in _ngrams(ids)}
 
 
-def remember(folder: Path, texts: Iterable[Sequence[int]]) -> None:
-    """Keep in a folder of quantized files on what they were calibrated, beside what earlier ones were."""
-    known = hashes(texts) | read(folder)
+def remember(folder: Path, texts: Iterable[Sequence[int]], *, others: bool) -> None:
+    """Keep in a folder of quantized files on what they were calibrated.
+
+    Args:
+        folder: The folder.
+        texts: Token ids.
+        others: Whether there are other files, so that what those were calibrated on stays known.
+
+    Raises:
+        QuantizationError: What is known of others is damaged.
+    """
+    known = hashes(texts) | (read(folder) if others else set())
     files.write_text(folder / NAME, FORMAT.to_text({"tokens": NGRAM, "hashes": sorted(known)}))
 
 

@@ -93,12 +93,6 @@ def quantize_checkpoint(
     context = _checked(npu, checkpoint) if npu is not None else 0
     kernels.load()  # what is missing is said before anything is computed
 
-    @cache
-    def statistics() -> Statistics:
-        found = statistics_of(checkpoint, progress)
-        disjoint.remember(out, found.texts)
-        return found
-
     with files.locked(out):
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)
@@ -106,6 +100,13 @@ def quantize_checkpoint(
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
+
+        @cache
+        def statistics() -> Statistics:
+            found = statistics_of(checkpoint, progress)
+            disjoint.remember(out, found.texts, others=bool(state.entries))
+            return found
+
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):

@@ -40,12 +40,14 @@ def test_short_texts_are_known_again_too(tokenizer: TextTokenizer) -> None:
 
 def test_what_earlier_runs_calibrated_on_stays_known(tmp_path: Path) -> None:
     assert disjoint.read(tmp_path) == set()
-    disjoint.remember(tmp_path, [[1, 2, 3], list(range(100))])
-    disjoint.remember(tmp_path, [[4, 5]])
+    disjoint.remember(tmp_path, [[1, 2, 3], list(range(100))], others=False)
+    disjoint.remember(tmp_path, [[4, 5]], others=True)
     check("calibrated_on", tmp_path / disjoint.NAME)
     assert disjoint.read(tmp_path) == disjoint.hashes([[4, 5], [1, 2, 3], list(range(100))])
     assert len(disjoint.read(tmp_path)) == 2 + 100 - disjoint.NGRAM + 1
     assert disjoint.calibrated_on(tmp_path / "x.gguf") == disjoint.read(tmp_path)
+    disjoint.remember(tmp_path, [[6]], others=False)
+    assert disjoint.read(tmp_path) == disjoint.hashes([[6]])
 
 
 @pytest.mark.parametrize("place", ["", "mimo-nano-int4_b32-onnx"])
