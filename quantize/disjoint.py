@@ -67,7 +67,8 @@ def calibrated_on(model: Path) -> set[str]:
     Raises:
         QuantizationError: What its folder keeps is damaged.
     """
-    return read(model if manifest.is_there(model) else model.parent)
+    path = model.absolute()
+    return next((read(each) for each in (path, *path.parents[:2]) if manifest.is_there(each)), set())
 
 
 def check(windows: Sequence[Window], known: Collection[str], tokenizer: TextTokenizer) -> None:
