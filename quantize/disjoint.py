@@ -30,9 +30,18 @@ def hashes(texts: Iterable[Sequence[int]]) -> set[str]:
     return {_hash(some) for ids in texts for some in _ngrams(ids)}
 
 
-def remember(folder: Path, texts: Iterable[Sequence[int]]) -> None:
-    """Keep in a folder of quantized files on what they were calibrated, beside what earlier ones were."""
-    known = hashes(texts) | read(folder)
+def remember(folder: Path, texts: Iterable[Sequence[int]], *, others: bool) -> None:
+    """Keep in a folder of quantized files on what they were calibrated.
+
+    Args:
+        folder: The folder.
+        texts: Token ids.
+        others: Whether there are other files, so that what those were calibrated on stays known.
+
+    Raises:
+        QuantizationError: What is known of others is damaged.
+    """
+    known = hashes(texts) | (read(folder) if others else set())
     files.write_text(folder / NAME, FORMAT.to_text({"tokens": NGRAM, "hashes": sorted(known)}))
 
 
@@ -58,7 +67,8 @@ def calibrated_on(model: Path) -> set[str]:
     Raises:
         QuantizationError: What its folder keeps is damaged.
     """
-    return read(model if manifest.is_there(model) else model.parent)
+    path = model.absolute()
+    return next((read(each) for each in (path, *path.parents[:2]) if manifest.is_there(each)), set())
 
 
 def check(windows: Sequence[Window], known: Collection[str], tokenizer: TextTokenizer) -> None:

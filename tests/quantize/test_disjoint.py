@@ -40,24 +40,24 @@ def test_short_texts_are_known_again_too(tokenizer: TextTokenizer) -> None:
 
 def test_what_earlier_runs_calibrated_on_stays_known(tmp_path: Path) -> None:
     assert disjoint.read(tmp_path) == set()
-    disjoint.remember(tmp_path, [[1, 2, 3], list(range(100))])
-    disjoint.remember(tmp_path, [[4, 5]])
+    disjoint.remember(tmp_path, [[1, 2, 3], list(range(100))], others=False)
+    disjoint.remember(tmp_path, [[4, 5]], others=True)
     check("calibrated_on", tmp_path / disjoint.NAME)
     assert disjoint.read(tmp_path) == disjoint.hashes([[4, 5], [1, 2, 3], list(range(100))])
     assert len(disjoint.read(tmp_path)) == 2 + 100 - disjoint.NGRAM + 1
-    assert disjoint.calibrated_on(tmp_path / "x.gguf") == disjoint.read(tmp_path)
+    disjoint.remember(tmp_path, [[6]], others=False)
+    assert disjoint.read(tmp_path) == disjoint.hashes([[6]])
 
 
-@pytest.mark.parametrize("place", ["", "mimo-nano-int4_b32-onnx"])
-def test_a_text_that_a_file_was_calibrated_on_is_refused_by_the_command(
-    place: str, nano: Source, tmp_path: Path
-) -> None:
+def test_a_text_that_a_file_was_calibrated_on_is_refused_by_the_command(nano: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     quantize_checkpoint(nano, out, ["int4_b32"], problems=0)
-    words = ["eval", str(out / place), "--text", str(texts.TEXT), "--problems", "0"]
-    refused = runner().invoke(main, words)
-    assert refused.exit_code == 2 and "was calibrated on a part of this text" in refused.stderr
     other = tmp_path / "other.txt"
     other.write_text("Something else altogether, in words that no calibration has. " * 3, encoding="utf-8")
-    words[3] = str(other)
-    assert runner().invoke(main, words).exit_code == 0
+    for place in ("", "mimo-nano-int4_b32-onnx", "mimo-nano-int4_b32-onnx/model.onnx"):
+        refused, read = (
+            runner().invoke(main, ["eval", str(out / place), "--text", str(text), "--problems", "0"])
+            for text in (texts.TEXT, other)
+        )
+        assert refused.exit_code == 2 and "was calibrated on a part of this text" in refused.stderr
+        assert read.exit_code == 0, read.output

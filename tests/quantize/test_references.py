@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from mimo_mobile.runtime import load
 from tests import reference
 from tests.data import nano_logits
 from tests.tiny import tiny_weights, write_tiny_checkpoint, write_weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 WINDOWS = [Window(tuple(range(30, 90)), 29), Window(tuple(range(200, 240)), 0)]
 
@@ -172,3 +177,12 @@ def test_the_limit_of_the_cache_holds_for_references_the_oldest_goes_first(
 def test_without_a_cache_nothing_is_kept() -> None:
     assert references.kept(None) is None
     references.keep(None, WINDOWS, top_rows([(0, np.zeros((1, 4), np.float32))], [0]))
+
+
+@pytest.mark.slow
+def test_at_7b_s_shapes_it_takes_no_more_than_3_gib(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.references", "--layers", "2", "--tokens", "1024", "--work", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured = ast.literal_eval(done.stderr.splitlines()[-1])
+    assert measured["layers"] == 2 and 1e9 < measured["memory"] < 3 * 2**30
