@@ -135,7 +135,7 @@ def quantize_checkpoint(
         if questions:
             state = _score(state, source, checkpoint, out, names, questions, answers, progress)
             state.write(out)
-        tokens = 0 if "synthetic" in state.source else tokens
+        tokens = 0 if manifest.SYNTHETIC in state.source else tokens
         apart = divergences(out, state, names, source, tokens, progress)
         for entry in [entry for entry in state.entries if entry.recipe in apart]:
             state = state.with_entry(dataclasses.replace(entry, divergence=apart[entry.recipe].divergence))

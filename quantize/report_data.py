@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mimo_mobile import manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import Entry
 from mimo_mobile.errors import QuantizationError
@@ -54,6 +55,8 @@ def errors_of(
 ) -> dict[str, tuple[TensorError, ...]]:
     """What every matrix lost in the files of some recipes, and in others of which an earlier report knows it.
 
+    Where nothing was calibrated, all inputs of a matrix count alike. What random weights lose says nothing.
+
     Raises:
         ModelLoadError: A file cannot be read.
     """
@@ -62,7 +65,7 @@ def errors_of(
         old = known and known.of(entry.recipe, content_of(entry))
         if old and old.errors:
             made[entry.recipe] = old.errors
-        elif entry.recipe in recipes and state.entry(entry.recipe):
+        elif entry.recipe in recipes and state.entry(entry.recipe) and manifest.SYNTHETIC not in state.source:
             calibrated = calibrator.calibrated(RECIPES[entry.recipe])
             squares = calibrator.statistics.mean_squares if calibrated else {}
             made[entry.recipe] = tuple(

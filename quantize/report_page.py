@@ -174,7 +174,7 @@ def _errors(report: Report) -> str:
     return _section(
         "Errors by layer",
         "<p>The error of what a matrix gives, relative to what it should give, for inputs as they come in a text: the"
-        " root of the mean square. M0 is the MTP layer.</p>"
+        " root of the mean square. All inputs count alike in GGUF files of --effort none. M0 is the MTP layer.</p>"
         + scale(most)
         + f'<div class="maps{narrow}">{"".join(made)}</div>',
     )

@@ -16,17 +16,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mimo_mobile import __version__, checksums, files, scores, untrusted
+from mimo_mobile import __version__, checksums, files, mimo7b, scores, untrusted
 from mimo_mobile.documents import DocumentError, FileFormat, Value
 from mimo_mobile.entries import Entry, Part, Rejected, read_entry, read_rejected, shared, texts
 from mimo_mobile.errors import CheckpointError, MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
-from mimo_mobile.mimo7b import SYNTHETIC
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.scores import Score
 
 NAME = "manifest.json"
-FINGERPRINT = "fingerprint"
+FINGERPRINT, SYNTHETIC = "fingerprint", "synthetic"
 REPLACE = "--force removes them and starts anew, another --out keeps them"
 MANIFEST_FORMAT = FileFormat("manifest", 2)
 
@@ -219,8 +218,8 @@ def identify(source: Source, progress: ProgressCallback = ignore) -> dict[str, s
             digest.update(f"{path.name} {checksums.sha256(path, progress)}\n".encode())
     identity = {FINGERPRINT: digest.hexdigest()[:16]}
     try:
-        if SYNTHETIC in untrusted.read_text(source.path / "config.json"):
-            identity["synthetic"] = "true"
+        if mimo7b.SYNTHETIC in untrusted.read_text(source.path / "config.json"):
+            identity[SYNTHETIC] = "true"
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source.path / 'config.json'}: cannot be read: {error}") from error
     if source.repository and source.revision:

@@ -52,6 +52,8 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
         "manifest.json",
         "bf16-replies.json",
         "calibrated-on.json",
+        "report.json",
+        "report.html",
         ".lock",
     }
     assert made == manifest.read(tmp_path / "out")

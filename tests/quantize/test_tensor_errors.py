@@ -14,8 +14,8 @@ from mimo_mobile.convert.folding import Folded
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize import tensor_errors as module
+from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.quantize.recipe_file import calibrated_for, statistics_of
 from mimo_mobile.quantize.recipes import RECIPES
 from mimo_mobile.quantize.tensor_errors import blamed, tensor_errors
 from tests.hot import write_hot
@@ -66,11 +66,10 @@ def test_powers_of_two_that_a_model_was_written_with_are_no_errors(recipe: str, 
     found = []
     for source in (tiny, write_hot(tmp_path / "hot", "activations", source=tiny.path)):
         checkpoint = Checkpoint.open(source.path)
-        statistics = statistics_of(checkpoint)
+        calibrator = Calibrator(checkpoint, "normal", tmp_path / "work")
         (entry,) = quantize_checkpoint(source, tmp_path / source.name, [recipe], problems=0).entries
-        made = calibrated_for(RECIPES[recipe], "normal", lambda known=statistics: known)
-        path = tmp_path / source.name / entry.path
-        found.append(tensor_errors(checkpoint, path, entry.ranges, made, statistics.mean_squares))
+        path, squares = tmp_path / source.name / entry.path, calibrator.statistics.mean_squares
+        found.append(tensor_errors(checkpoint, path, entry.ranges, calibrator.calibrated(RECIPES[recipe]), squares))
     plain, hot = ([each.error for each in errors] for errors in found)
     assert 0.003 < min(plain) and max(plain) < 0.2
     np.testing.assert_allclose(hot, plain, rtol=0.15)
