@@ -122,7 +122,7 @@ def quantize_checkpoint(
                 state.write(out)
                 found = calibrator.calibrated(recipe)
                 if found is not None:
-                    disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries))
+                    disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
                 made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
                 state = state.with_entry(made)
                 state.write(out)
