@@ -8,18 +8,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from mimo_mobile import files
 from mimo_mobile.convert.calibrated import Calibrated, Factors
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import folded
 from mimo_mobile.convert.formats import PlainFormat
 from mimo_mobile.entries import Effort
+from mimo_mobile.layout import mtp_file
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
 from mimo_mobile.quantize.forward import Array
-from mimo_mobile.quantize.recipe_file import format_of
-from mimo_mobile.quantize.recipes import Recipe
+from mimo_mobile.quantize.importance import read_importance
+from mimo_mobile.quantize.recipe_file import format_of, write_model
+from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of, keep_states
 from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.ranges import ModelRanges
@@ -37,7 +40,9 @@ class Calibrator:
         checkpoint: Checkpoint,
         effort: Effort,
         folder: Path,
+        *,
         text: Path | None = None,
+        importance: Path | None = None,
         progress: ProgressCallback = ignore,
     ) -> None:
         """Calibrate ``checkpoint`` when a recipe needs it.
@@ -45,13 +50,16 @@ class Calibrator:
         Args:
             checkpoint: The checkpoint.
             effort: How much to do.
-            folder: Where the highest effort keeps what layers read; it is made when that is needed.
-            text: A text of the user's; ours by default.
+            folder: Where the highest effort keeps what it needs, for as long as this object is used.
+            text: A text of the user's; ours by default, which the highest effort adds the model's own answers to.
+            importance: An importance matrix in llama.cpp's form, by which alone errors are weighed.
             progress: Called often.
         """
         self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
         self._text, self._progress = text, progress
+        self._importance = read_importance(importance, checkpoint.config) if importance else None
         self._factors: dict[str, dict[str, Factors]] = {}
+        self._recipe: Recipe | None = None
 
     def calibrated(self, recipe: Recipe) -> Calibrated | None:
         """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded.
@@ -59,8 +67,11 @@ class Calibrator:
         Raises:
             QuantizationError: A layer makes NaN or infinity.
         """
+        self._recipe = self._recipe or recipe
         if self._effort == "none":
             return None if recipe.target == "gguf" else self.statistics.calibrated()
+        if self._importance is not None:
+            return self.statistics.calibrated(importance=self._importance)
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
         formats = {name: format_of(recipe, name, self._checkpoint) for name in tensors}
         coarse = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
@@ -79,13 +90,32 @@ class Calibrator:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """What the checkpoint computes for the text."""
-        return statistics_of(self._checkpoint, self._text, self._progress)
+        """What the checkpoint computes for the texts."""
+        answering = self._effort == "high" and self._text is None and self._importance is None
+        texts = self._with_answers() if answering else texts_for(self._checkpoint, self._text)
+        return calibrate(self._checkpoint.config, self._checkpoint.tensors, texts, self._progress)
+
+    def _with_answers(self) -> list[tuple[int, ...]]:
+        """Our text, and what the model itself answers to our prompts, quantized with less effort: ours is too short."""
+        from mimo_mobile.runtime import load
+
+        recipe = self._recipe or recipe_named("int4_b32")
+        quick = Calibrator(self._checkpoint, "normal", self._folder, progress=self._progress)
+        model = self._folder / ("answering.gguf" if recipe.target == "gguf" else "answering-onnx")
+        write_model(
+            self._checkpoint, model, recipe, {"name": "answering"}, self._progress, calibrated=quick.calibrated(recipe)
+        )
+        try:
+            with load(model, speculate="off", cache=False) as answering:
+                return calibration_texts(answering.tokenizer, model=answering, progress=self._progress)
+        finally:
+            for each in (model, mtp_file(model)):
+                files.remove(each)
 
     @cached_property
     def _states(self) -> States:
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
-        return keep_states(config, tensors, self.statistics.texts, self._folder, self._progress)
+        return keep_states(config, tensors, self.statistics.texts, self._folder / "states", self._progress)
 
 
 class _Fed(Mapping[str, Any]):
@@ -112,13 +142,20 @@ class _Fed(Mapping[str, Any]):
         return len(self._mean_squares)
 
 
-def statistics_of(checkpoint: Checkpoint, text: Path | None = None, progress: ProgressCallback = ignore) -> Statistics:
-    """What a checkpoint computes for a text of the user's, or for ours.
+def texts_for(checkpoint: Checkpoint, text: Path | None = None) -> list[tuple[int, ...]]:
+    """The token ids of a text of the user's, or of ours.
 
     Raises:
         BadArgumentError: The text cannot be read, or is too short.
-        QuantizationError: A layer makes NaN or infinity.
     """
     tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    texts = calibration_texts(tokenizer, file=text, length=checkpoint.config.max_position_embeddings)
-    return calibrate(checkpoint.config, checkpoint.tensors, texts, progress)
+    return calibration_texts(tokenizer, file=text, length=checkpoint.config.max_position_embeddings)
+
+
+def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:
+    """What a checkpoint computes for our text.
+
+    Raises:
+        QuantizationError: A layer makes NaN or infinity.
+    """
+    return calibrate(checkpoint.config, checkpoint.tensors, texts_for(checkpoint), progress)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +23,21 @@ from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDepende
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
+from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
+from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
+from mimo_mobile.quantize.importance import write_importance
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
+
+IMPORTANCE = "importance.gguf"
+"""The file beside the manifest with the importance matrix that the files were made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ def quantize_checkpoint(
     npu: NpuTarget | None = None,
     effort: Effort = "normal",
     calibration: Path | None = None,
+    importance: Path | None = None,
     limits: Mapping[str, Limits] = DEFAULTS,
     tokens: int = 0,
     progress: ProgressCallback = ignore,
@@ -80,6 +88,7 @@ def quantize_checkpoint(
             are balanced, and levels are searched for, by what the checkpoint computes for a text. With ``high`` the
             errors of some columns are also made good by others.
         calibration: The text; ours by default.
+        importance: An importance matrix in llama.cpp's form, by which alone errors are weighed.
         limits: What each recipe may lose at most, by name.
         tokens: How many tokens of a text are read to compare predictions with bf16's; 0 compares none. Random weights
             are never compared.
@@ -107,7 +116,7 @@ def quantize_checkpoint(
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
-        calibrator = Calibrator(checkpoint, effort, folder / "states", calibration, progress)
+        calibrator = Calibrator(checkpoint, effort, folder, text=calibration, importance=importance, progress=progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):
@@ -146,6 +155,15 @@ def quantize_checkpoint(
         shown = report_data.shown_answers(state, checkpoint, questions, answers, known)
         report_data.write_report(out, state, names, limits, errors, histograms, shown, known)
         return state
+
+
+def _keep_importance(out: Path, statistics: Statistics, config: MimoConfig) -> None:
+    """Write what calibration saw beside the files, for llama.cpp's tools, where the package that writes it is there."""
+    with suppress(MissingDependencyError):
+        tokens = sum(map(len, statistics.texts))
+        write_importance(
+            out / IMPORTANCE, statistics.mean_squares, config, tokens=tokens, datasets=["mimo-mobile"], force=True
+        )
 
 
 def check_options(recipes: Sequence[str], single_file: bool, npu: NpuTarget | None) -> None:

@@ -98,6 +98,11 @@ def report_compiled(folder: Path) -> None:
     help="A text that the checkpoint is run over instead of ours: some thousand words of what it will be used for.",
 )
 @click.option(
+    "--importance",
+    type=click.Path(path_type=Path),
+    help="An importance matrix of llama.cpp's tools, by which errors are weighed instead of by a text.",
+)
+@click.option(
     "--effort",
     type=click.Choice(EFFORTS),
     default="normal",

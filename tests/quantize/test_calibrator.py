@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import Effort
 from mimo_mobile.hub import Source
-from mimo_mobile.quantize import forward
-from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.quantize import disjoint, forward, texts
+from mimo_mobile.quantize.calibrator import statistics_of
+from mimo_mobile.quantize.importance import read_importance
+from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
+from mimo_mobile.quantize.recipe_file import write_model
+from mimo_mobile.quantize.recipes import RECIPES
 from mimo_mobile.quantize.written import read_written
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from tests.calibrations import calibration
 from tests.tiny import write_tiny_checkpoint, write_weights
 
 TEXT = "Seven boxes hold 12 pens each. " * 20 + "Let x = 3; then 4x + 5 = 17. " * 20
@@ -72,3 +78,31 @@ def test_more_effort_loses_less(tiny: Source, tmp_path: Path, recipe: str) -> No
         assert not [path for path in (tmp_path / effort).iterdir() if path.name.endswith(".partial")]
     assert len(sizes) == 1
     assert 0.95 * lost["none"] > lost["normal"] > lost["high"], lost  # random weights leave less to gain than real ones
+
+
+def test_the_matrix_that_is_written_is_one_that_is_taken(tiny: Source, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny.path)
+    quantize_checkpoint(tiny, tmp_path / "first", ["q4_k_m"], problems=0)
+    matrix = tmp_path / "first" / IMPORTANCE
+    for name, values in read_importance(matrix, checkpoint.config).items():
+        np.testing.assert_allclose(values, statistics_of(checkpoint).mean_squares[name], rtol=1e-5)
+    made = quantize_checkpoint(tiny, tmp_path / "second", ["q4_k_m"], problems=0, importance=matrix)
+    expected = tmp_path / "expected.gguf"
+    known = calibration(read_importance(matrix, checkpoint.config))
+    write_model(checkpoint, expected, RECIPES["q4_k_m"], {"name": "tiny"}, calibrated=known)
+    ours, theirs = (gguf.GGUFReader(path).tensors for path in (tmp_path / "second" / made.entries[0].path, expected))
+    assert len(ours) == len(theirs) > 20
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.name == other.name and np.array_equal(one.data, other.data), one.name
+
+
+@pytest.mark.slow
+def test_the_highest_effort_reads_the_model_s_own_answers(nano: Source, tmp_path: Path) -> None:
+    made = quantize_checkpoint(nano, tmp_path, ["int4_b32", "q4_0"], problems=60, effort="high")
+    assert made.baseline is not None
+    for entry in made.entries:
+        assert entry.score is not None and entry.score.exact_match >= made.baseline.exact_match - 0.02, entry.recipe
+    tokenizer = TextTokenizer.from_file(nano.path / "tokenizer.json")
+    ours = disjoint.hashes([tokenizer.encode(texts.TEXT.read_text(encoding="utf-8"))])
+    assert len(disjoint.calibrated_on(tmp_path / made.entries[0].path)) > 2 * len(ours)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
