@@ -1,6 +1,7 @@
 """MiMo in float32 numpy, with the weights of one layer in memory at a time: for calibration and as the reference.
 
-All texts pass through a layer before the next one is read, so that a checkpoint larger than the memory is read once.
+All texts pass through a layer before the next one is read, so that a checkpoint larger than the memory is read once. Of
+a single text's layer one matrix at a time is in memory.
 This module knows the architecture and where tensors are asked for; it knows no files and no formats.
 Shapes: T tokens, H query heads, K key/value heads, D head_dim, E hidden, F ffn, V vocabulary.
 
@@ -123,7 +124,9 @@ def run(
     names += [f"mtp_layers.{index}" for index in range(mtp_layers)]
     last = states
     for done, name in enumerate(names):
-        weights = layer_weights(config, tensors, name)
+        weights: Mapping[str, Array] = OnDemand(tensors, name)
+        if len(texts) > 1:
+            weights = layer_weights(config, tensors, name)
         for number, text in enumerate(embedded):
             if name.startswith("mtp"):
                 following = np.concatenate([text[1:], text[-1:]])
@@ -133,6 +136,8 @@ def run(
                 states[number] = trace.x_out
             if observe is not None:
                 observe(name, trace)
+            del trace  # there is no room for those of two texts, nor for the weights of two layers
+        del weights
         progress(Progress(stage, done + 1, len(names), name, "layers"))
     return states
 
@@ -144,6 +149,18 @@ def embed(tensors: Tensors, ids: Sequence[int]) -> Array:
     rows = np.concatenate([table.float32(int(each), int(each) + 1) for each in chosen])
     made: Array = rows[places]
     return made
+
+
+class OnDemand(dict[str, Array]):
+    """The weights of a layer, read each time that one is asked for: a text asks for each once."""
+
+    def __init__(self, tensors: Tensors, name: str) -> None:
+        """Read those of a layer, e.g. ``layers.3``."""
+        super().__init__()
+        self._tensors, self._prefix = tensors, f"model.{name}."
+
+    def __missing__(self, end: str) -> Array:
+        return self._tensors[self._prefix + end].float32()
 
 
 def layer_weights(config: MimoConfig, tensors: Tensors, name: str) -> dict[str, Array]:

@@ -51,17 +51,12 @@ def test_a_wheel_of_the_sources_holds_code_kernels_schemas_and_nano_and_nothing_
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
-    expected = {f"mimo_mobile/{path.name}" for path in (ROOT / "src/mimo_mobile").glob("*.py")} | {
-        "mimo_mobile/py.typed",
-        "mimo_mobile/qnn-affinity.json",
-        "mimo_mobile/quantize/calibration.txt",
-        "mimo_mobile/quantize/libkernels.so",
-        "mimo_mobile/quantize/measured.json",
-    }
+    expected = {f"mimo_mobile/{path.name}" for path in (ROOT / "src/mimo_mobile").glob("*.py")}
     expected |= {f"mimo_mobile/{path.relative_to(ROOT)}" for stage in STAGES for path in (ROOT / stage).rglob("*.py")}
-    expected |= {f"mimo_mobile/quantize/prompts/{path.name}" for path in (ROOT / "quantize/prompts").iterdir()}
-    for data in ("nano", "schemas"):
-        expected |= {f"mimo_mobile/{data}/{path.name}" for path in (ROOT / "src/mimo_mobile" / data).iterdir()}
+    expected |= {"mimo_mobile/quantize/libkernels.so"}
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / "src" / package.replace(".", "/")
+        expected |= {str(path.relative_to(ROOT / "src")) for each in patterns for path in folder.glob(each)}
     assert names == expected
     assert wheel.stat().st_size < 20e6
     assert wheel.name.split("-", 2)[2].startswith("py3-none-linux")
