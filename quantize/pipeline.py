@@ -130,7 +130,7 @@ def quantize_checkpoint(
                     manifest.remove(out, old, kept=made.parts)
             if npu is not None and recipe.target == "onnx" and state.entry(recipe.name):
                 state = _compile(state, out, recipe, npu, context, force, progress)
-        names, known = [recipe.name for recipe in chosen], report_data.earlier(out)
+        names, known = [recipe.name for recipe in chosen], report_data.earlier(out, state)
         answers: dict[str, list[tuple[int, ...]]] = {}
         if questions:
             state = _score(state, source, checkpoint, out, names, questions, answers, progress)
