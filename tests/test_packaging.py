@@ -59,6 +59,7 @@ def test_a_wheel_of_the_sources_holds_code_kernels_schemas_and_nano_and_nothing_
         "mimo_mobile/quantize/measured.json",
     }
     expected |= {f"mimo_mobile/{path.relative_to(ROOT)}" for stage in STAGES for path in (ROOT / stage).rglob("*.py")}
+    expected.add("mimo_mobile/quantize/report.css")
     expected |= {f"mimo_mobile/quantize/prompts/{path.name}" for path in (ROOT / "quantize/prompts").iterdir()}
     for data in ("nano", "schemas"):
         expected |= {f"mimo_mobile/{data}/{path.name}" for path in (ROOT / "src/mimo_mobile" / data).iterdir()}
