@@ -132,6 +132,7 @@ def quantize_checkpoint(
                 found = calibrator.calibrated(recipe)
                 if found is not None:
                     disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
+                    _keep_importance(out, calibrator.statistics, checkpoint.config)
                 made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
                 state = state.with_entry(made)
                 state.write(out)
@@ -139,7 +140,7 @@ def quantize_checkpoint(
                     manifest.remove(out, old, kept=made.parts)
             if npu is not None and recipe.target == "onnx" and state.entry(recipe.name):
                 state = _compile(state, out, recipe, npu, context, force, progress)
-        names, known = [recipe.name for recipe in chosen], report_data.earlier(out)
+        names, known = [recipe.name for recipe in chosen], report_data.earlier(out, state)
         answers: dict[str, list[tuple[int, ...]]] = {}
         if questions:
             state = _score(state, source, checkpoint, out, names, questions, answers, progress)

@@ -40,7 +40,7 @@ def _figures(score: Score | None, baseline: Score | None) -> tuple[str, ...]:
 
 def gb(size: int) -> str:
     """A size in GB, or in MB where it is smaller."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def recipes_title(described: Sequence[Described]) -> str:

@@ -32,16 +32,17 @@ Tokens = Mapping[str, Sequence[Sequence[int]]]
 """What each recipe answered to the held-out problems, in token ids; ``bf16`` is the checkpoint itself."""
 
 
-def earlier(folder: Path) -> Report | None:
-    """The report that a folder holds; a damaged one counts as none, and the log says so."""
+def earlier(folder: Path, state: Manifest) -> Report | None:
+    """The report on the same checkpoint that a folder holds; a damaged one counts as none, and the log says so."""
     path = folder / report_file.NAME
     if not path.exists():
         return None
     try:
-        return report_file.read(path)
+        found = report_file.read(path)
     except QuantizationError as error:
         logger.warning("%s", error)
         return None
+    return found if found.source.get(manifest.FINGERPRINT) == state.source.get(manifest.FINGERPRINT) else None
 
 
 def errors_of(

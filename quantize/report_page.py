@@ -90,19 +90,21 @@ def _head(report: Report) -> str:
 
 
 def _summary(report: Report) -> str:
-    columns = (
-        "recipe", "verdict", "bits/weight", "size", "mean KLD", "99 % below", "same token", "perplexity", "exact match",
+    figures = (
+        "verdict", "bits/weight", "size", "mean KLD", "99 % below", "same token", "perplexity", "exact match",
         "answer tokens",
     )  # fmt: skip
-    rows = []
+    lines: list[tuple[str, list[str], str]] = []
     if (score := report.baseline) is not None:
         apart = next((each.divergence for each in report.recipes if each.divergence), None)
         perplexity = apart.reference_perplexity if apart else score.perplexity
         cells = ["–", "16.00", "–", "0", "0", "100 %", f"{perplexity:.4f}", _percent(score.exact_match)]
-        rows.append(_row("bf16, not kept", [*cells, f"{score.answer_tokens:.0f}"], ""))
+        lines.append(("bf16, not kept", [*cells, f"{score.answer_tokens:.0f}"], ""))
     for each in report.recipes:
-        chosen = "chosen" if each.recipe in report.chosen else ""
-        rows.append(_row(f"{each.recipe}", _figures(each), chosen))
+        lines.append((each.recipe, _figures(each), "chosen" if each.recipe in report.chosen else ""))
+    measured = [_figures(each) for each in report.recipes]
+    filled = [place for place in range(len(figures)) if any(cells[place] != "–" for cells in measured)]
+    rows = [_row(name, [cells[place] for place in filled], kind) for name, cells, kind in lines]
     reasons = [
         f"<li><strong>{escaped(each.recipe)}</strong>: {escaped(check)}</li>"
         for each in report.recipes
@@ -116,7 +118,7 @@ def _summary(report: Report) -> str:
         "Summary",
         f"<p>Rows in bold are of the last run.{escaped(text)}{escaped(problems)} – was not measured.</p>"
         + (f'<ul class="reasons">{"".join(reasons)}</ul>' if reasons else "")
-        + _table("Every file of the folder", columns, rows),
+        + _table("Every file of the folder", ["recipe", *(figures[place] for place in filled)], rows),
     )
 
 

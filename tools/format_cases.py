@@ -127,6 +127,7 @@ SELFTEST: Document = {
 DRAFTS = [3, 9, 200]
 REPLIES: Document = {"replies_version": 1, "fingerprint": "f", "problem_set": "p", "tokens": [[5, 6], []]}
 CALIBRATED_ON: Document = {"calibrated_on_version": 1, "tokens": 32, "hashes": ["0123456789abcdef", "f" * 16]}
+SHARED = ("recipe", "format", "effort", "bits_per_weight", "size_bytes", "score", "divergence")
 REPORT: Document = {
     "report_version": 1,
     "model": "mimo-nano",
@@ -134,18 +135,12 @@ REPORT: Document = {
     "chosen": ["int4_b32"],
     "baseline": SCORE,
     "recipes": [
-        {
-            "recipe": "int4_b32",
-            "format": "onnx",
+        {name: MANIFEST["entries"][0][name] for name in SHARED}
+        | {
             "path": "mimo-nano-int4_b32-onnx.rejected",
-            "effort": "normal",
-            "bits_per_weight": 7.15,
-            "size_bytes": 3,
             "content": "33661467f4f1b905",
             "rejected": True,
             "checks": [{"name": "kld", "found": 0.9, "limit": 0.8, "passed": False}],
-            "score": SCORE,
-            "divergence": DIVERGENCE,
             "histogram": {"edges": [1e-8, 0.1, 10], "counts": [4095, 1]},
             "errors": [{"tensor": "lm_head.weight", "error": 0.0052}],
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,9 @@ def test_what_lost_too_much_goes_aside_and_nothing_else_is_lost(nano: Source, tm
     check("manifest", tmp_path / "manifest.json")
     assert manifest.read(tmp_path) == made
     (gone, folder) = made.rejected
-    assert gone.entry.recipe == "q4_0" and len(gone.reasons) == 1
+    assert gone.entry.recipe == "q4_0" and len(gone.reasons) == 2
     assert gone.reasons[0].startswith("answers 1.0") and gone.reasons[0].endswith("at most 0.5 allowed")
+    assert re.fullmatch(r"most was lost in (model\.\S+ \(\d+\.\d %\)(, )?){3}", gone.reasons[1])
     assert [name for name in ggufs(tmp_path) if "q4_0" in name] == [f"{name}.rejected" for name in FILES]
     assert (tmp_path / folder.aside.path / "model.onnx").is_file() and folder.aside.path.endswith("-onnx.rejected")
     assert not (tmp_path / folder.entry.path).exists()

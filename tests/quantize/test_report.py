@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mimo_mobile.hub import Source
+from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import report_data, report_file
 from mimo_mobile.quantize.divergences import histogram_of
@@ -197,8 +198,15 @@ def test_answers_of_a_file_that_was_made_anew_are_left_out(nano: Source, tmp_pat
 
 def test_a_damaged_report_is_reported_and_counts_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "report.json").write_text("[]")
-    assert report_data.earlier(tmp_path) is None
+    state = Manifest("m", {"fingerprint": "f"})
+    assert report_data.earlier(tmp_path, state) is None
     assert "report.json: not what mimo writes" in caplog.text
+
+
+def test_a_report_on_another_checkpoint_counts_as_none(tmp_path: Path) -> None:
+    REPORT.write(tmp_path)
+    assert report_data.earlier(tmp_path, Manifest("m", {"fingerprint": "f"})) == REPORT
+    assert report_data.earlier(tmp_path, Manifest("m", {"fingerprint": "g"})) is None
 
 
 @pytest.mark.slow
