@@ -27,7 +27,7 @@ from mimo_mobile.runtime.decode import pace
 from mimo_mobile.runtime.devices import selftest
 from mimo_mobile.runtime.onnx import prepacked
 from tests.schemas import SCHEMAS, check, schema
-from tools import format_cases, golden, npu_fixture
+from tools import format_cases, format_documents, golden, npu_fixture
 
 FORMATS = {
     each.name: each
@@ -56,7 +56,7 @@ def out(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_schemas_are_valid_and_each_has_a_reader() -> None:
     for name in SCHEMAS:
         Draft202012Validator.check_schema(schema(name))
-    assert set(SCHEMAS) == set(format_cases.DOCUMENTS)
+    assert set(SCHEMAS) == set(format_documents.DOCUMENTS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -122,7 +122,7 @@ def test_a_verdict_on_numbers_that_are_none_is_valid(tmp_path: Path, monkeypatch
 
             return np.full((rows, 20), np.nan, np.float32)
 
-    (tmp_path / "reference.json").write_text(json.dumps(format_cases.REFERENCE))
+    (tmp_path / "reference.json").write_text(json.dumps(format_documents.REFERENCE))
     verdict = selftest.judge(Broken(), None, tmp_path)  # type: ignore[arg-type]
     assert verdict.wrong and verdict.tested
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path))
@@ -143,7 +143,7 @@ def test_a_score_without_numbers_is_valid_and_read_again(out: Path, tmp_path: Pa
 
 
 def test_a_reference_of_another_vocabulary_fails_the_self_test(out: Path, tmp_path: Path) -> None:
-    beyond = format_cases.REFERENCE | {"top_ids": [9, 1_000_000]}
+    beyond = format_documents.REFERENCE | {"top_ids": [9, 1_000_000]}
     (tmp_path / "reference.json").write_text(json.dumps(beyond))
     with load(out / "mimo-nano-int4_b32-onnx", ep="cpu", threads=1) as session, session.exclusive() as backend:
         verdict = selftest.judge(backend, None, tmp_path)
@@ -214,7 +214,7 @@ def test_readers_accept_and_refuse_what_the_table_says(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_newer_version_is_named_and_the_reader_says_what_to_do(name: str, tmp_path: Path) -> None:
     read, file, error = READERS[name]
-    newer = format_cases.DOCUMENTS[name] | {f"{name}_version": 7}
+    newer = format_documents.DOCUMENTS[name] | {f"{name}_version": 7}
     (tmp_path / file).write_text(json.dumps(newer))
     with pytest.raises(error, match=rf"a newer MiMo Mobile wrote it: {name}_version is 7, \d is the newest known here"):
         read(tmp_path / file)

@@ -17,14 +17,14 @@ from mimo_mobile.errors import MimoMobileError, ModelLoadError
 from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.runtime.onnx.loading import read_config
 from tests.test_formats import READERS
-from tools import format_cases
+from tools import format_documents
 from tools.format_cases import GONE, changed
 
 Reader = tuple[Callable[[Path], object], str, type[MimoMobileError]]
 
 CONFIG = {"max_position_embeddings": 32768, "mtp_hidden_state": "pre_norm", "mimo_mobile_synthetic": True}
 ALL: dict[str, Reader] = READERS | {"config": (read_config, "config.json", ModelLoadError)}
-DOCUMENTS: dict[str, Any] = format_cases.DOCUMENTS | {"config": CONFIG}
+DOCUMENTS: dict[str, Any] = format_documents.DOCUMENTS | {"config": CONFIG}
 
 DEEP: Any = []
 for _ in range(50):
@@ -125,7 +125,7 @@ def test_files_that_are_no_document_are_named_errors_at_once(kind: str, tmp_path
 
 def test_what_npu_json_says_of_compiling_may_be_missing(tmp_path: Path) -> None:
     graphs = [{"name": "head.1", "size_bytes": 5, "seconds": 0.5, "peak_rss_bytes": 7}, {"name": "a", "size_bytes": 1}]
-    (tmp_path / "npu.json").write_text(json.dumps(format_cases.NPU | {"graphs": graphs}))
+    (tmp_path / "npu.json").write_text(json.dumps(format_documents.NPU | {"graphs": graphs}))
     found = read_npu_settings(tmp_path)
     assert [(each.seconds, each.peak_rss_bytes) for each in found.graphs] == [(0.5, 7), (None, None)]
     assert found.sizes == {"head.1": 5, "a": 1, "embedding.onnx": 1000}

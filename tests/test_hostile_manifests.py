@@ -16,7 +16,7 @@ from mimo_mobile.errors import MimoMobileError, OutputExistsError
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
-from tools.format_cases import GGUF, MANIFEST, SHA, entry
+from tools.format_documents import GGUF, MANIFEST, SHA, entry
 
 ONNX = "mimo-nano-int4_b32-onnx"
 

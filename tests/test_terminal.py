@@ -19,7 +19,7 @@ from mimo_mobile.inspection import Inspection, TensorRow
 from mimo_mobile.progress import Progress
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationStats
 from mimo_mobile.untrusted import printable
-from tools.format_cases import MANIFEST, entry
+from tools.format_documents import MANIFEST, entry
 
 EVIL = "[/x][bold red]:smile:\x1b]0;title\x07\x9b31m\r\n\u202e大"
 SHOWN = r"[/x][bold red]:smile:\x1b]0;title\x07\x9b31m\r\n\u202e大"

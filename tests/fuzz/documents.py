@@ -18,7 +18,7 @@ from mimo_mobile.runtime.decode.pace import read_costs
 from mimo_mobile.runtime.devices.selftest import read_verdict
 from tests.fuzz.mutations import json_mutator
 from tests.fuzz.scratch import scratch
-from tools import format_cases
+from tools import format_cases, format_documents
 
 VOCABULARY = Vocabulary(tuple(map(str, range(300))), ("normal",) * 300, (), 1, 2, 2, None)
 KEY = {"fingerprint": "f", "problem_set": "p"}
@@ -63,7 +63,7 @@ def mutate(data: bytes, random: Random) -> bytes | None:
 def seeds() -> Iterator[bytes]:
     """One good document of each format, and what the table of cases has besides."""
     for number, name in enumerate(NAMES):
-        yield bytes([number]) + json.dumps(format_cases.DOCUMENTS[name]).encode()
+        yield bytes([number]) + json.dumps(format_documents.DOCUMENTS[name]).encode()
     for case in format_cases.cases():
         if case["format"] in READERS:
             yield bytes([NAMES.index(case["format"])]) + case["text"].encode()

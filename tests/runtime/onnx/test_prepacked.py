@@ -18,6 +18,7 @@ from mimo_mobile import cache as kept
 from mimo_mobile import files
 from mimo_mobile.cli import main
 from mimo_mobile.hub import resolve
+from mimo_mobile.layout import REFERENCE
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
 from mimo_mobile.runtime.onnx import prepacked
@@ -75,9 +76,15 @@ def damage(path: Path) -> None:
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
 
 
+def silent_copy(model: Path, to: Path) -> None:
+    """A copy that does not say what it computes: the self-test at first use would refuse it once it is damaged."""
+    shutil.copytree(model, to)
+    (to / REFERENCE).unlink()
+
+
 def test_a_changed_model_takes_the_place_of_the_old_entry(quantized: Path, cache: Path, tmp_path: Path) -> None:
     model = tmp_path / "changing-onnx"
-    shutil.copytree(quantized, model)
+    silent_copy(quantized, model)
     before = text(model)
     (old,) = entries(cache)
     damage(model / "model.onnx.data")
@@ -111,7 +118,7 @@ def test_a_damaged_entry_is_noticed_before_it_is_used_and_made_anew(
 def test_an_entry_of_another_model_is_not_used(quantized: Path, cache: Path, tmp_path: Path) -> None:
     plain, other = text(quantized), tmp_path / "other-onnx"
     (ours,) = [each.parent for each in entries(cache)]
-    shutil.copytree(quantized, other)
+    silent_copy(quantized, other)
     damage(other / "model.onnx.data")
     wrong = text(other)
     (theirs,) = [each.parent for each in entries(cache) if each.parent != ours]
