@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.peers.weights import PEERS, Array, Peer, ggml_weights, rounded
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.formats import Importance
 from mimo_mobile.convert.tensors import HEAD
 from mimo_mobile.entries import EFFORTS, Effort
 from mimo_mobile.hub import Source
@@ -93,22 +94,26 @@ def _compared(reference: TopRows, normed: Array, head: Array) -> Iterator[RowMea
         yield measures.compare(reference.rows(start, stop), normed[start:stop] @ head)
 
 
-def measure_recipe(
-    checkpoint: Checkpoint, yardstick: Yardstick, recipe: str, effort: Effort, calibration: Path | None, folder: Path
-) -> Row:
-    """Quantize a checkpoint by a recipe of ours into ``folder``, and measure the file."""
+def measure_recipes(
+    checkpoint: Checkpoint,
+    yardstick: Yardstick,
+    recipes: Sequence[str],
+    effort: Effort,
+    calibration: Path | None,
+    folder: Path,
+) -> Iterator[Row]:
+    """Quantize a checkpoint by recipes of ours into ``folder``, and measure the files."""
     source = Source(checkpoint.path, "smollm")
-    made = quantize_checkpoint(source, folder, [recipe], problems=0, effort=effort, calibration=calibration)
-    entry = made.entry(recipe)
-    assert entry is not None
-    return Row(
-        recipe, effort, entry.bits_per_weight, yardstick.measure(*read_written(folder / entry.path, checkpoint.config))
-    )
+    made = quantize_checkpoint(source, folder, recipes, problems=0, effort=effort, calibration=calibration)
+    for recipe in recipes:
+        entry = made.entry(recipe)
+        assert entry is not None
+        found = yardstick.measure(*read_written(folder / entry.path, checkpoint.config))
+        yield Row(recipe, effort, entry.bits_per_weight, found)
 
 
-def measure_peer(checkpoint: Checkpoint, yardstick: Yardstick, peer: Peer, calibration: Path | None) -> Row:
+def measure_peer(checkpoint: Checkpoint, yardstick: Yardstick, peer: Peer, squares: Importance) -> Row:
     """Let a peer quantize the matrices that have 4 bits in the recipe that it stands beside."""
-    squares = statistics_of(checkpoint, calibration).mean_squares
     tensors: dict[str, Rows] = dict(checkpoint.tensors)
     taken, weights = 0, 0
     for name, view in checkpoint.tensors.items():
@@ -162,13 +167,15 @@ def _rows(
     checkpoint: Checkpoint, yardstick: Yardstick, recipes: str, efforts: str, peers: str, calibration: Path, work: Path
 ) -> Iterator[Row]:
     """Measure everything, and print each row as it comes."""
-    for recipe in filter(None, recipes.split(",")):
-        for effort in efforts.split(","):
-            chosen = next(each for each in EFFORTS if each == effort)
-            folder = work / f"{recipe}-{effort}"
-            yield _printed(measure_recipe(checkpoint, yardstick, recipe, chosen, calibration, folder))
-    for name in filter(None, peers.split(",")):
-        yield _printed(measure_peer(checkpoint, yardstick, PEERS[name], calibration))
+    for word in efforts.split(","):
+        effort = next(each for each in EFFORTS if each == word)
+        chosen = [*filter(None, recipes.split(","))]
+        for row in measure_recipes(checkpoint, yardstick, chosen, effort, calibration, work / effort):
+            yield _printed(row)
+    if peers:
+        squares = statistics_of(checkpoint, calibration).mean_squares
+        for name in peers.split(","):
+            yield _printed(measure_peer(checkpoint, yardstick, PEERS[name], squares))
 
 
 def _printed(row: Row) -> Row:

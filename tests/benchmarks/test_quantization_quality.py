@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.weights import PEERS
-from benchmarks.quantization_quality import TEXTS, Yardstick, measure_peer, measure_recipe
+from benchmarks.quantization_quality import TEXTS, Yardstick, measure_peer, measure_recipes
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import EFFORTS
+from mimo_mobile.quantize.calibrator import statistics_of
 from tests import smollm
 
 pytestmark = pytest.mark.slow
@@ -27,17 +28,21 @@ def yardstick(checkpoint: Checkpoint) -> Yardstick:
     return Yardstick(checkpoint, texts=3)
 
 
-@pytest.mark.parametrize("recipe", ["int4_b32", "q4_0"])
 def test_each_effort_loses_less_than_the_one_before(
-    checkpoint: Checkpoint, yardstick: Yardstick, recipe: str, tmp_path: Path
+    checkpoint: Checkpoint, yardstick: Yardstick, tmp_path: Path
 ) -> None:
-    rows = [measure_recipe(checkpoint, yardstick, recipe, each, CALIBRATION, tmp_path / each) for each in EFFORTS]
-    none, normal, high = (each.divergence.mean_kld for each in rows)
-    assert high < 0.9 * normal < 0.9 * 0.5 * none, rows
-    assert max(each.bits for each in rows) == pytest.approx(min(each.bits for each in rows), rel=1e-3)
-    beside = {"int4_b32": "ort-asymmetric", "q4_0": "ggml-imatrix"}[recipe]
-    peer = measure_peer(checkpoint, yardstick, PEERS[beside], CALIBRATION)
-    assert normal < 0.7 * peer.divergence.mean_kld, peer
+    beside = {"int4_b32": "ort-asymmetric", "q4_0": "ggml-imatrix"}
+    found = [
+        list(measure_recipes(checkpoint, yardstick, list(beside), effort, CALIBRATION, tmp_path / effort))
+        for effort in EFFORTS
+    ]
+    squares = statistics_of(checkpoint, CALIBRATION).mean_squares
+    for rows, peer in zip(zip(*found, strict=True), beside.values(), strict=True):
+        none, normal, high = (each.divergence.mean_kld for each in rows)
+        assert high < 0.9 * normal < 0.9 * 0.5 * none, rows
+        assert max(each.bits for each in rows) == pytest.approx(min(each.bits for each in rows), rel=1e-3)
+        other = measure_peer(checkpoint, yardstick, PEERS[peer], squares)
+        assert normal < 0.7 * other.divergence.mean_kld, other
 
 
 def test_texts_that_measure_do_not_calibrate() -> None:
