@@ -132,7 +132,7 @@ class _Fed(Mapping[str, Any]):
         with self._lock:
             if self._feedback is None or self._group != group_of(name):
                 self._feedback = None  # before the next one takes its place
-                self._feedback, self._group = Feedback.of(self._moments.of(name)), group_of(name)
+                self._feedback, self._group = Feedback.of(self._moments.of(name), self._moments.tokens), group_of(name)
             return self._feedback
 
     def __iter__(self) -> Iterator[str]:

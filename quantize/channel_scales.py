@@ -2,14 +2,16 @@
 
 Weights that share a block share a step, which the largest of them sets. A column that reads large numbers should have
 a fine step for its size, and one that reads small ones may have a coarse one. What gives the numbers takes each scale
-in: a norm for queries, keys and values, for gate and up, for the head and for input_proj; values for o_proj; up for
-down. The function stays the same. docs/design/quantization.md tells how the scales are found, and what they gain.
+in: a norm for queries, keys and values, for gate and up, for input_proj, and for the head of a model without MTP
+layers; values for o_proj; up for down. The function stays the same. docs/design/quantization.md tells how the scales
+are found, and what they gain.
 This module knows which tensors belong together; it knows no formats beyond bits and block sizes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mimo_mobile.convert.calibrated import Factors
-from mimo_mobile.mimo7b import POST_NORM, MimoConfig
+from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.forward import Array, Tensors
@@ -69,7 +71,7 @@ def channel_factors(
     """
     groups = [each for each in _groups(config) if any(blocks_of(name) for name in each.readers)]
     made: dict[str, Factors] = {}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         found = pool.map(lambda group: _scales(group, config, tensors, mean_squares, blocks_of), groups)
         for done, (group, scales) in enumerate(zip(groups, found, strict=True), 1):
             for name in group.readers:
@@ -112,10 +114,9 @@ def _groups(config: MimoConfig) -> Iterator[_Group]:
         readers = tuple(f"{mlp}{which}_proj.weight" for which in ("gate", "up"))
         yield _Group(readers, {f"{prefix}post_attention_layernorm.weight": everything})
         yield _Group((f"{mlp}down_proj.weight",), {f"{mlp}up_proj.weight": everything})
-    # An MTP layer that reads states after the last norm would see its channels in other proportions.
-    if not (mtp and config.mtp_hidden_state == POST_NORM):
-        norms = dict.fromkeys(["model.norm.weight", *(f"{prefix}final_layernorm.weight" for prefix in mtp)], everything)
-        yield _Group(("lm_head.weight",), norms)
+    # An MTP layer reads its own normed state for a second draft, and would see its channels in other proportions.
+    if not mtp:
+        yield _Group(("lm_head.weight",), {"model.norm.weight": everything})
 
 
 def _columns(channels: Array, group: _Group, config: MimoConfig) -> Array:

@@ -20,8 +20,12 @@ from mimo_mobile.errors import QuantizationError
 from mimo_mobile.quantize import kernels
 from mimo_mobile.quantize.kernels import CHUNK, Blocks, Levels
 
-DAMPING = 0.01
-"""The share of the mean square of all columns that is added to each, so that few tokens decide nothing alone."""
+DAMPING = 0.3
+"""Each column's mean square is taken to be larger by this share, and by the number of columns over that of tokens: what
+happened to go together in a short text is not mended. docs/design/quantization.md has the figures."""
+
+LEAST_SQUARE = 1e-6
+"""The share of the mean of all columns' mean squares that each has at least."""
 
 PANEL = 512
 """Columns that are factored at a time."""
@@ -43,8 +47,10 @@ class Feedback:
     mean_squares: NDArray[np.float32]
 
     @classmethod
-    def of(cls, moments: NDArray[np.float32], damping: float = DAMPING) -> Feedback:
+    def of(cls, moments: NDArray[np.float32], tokens: int) -> Feedback:
         """The feedback for second moments [K, K] of a matrix's input, of which only the upper triangle is read.
+
+        ``tokens`` is how many inputs they are the mean of.
 
         ``moments`` is overwritten: with 11,008 columns it takes 485 MB, and there shall not be two of it.
 
@@ -56,7 +62,8 @@ class Feedback:
         mean = float(mean_squares.mean(dtype=np.float64))
         if not (np.isfinite(mean) and mean_squares.min() >= 0):
             raise QuantizationError("second moments that are negative, NaN or infinite found; measure them again")
-        diagonal += np.float32(damping * mean if mean > 0 else 1)
+        least = LEAST_SQUARE * mean if mean > 0 else 1
+        diagonal[:] = np.maximum(diagonal * (1 + DAMPING + len(moments) / tokens), least)
         _factor(moments)
         roots = diagonal.copy()
         moments /= roots

@@ -84,6 +84,11 @@ class SecondMoments:
         self._layer: str | None = None
         self._inputs: dict[str, list[Array]] = {}
 
+    @property
+    def tokens(self) -> int:
+        """How many inputs they are the mean of."""
+        return sum(self._states.lengths)
+
     def of(self, name: str) -> NDArray[np.float32]:
         """The mean of x xᵀ `[K, K]` over the inputs x of the matrix with a tensor's name."""
         layer, end = group_of(name)
@@ -95,7 +100,7 @@ class SecondMoments:
             product = values.T @ values
             total = product if total is None else np.add(total, product, out=total)
         assert total is not None
-        total /= np.float32(sum(self._states.lengths))
+        total /= np.float32(self.tokens)
         return total
 
     def _read(self, layer: str) -> dict[str, list[Array]]:

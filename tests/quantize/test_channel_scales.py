@@ -83,13 +83,13 @@ def test_the_float32_function_stays_the_same(checkpoint: Checkpoint, factors: Ma
     np.testing.assert_allclose(same, drafts, rtol=0, atol=1e-5 * np.abs(drafts).max())
 
 
-def test_every_matrix_but_the_embedding_has_scales(checkpoint: Checkpoint, factors: Mapping[str, Factors]) -> None:
+def test_every_matrix_but_embedding_and_head_has_scales(checkpoint: Checkpoint, factors: Mapping[str, Factors]) -> None:
     shapes = checkpoint.config.tensor_shapes()
     with_columns = {name for name, each in factors.items() if np.ndim(each.columns)}
     matrices = {name for name, shape in shapes.items() if len(shape) == 2} - {"model.embed_tokens.weight"}
-    if checkpoint.config.mtp_hidden_state == POST_NORM:
-        matrices -= {"lm_head.weight"}
-    assert with_columns == matrices
+    # A second draft reads what the head reads.
+    assert with_columns == matrices - {"lm_head.weight"}
+    assert not any("final_layernorm" in name for name in factors)
     for name in with_columns:
         assert np.shape(factors[name].columns) == shapes[name][1:], name
 
@@ -153,6 +153,16 @@ def test_channels_that_read_or_weigh_nothing_get_scales_too(tmp_path: Path) -> N
         for values in (each.rows, each.columns):
             assert np.all(np.isfinite(values)) and np.all(np.asarray(values) > 0), name
             assert np.max(values) < 1e4, name
+
+
+def test_the_head_has_scales_where_no_second_draft_reads_what_it_reads(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_tiny_checkpoint(tmp_path / "tiny", mtp_layers=0))
+    found = calibrate(checkpoint.config, checkpoint.tensors, [IDS])
+    factors = channel_factors(checkpoint.config, checkpoint.tensors, found.mean_squares, lambda _: Blocks(4, 32))
+    expected = reference.trunk(reference.load_weights(checkpoint), checkpoint.config, IDS).logits
+    scaled = reference.trunk(folded(checkpoint, factors), checkpoint.config, IDS).logits
+    assert np.ndim(factors["lm_head.weight"].columns) == 1
+    np.testing.assert_allclose(scaled, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_matrices_that_are_not_rounded_stay_as_they_are(checkpoint: Checkpoint, statistics: Statistics) -> None:

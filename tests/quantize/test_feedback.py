@@ -30,12 +30,17 @@ def moments(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x.T @ x / np.float32(len(x))
 
 
+def feedback_of(x: NDArray[np.float32]) -> Feedback:
+    return Feedback.of(moments(x), len(x))
+
+
 def gptq(
-    values: NDArray[np.float32], second: NDArray[np.float32], blocks: Blocks, scales: NDArray[np.float32]
+    values: NDArray[np.float32], x: NDArray[np.float32], blocks: Blocks, scales: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """GPTQ's dequantized weights with given scales, in float64; no scale may be worse than one that is searched."""
     wanted, columns = values.astype(np.float64), values.shape[1]
-    damped = second.astype(np.float64) + DAMPING * np.diag(second).mean(dtype=np.float64) * np.eye(columns)
+    second = moments(x).astype(np.float64)
+    damped = second + (DAMPING + columns / len(x)) * np.diag(np.diag(second))
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     importance = 1 / np.diag(upper) ** 2
     made = np.empty_like(wanted)
@@ -74,9 +79,9 @@ def loss(x: NDArray[np.float32], difference: NDArray[np.float64]) -> float:
 )
 def test_feedback_gives_gptqs_weights(blocks: Blocks, columns: int) -> None:
     x, values = correlated(columns), weights(48, columns)
-    levels, scales = Feedback.of(moments(x)).quantize(values, blocks)
+    levels, scales = feedback_of(x).quantize(values, blocks)
     made = levels * np.repeat(scales.astype(np.float64), blocks.size, axis=1)
-    expected = gptq(values, moments(x), blocks, scales)
+    expected = gptq(values, x, blocks, scales)
     # A sum at the middle between two levels may round to either, and what follows in its row then differs.
     assert np.isclose(made, expected, rtol=1e-6, atol=0).mean() > 0.99
     assert loss(x, made - values) == pytest.approx(loss(x, expected - values), rel=0.01)
@@ -84,9 +89,9 @@ def test_feedback_gives_gptqs_weights(blocks: Blocks, columns: int) -> None:
 
 def test_more_columns_than_are_factored_at_a_time_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     x, values = correlated(256), weights(16, 256)
-    whole = Feedback.of(moments(x))
+    whole = feedback_of(x)
     monkeypatch.setattr("mimo_mobile.quantize.feedback.PANEL", 96)
-    parts = Feedback.of(moments(x))
+    parts = feedback_of(x)
     np.testing.assert_allclose(np.triu(parts.shares), np.triu(whole.shares), atol=1e-4)
     np.testing.assert_allclose(parts.importance, whole.importance, rtol=1e-4)
     np.testing.assert_allclose(np.diag(whole.shares), 1)
@@ -95,7 +100,7 @@ def test_more_columns_than_are_factored_at_a_time_make_no_difference(monkeypatch
 
 def test_feedback_loses_less_than_a_search_and_that_less_than_rounding() -> None:
     x, values = correlated(256), weights(64, 256)
-    feedback, squares = Feedback.of(moments(x)), np.square(x).mean(axis=0)
+    feedback, squares = feedback_of(x), np.square(x).mean(axis=0)
     nbits, ggml = NBitsFormat(4, 32), GgmlFormat("Q4_0")
     for decoded in (
         [decode(nbits.quantize(values, each)) for each in (feedback, squares, None)],
@@ -103,6 +108,16 @@ def test_feedback_loses_less_than_a_search_and_that_less_than_rounding() -> None
     ):
         losses = [loss(x, made - values) for made in decoded]
         assert losses[0] < 0.75 * losses[1] < 0.75 * 0.75 * losses[2]
+
+
+@pytest.mark.parametrize("tokens", [40, 200, 4000])
+def test_feedback_gains_on_another_text_however_short_the_one_it_comes_from(tokens: int) -> None:
+    x, values = correlated(256, 8000), weights(64, 256)
+    seen, other = x[:tokens], x[4000:]
+    nbits = NBitsFormat(4, 32)
+    searched = decode(nbits.quantize(values, np.square(seen).mean(axis=0)))
+    made = decode(nbits.quantize(values, feedback_of(seen)))
+    assert loss(other, made - values) < loss(other, searched - values)
 
 
 def decode(made: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -122,17 +137,17 @@ def decode_q4_0(
 def test_columns_that_are_always_zero_take_and_give_nothing() -> None:
     x, values = correlated(128), weights(16, 128)
     x[:, 32:64] = 0
-    levels, scales = Feedback.of(moments(x)).quantize(values, Blocks(4, 32))
+    levels, scales = feedback_of(x).quantize(values, Blocks(4, 32))
     alone = kernels.search_blocks(values[:, 32:64], np.ones(32, np.float32), Blocks(4, 32))
     np.testing.assert_array_equal(levels[:, 32:64], alone[0])
     np.testing.assert_array_equal(scales[:, 1:2], alone[1])
-    zero = Feedback.of(np.zeros((128, 128), np.float32)).quantize(values, Blocks(4, 32))
+    zero = Feedback.of(np.zeros((128, 128), np.float32), 100).quantize(values, Blocks(4, 32))
     np.testing.assert_array_equal(zero[0], kernels.search_blocks(values, np.ones(128, np.float32), Blocks(4, 32))[0])
 
 
 def test_moments_of_fewer_tokens_than_columns_are_enough() -> None:
     x, values = correlated(256, tokens=40), weights(16, 256)
-    levels, scales = Feedback.of(moments(x)).quantize(values, Blocks(4, 32))
+    levels, scales = feedback_of(x).quantize(values, Blocks(4, 32))
     made = levels * np.repeat(scales.astype(np.float64), 32, axis=1)
     assert loss(x, made - values) < 0.01 * loss(x, values.astype(np.float64))
 
@@ -142,20 +157,20 @@ def test_moments_that_are_none_are_an_error(bad: float) -> None:
     second = moments(correlated(64))
     second[7, 7] = bad
     with pytest.raises(QuantizationError, match="second moments that are negative, NaN or infinite found; measure"):
-        Feedback.of(second)
+        Feedback.of(second, 1000)
 
 
 def test_moments_that_contradict_each_other_are_an_error() -> None:
     second = np.ones((64, 64), np.float32)
     second[3, 60] = second[60, 3] = 5
     with pytest.raises(QuantizationError, match="second moments that are none found; measure them on a longer text"):
-        Feedback.of(second)
+        Feedback.of(second, 1000)
 
 
 def test_formats_without_feedback_take_its_mean_squares() -> None:
     x, values = correlated(256), weights(4, 256)
     made = np.empty((2, 4, GgmlFormat("Q4_K").row_bytes(256)), np.uint8)
     second = moments(x)
-    for out, importance in zip(made, (np.diag(second).copy(), Feedback.of(second.copy())), strict=True):
+    for out, importance in zip(made, (np.diag(second).copy(), Feedback.of(second.copy(), len(x))), strict=True):
         GgmlFormat("Q4_K").encode(values, out, importance)
     np.testing.assert_array_equal(*made)

@@ -1,0 +1,53 @@
+"""A part of the table in docs/quality.md is measured anew: what calibration gains on a model not trained for int4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.weights import PEERS
+from benchmarks.quantization_quality import TEXTS, Yardstick, measure_peer, measure_recipes
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.entries import EFFORTS
+from mimo_mobile.quantize.calibrator import statistics_of
+from tests import smollm
+
+pytestmark = pytest.mark.slow
+
+CALIBRATION = TEXTS / "calibration.txt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return Checkpoint.open(smollm.write_smollm(tmp_path_factory.mktemp("smollm") / "scaled", scaled=True))
+
+
+@pytest.fixture(scope="module")
+def yardstick(checkpoint: Checkpoint) -> Yardstick:
+    return Yardstick(checkpoint, texts=3)
+
+
+def test_each_effort_loses_less_than_the_one_before(
+    checkpoint: Checkpoint, yardstick: Yardstick, tmp_path: Path
+) -> None:
+    beside = {"int4_b32": "ort-asymmetric", "q4_0": "ggml-imatrix"}
+    found = [
+        list(measure_recipes(checkpoint, yardstick, list(beside), effort, CALIBRATION, tmp_path / effort))
+        for effort in EFFORTS
+    ]
+    squares = statistics_of(checkpoint, CALIBRATION).mean_squares
+    for rows, peer in zip(zip(*found, strict=True), beside.values(), strict=True):
+        none, normal, high = (each.divergence.mean_kld for each in rows)
+        assert high < 0.9 * normal < 0.9 * 0.5 * none, rows
+        assert max(each.bits for each in rows) == pytest.approx(min(each.bits for each in rows), rel=1e-3)
+        other = measure_peer(checkpoint, yardstick, PEERS[peer], squares)
+        assert normal < 0.7 * other.divergence.mean_kld, other
+
+
+def test_texts_that_measure_do_not_calibrate() -> None:
+    lines = [
+        set((TEXTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()) for name in ("calibration", "evaluation")
+    ]
+    common = {line for line in lines[0] & lines[1] if len(line) > 25}
+    assert not common
