@@ -148,7 +148,7 @@ def test_an_npu_that_is_slower_is_stepped_around(
     # The same, had the NPU been faster with prompts only: it computes them, and the CPU goes on in its caches.
     found["speed"]["prompt_s"] = 0.0
     file.write_text(json.dumps(found))
-    question = " ".join(["What is 12 + 30?"] * 8)
+    question = " ".join(["What is 12 + 30?"] * 6)  # longer than a window; each token scores well above the second best
     with load(model, ep="qnn") as session:
         assert "prompts on the NPU, tokens on the CPU" in caplog.text
         assert ids_of(session, question) == expected(model, question)
