@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,6 @@ from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
 from mimo_mobile.quantize.forward import Array
-from mimo_mobile.quantize.importance import read_importance
 from mimo_mobile.quantize.recipe_file import format_of, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of, keep_states
@@ -41,8 +40,8 @@ class Calibrator:
         effort: Effort,
         folder: Path,
         *,
-        text: Path | None = None,
-        importance: Path | None = None,
+        texts: Sequence[tuple[int, ...]] | None = None,
+        importance: Mapping[str, Array] | None = None,
         progress: ProgressCallback = ignore,
     ) -> None:
         """Calibrate ``checkpoint`` when a recipe needs it.
@@ -51,13 +50,13 @@ class Calibrator:
             checkpoint: The checkpoint.
             effort: How much to do.
             folder: Where the highest effort keeps what it needs, for as long as this object is used.
-            text: A text of the user's; ours by default, which the highest effort adds the model's own answers to.
-            importance: An importance matrix in llama.cpp's form, by which alone errors are weighed.
+            texts: The token ids of a text of the user's; ours by default, which the highest effort adds the model's own
+                answers to.
+            importance: What an importance matrix of the user's says, by which alone errors are weighed.
             progress: Called often.
         """
         self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
-        self._text, self._progress = text, progress
-        self._importance = read_importance(importance, checkpoint.config) if importance else None
+        self._texts, self._importance, self._progress = texts, importance, progress
         self._factors: dict[str, dict[str, Factors]] = {}
         self._recipe: Recipe | None = None
 
@@ -91,8 +90,10 @@ class Calibrator:
     @cached_property
     def statistics(self) -> Statistics:
         """What the checkpoint computes for the texts."""
-        answering = self._effort == "high" and self._text is None and self._importance is None
-        texts = self._with_answers() if answering else texts_for(self._checkpoint, self._text)
+        texts = self._texts
+        if texts is None:
+            answering = self._effort == "high" and self._importance is None
+            texts = self._with_answers() if answering else texts_for(self._checkpoint)
         return calibrate(self._checkpoint.config, self._checkpoint.tensors, texts, self._progress)
 
     def _with_answers(self) -> list[tuple[int, ...]]:

@@ -27,10 +27,10 @@ from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrate import Statistics
-from mimo_mobile.quantize.calibrator import Calibrator
+from mimo_mobile.quantize.calibrator import Calibrator, texts_for
 from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
-from mimo_mobile.quantize.importance import write_importance
+from mimo_mobile.quantize.importance import read_importance, write_importance
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
@@ -107,6 +107,8 @@ def quantize_checkpoint(
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
+    texts = texts_for(checkpoint, calibration) if calibration else None
+    matrix = read_importance(importance, checkpoint.config) if importance else None
     kernels.load()  # what is missing is said before anything is computed
 
     with files.locked(out), files.workplace(out / "calibration") as folder:
@@ -116,7 +118,7 @@ def quantize_checkpoint(
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
-        calibrator = Calibrator(checkpoint, effort, folder, text=calibration, importance=importance, progress=progress)
+        calibrator = Calibrator(checkpoint, effort, folder, texts=texts, importance=matrix, progress=progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):
