@@ -132,7 +132,7 @@ def measure_peer(checkpoint: Checkpoint, yardstick: Yardstick, peer: Peer, squar
 
 @click.command()
 @click.option("--model", "models", default="plain,scaled", show_default=True)
-@click.option("--recipe", "recipes", default="int4_b32,int4_b32_plus,q4_0,q4_0_plus,q4_k_m", show_default=True)
+@click.option("--recipe", "recipes", default="int4_b32,int4_b32_plus,q4_0,q4_0_plus", show_default=True)
 @click.option("--effort", "efforts", default=",".join(EFFORTS), show_default=True)
 @click.option("--peer", "peers", default=",".join(PEERS), show_default=True, help="Empty for none.")
 @click.option("--calibration", type=click.Path(path_type=Path, exists=True), default=TEXTS / "calibration.txt")

@@ -6,6 +6,8 @@ HQQ needs PyTorch.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +57,8 @@ def onnxruntime_weights(values: Array, **settings: object) -> tuple[Array, int]:
     elif kind == "hqq":
         settings = {"algo_config": peer.HQQWeightOnlyQuantConfig(block_size=32, bits=4)}
     quantizer = peer.MatMulNBitsQuantizer(model, block_size=32, **settings)
-    quantizer.process()
+    with contextlib.redirect_stdout(io.StringIO()):  # one of them draws a bar
+        quantizer.process()
     made = quantizer.model.model
     if all(node.op_type != "MatMulNBits" for node in made.graph.node):
         raise ValueError("MatMulNBitsQuantizer left the matrix as it was")
