@@ -87,7 +87,7 @@ def write_importance(
     whoever wants llama-quantize's bytes quantizes by what was read.
 
     Args:
-        out: The file, which should end in ``.gguf``.
+        out: The file, such as ``importance.imatrix``.
         importance: Mean squares by the checkpoint's tensor names.
         config: The checkpoint's configuration.
         tokens: How many tokens were measured.

@@ -36,7 +36,7 @@ from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
 
-IMPORTANCE = "importance.gguf"
+IMPORTANCE = "importance.imatrix"
 """The file beside the manifest with the importance matrix that the files were made with."""
 
 

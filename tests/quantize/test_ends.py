@@ -90,7 +90,7 @@ def test_what_a_killed_run_left_goes_though_it_is_never_finished(tiny: Source, t
     quantize_checkpoint(Source(tiny.path, "checkpoint"), out, ["q4_0"])
     found = manifest.read(out)
     assert found and [entry.recipe for entry in found.entries] == ["q4_0"]
-    ours = {".lock", "manifest.json", "calibrated-on.json", "report.json", "report.html"}
+    ours = {".lock", "manifest.json", "calibrated-on.json", "importance.imatrix", "report.json", "report.html"}
     assert {path.name for path in out.iterdir()} == ours | {"checkpoint-q4_0.gguf", "checkpoint-q4_0-mtp.gguf"}
 
 

@@ -53,6 +53,7 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
         "bf16-replies.json",
         "calibrated-on.json",
         "report.json",
+        "importance.imatrix",
         "report.html",
         ".lock",
     }

@@ -102,7 +102,8 @@ def test_force_removes_the_files_of_another_checkpoint(tiny: Source, tmp_path: P
     made = quantize_checkpoint(other, out, ["q8_0"], force=True)
     assert recipes(made) == ["q8_0"] and made.source["fingerprint"] == marks[1]
     assert {path.name for path in out.iterdir()} == {
-        ".lock", "manifest.json", "calibrated-on.json", "notes.txt", "report.html", "report.json", "tiny-q8_0.gguf",
+        ".lock", "manifest.json", "calibrated-on.json", "importance.imatrix", "notes.txt", "report.html",
+        "report.json", "tiny-q8_0.gguf",
         "tiny-q8_0-mtp.gguf",
     }  # fmt: skip
 
