@@ -42,6 +42,7 @@ class Calibrator:
         *,
         texts: Sequence[tuple[int, ...]] | None = None,
         importance: Mapping[str, Array] | None = None,
+        balanced: bool = True,
         progress: ProgressCallback = ignore,
     ) -> None:
         """Calibrate ``checkpoint`` when a recipe needs it.
@@ -53,9 +54,11 @@ class Calibrator:
             texts: The token ids of a text of the user's; ours by default, which the highest effort adds the model's own
                 answers to.
             importance: What an importance matrix of the user's says, by which alone errors are weighed.
+            balanced: Whether channels get scales. With quantized activations they lose more than weights gain.
             progress: Called often.
         """
         self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
+        self._balanced = balanced
         self._texts, self._importance, self._progress = texts, importance, progress
         self._factors: dict[str, dict[str, Factors]] = {}
         self._recipe: Recipe | None = None
@@ -77,14 +80,15 @@ class Calibrator:
         blocks = {name: each.blocks for name, each in coarse.items() if each.blocks.bits < ENOUGH_BITS}
         if recipe.name not in self._factors:
             squares = self.statistics.mean_squares
-            self._factors[recipe.name] = channel_factors(config, tensors, squares, blocks.get, self._progress)
+            scaled = blocks if self._balanced else {}
+            self._factors[recipe.name] = channel_factors(config, tensors, squares, scaled.get, self._progress)
         factors = self._factors[recipe.name]
         found = after(self.statistics, factors)
         importance: Mapping[str, Any] = found.mean_squares
         fed = [name for name in blocks if coarse[name].feeds_back and name in found.mean_squares]
         if self._effort == "high" and fed:
-            scaled = folded(tensors, ModelRanges(()), factors)
-            importance = _Fed(found.mean_squares, fed, SecondMoments(config, scaled, self._states))
+            moments = SecondMoments(config, folded(tensors, ModelRanges(()), factors), self._states)
+            importance = _Fed(found.mean_squares, fed, moments)
         return found.calibrated(factors, importance)
 
     @cached_property

@@ -118,7 +118,10 @@ def quantize_checkpoint(
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
-        calibrator = Calibrator(checkpoint, effort, folder, texts=texts, importance=matrix, progress=progress)
+        balanced = npu is None or not npu.quantized
+        calibrator = Calibrator(
+            checkpoint, effort, folder, texts=texts, importance=matrix, balanced=balanced, progress=progress
+        )
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):

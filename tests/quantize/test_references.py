@@ -185,4 +185,4 @@ def test_at_7b_s_shapes_it_takes_no_more_than_3_gib(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     measured = ast.literal_eval(done.stderr.splitlines()[-1])
-    assert measured["layers"] == 2 and 1e9 < measured["memory"] < 3 * 2**30
+    assert measured["layers"] == 2 and 0.6e9 < measured["memory"] < 3 * 2**30
