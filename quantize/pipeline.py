@@ -27,10 +27,11 @@ from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrate import Statistics
-from mimo_mobile.quantize.calibrator import Calibrator, texts_for
+from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
-from mimo_mobile.quantize.importance import read_importance, write_importance
+from mimo_mobile.quantize.given import Given, check_effects
+from mimo_mobile.quantize.importance import write_importance
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
@@ -95,7 +96,7 @@ def quantize_checkpoint(
         progress: A function that is called often.
 
     Raises:
-        BadArgumentError: An option would have no effect, see ``check_options`` and ``questions_of``.
+        BadArgumentError: An option would have no effect, see ``check_options``, ``check_effects`` and ``questions_of``.
         BackendUnavailableError: QNN does not take the model.
         CheckpointError: The checkpoint cannot be used.
         QuantizationError: A recipe is unknown or cannot be applied.
@@ -104,27 +105,34 @@ def quantize_checkpoint(
     out, source = Path(out), resolve(source)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
     check_options(recipes, single_file, npu)
+    check_effects(recipes, effort, calibration, importance)
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
-    texts = texts_for(checkpoint, calibration) if calibration else None
-    matrix = read_importance(importance, checkpoint.config) if importance else None
+    given = Given.read(checkpoint, effort, calibration, importance)
     kernels.load()  # what is missing is said before anything is computed
 
     with files.locked(out), files.workplace(out / "calibration") as folder:
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)
-        if force or not _all_finished(out, source, chosen, single_file, effort):
+        if force or not _all_finished(out, source, chosen, single_file, given):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
         balanced = npu is None or not npu.quantized
         calibrator = Calibrator(
-            checkpoint, effort, folder, texts=texts, importance=matrix, balanced=balanced, progress=progress
+            checkpoint,
+            effort,
+            folder,
+            texts=given.texts,
+            importance=given.importance,
+            balanced=balanced,
+            progress=progress,
         )
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
-            if force or not (_finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)):
+            if force or not (_finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)):
+                found = calibrator.calibrated(recipe)  # which takes long: an earlier file stays meanwhile
                 old, gone = state.entry(recipe.name), state.rejection(recipe.name)
                 kind = ONNX_FOLDER if recipe.target == "onnx" else None
                 if kind and old and old.path == path.name and not kind.is_marked(path):
@@ -134,11 +142,11 @@ def quantize_checkpoint(
                     manifest.remove(out, gone.aside)
                 state = state.without(recipe.name)
                 state.write(out)
-                found = calibrator.calibrated(recipe)
                 if found is not None:
                     disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
-                    _keep_importance(out, calibrator.statistics, checkpoint.config)
-                made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
+                    if given.importance is None:
+                        _keep_importance(out, calibrator.statistics, checkpoint.config)
+                made = _quantize(checkpoint, source, path, recipe, single_file, given, found, progress)
                 state = state.with_entry(made)
                 state.write(out)
                 if old is not None and old.path != path.name:
@@ -227,27 +235,27 @@ def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
     return f"{source.name}-{recipe.name}{end}"
 
 
-def _finished(state: Manifest, recipe: Recipe, path: Path, effort: Effort) -> bool:
+def _finished(state: Manifest, recipe: Recipe, path: Path, given: Given) -> bool:
     entry = state.entry(recipe.name)
-    if entry is None or entry.path != path.name or entry.effort != effort:
+    if entry is None or entry.path != path.name or not given.made(entry, recipe):
         return False
     parts = [(path.parent / part.path, part.size_bytes) for part in entry.parts]
     return all(file.is_file() and file.stat().st_size == size for file, size in parts)
 
 
-def _set_aside(state: Manifest, recipe: Recipe, path: Path, effort: Effort) -> bool:
+def _set_aside(state: Manifest, recipe: Recipe, path: Path, given: Given) -> bool:
     gone = state.rejection(recipe.name)
-    return gone is not None and gone.entry.effort == effort and rejection.is_set_aside(path.parent, gone, path)
+    return gone is not None and given.made(gone.entry, recipe) and rejection.is_set_aside(path.parent, gone, path)
 
 
-def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool, effort: Effort) -> bool:
+def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool, given: Given) -> bool:
     """Whether nothing would be quantized anew, provided that ``out`` holds this checkpoint's files."""
     try:
         state = manifest.read(out)
     except MimoMobileError:
         return False
     return state is not None and all(
-        _finished(state, recipe, path, effort) or _set_aside(state, recipe, path, effort)
+        _finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)
         for recipe in recipes
         for path in [out / _name(source, recipe, single_file)]
     )
@@ -259,7 +267,7 @@ def _quantize(
     path: Path,
     recipe: Recipe,
     single_file: bool,
-    effort: Effort,
+    given: Given,
     calibrated: Calibrated | None,
     progress: ProgressCallback,
 ) -> Entry:
@@ -279,7 +287,8 @@ def _quantize(
         size_bytes=size,
         parts=parts,
         tools=manifest.tool_versions(),
-        effort=effort,
+        effort=given.effort,
+        calibrated_by=given.calibrated_by(recipe),
         ranges=ranges,
     )
 

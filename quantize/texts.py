@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mimo_mobile import untrusted
-from mimo_mobile.errors import BadArgumentError
+from mimo_mobile.errors import BadArgumentError, ContextFullError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ def calibration_texts(
     """
     ids = tokenizer.encode(read_text(file if file is not None else TEXT))[:tokens]
     if len(ids) < LEAST_TEXT:
-        raise BadArgumentError(f"{file}: {len(ids)} tokens found, at least {LEAST_TEXT} expected")
+        raise BadArgumentError(
+            f"{file}: {len(ids)} tokens found, at least {LEAST_TEXT} expected; give a text of some thousand words"
+        )
+    length = length if model is None else min(length, model.context_length)
     made = [tuple(ids[start : start + length]) for start in range(0, len(ids), length)]
     if model is None or file is not None:
         return made
@@ -186,7 +189,10 @@ def own_answers(
     for seed, prompt in enumerate(asked):
         config = GenerationConfig(seed=seed, speculate=False)
         question = [Message("user", prompt.text)] if model.has_chat_template else prompt.text
-        ids = model.encode_prompt(question, config)
+        try:
+            ids = model.encode_prompt(question, config)
+        except ContextFullError:
+            continue
         room = min(length, tokens - done) - len(ids)
         if room < LEAST_ANSWER:
             continue

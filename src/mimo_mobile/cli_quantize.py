@@ -138,15 +138,18 @@ def quantize(
     """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
     from mimo_mobile import terminal
     from mimo_mobile.hub import resolve
-    from mimo_mobile.quantize import gate, pipeline, report_file
+    from mimo_mobile.quantize import gate, given, pipeline, report_file
+    from mimo_mobile.quantize.recipes import RECIPES
 
     chips = chips_of(device, socs, context)
     npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
     limit = limit_of(target_size, phone)
     if limit and named(click.get_current_context(), "recipes"):
         raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
+    known = list(RECIPES) if limit else recipes  # before anything is downloaded
+    given.check_effects(known, options["effort"], options["calibration"], options["importance"])
     if not limit:
-        pipeline.check_options(recipes, options["single_file"], npu)  # before anything is downloaded
+        pipeline.check_options(recipes, options["single_file"], npu)
     limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS
     source = resolve(model)
     if limit:

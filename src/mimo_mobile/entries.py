@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -52,6 +52,7 @@ class Entry:
         score: How well it answers; None when the checkpoint brings no held-out problems.
         divergence: How far its predictions are from the checkpoint's; None when that was not measured.
         effort: How much was done for its weights.
+        calibrated_by: Hashes of the ``text`` or the ``importance`` that a user gave; nothing where it was ours.
         ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
             earlier versions wrote.
     """
@@ -66,6 +67,7 @@ class Entry:
     score: Score | None = None
     divergence: Divergence | None = None
     effort: Effort = "none"
+    calibrated_by: Mapping[str, str] = field(default_factory=dict)
     ranges: ModelRanges | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def read_entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
         score=scores.read_score(found.get("score")),
         divergence=scores.read_divergence(found.get("divergence")),
         effort=_effort(found.get("effort")),
+        calibrated_by=texts(given) if (given := found.get("calibrated_by")) else {},
         ranges=ranges.from_document(measured) if (measured := found.get("ranges")) else None,
     )
     if made.format == "gguf" and not made.path.endswith(".gguf"):

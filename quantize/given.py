@@ -1,0 +1,100 @@
+"""What a user gives to quantize by: how much effort, and a text or an importance matrix, read before any work.
+
+It tells by hashes what files were made by, so that another text makes them anew. This module knows neither weights nor
+formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.entries import Effort, Entry
+from mimo_mobile.errors import BadArgumentError
+from mimo_mobile.quantize.calibrator import texts_for
+from mimo_mobile.quantize.importance import read_importance
+from mimo_mobile.quantize.recipes import Recipe, recipe_named
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a user gives to quantize by.
+
+    Attributes:
+        effort: How much to do.
+        texts: The token ids of a text; None stands for ours.
+        importance: What an importance matrix says; None where there is none.
+    """
+
+    effort: Effort
+    texts: Sequence[tuple[int, ...]] | None = None
+    importance: Mapping[str, NDArray[np.float32]] | None = None
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None) -> Given:
+        """Read the files that were given.
+
+        Raises:
+            BadArgumentError: The text cannot be read, or is too short.
+            QuantizationError: The matrix cannot be read, is damaged, or belongs to another model.
+        """
+        return cls(
+            effort,
+            texts_for(checkpoint, text) if text else None,
+            read_importance(matrix, checkpoint.config) if matrix else None,
+        )
+
+    def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
+        """Hashes of what a recipe's files depend on: of ``text`` or ``importance``; nothing where it is ours."""
+        made = {}
+        if self.texts is not None and _reads_text(recipe, self.effort):
+            made["text"] = _hash(
+                np.asarray([*map(len, self.texts), *(each for ids in self.texts for each in ids)], "<i4")
+            )
+        if self.importance is not None:
+            known = sorted(self.importance.items())
+            made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
+        return made
+
+    def made(self, entry: Entry, recipe: Recipe) -> bool:
+        """Whether a recipe's entry was made by the same."""
+        return entry.effort == self.effort and entry.calibrated_by == self.calibrated_by(recipe)
+
+
+def check_effects(recipes: Sequence[str], effort: Effort, text: Path | None, matrix: Path | None) -> None:
+    """Check that a text and a matrix have an effect.
+
+    Raises:
+        BadArgumentError: One has none.
+        QuantizationError: A recipe is unknown.
+    """
+    if matrix and effort == "none":
+        raise BadArgumentError("--importance weighs errors, which --effort none does not; leave one of them out")
+    if matrix and effort == "high":
+        raise BadArgumentError(
+            "--effort high needs to know how columns go together, which --importance does not tell; give one of them"
+        )
+    if matrix and text:
+        raise BadArgumentError("--importance is taken instead of a text, and --calibration names one; give one of them")
+    if text and not any(_reads_text(recipe_named(name), effort) for name in recipes):
+        raise BadArgumentError(
+            "--calibration has no effect on GGUF files that --effort none makes; leave it out, or give more --effort"
+        )
+
+
+def _reads_text(recipe: Recipe, effort: Effort) -> bool:
+    """Whether a recipe's files depend on a text; without effort it tells only the ranges that ONNX files hold."""
+    return effort != "none" or recipe.target == "onnx"
+
+
+def _hash(*parts: bytes | NDArray[np.generic]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else part.tobytes())
+    return digest.hexdigest()
