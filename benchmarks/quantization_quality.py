@@ -25,7 +25,8 @@ from mimo_mobile.entries import EFFORTS, Effort
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.quantize import forward, measures, references
-from mimo_mobile.quantize.calibrator import statistics_of
+from mimo_mobile.quantize.calibrate import calibrate
+from mimo_mobile.quantize.calibrator import texts_for
 from mimo_mobile.quantize.catalog import MEASURED
 from mimo_mobile.quantize.forward import Rows
 from mimo_mobile.quantize.measures import Divergence, RowMeasures, TopRows
@@ -104,12 +105,18 @@ def measure_recipes(
 ) -> Iterator[Row]:
     """Quantize a checkpoint by recipes of ours into ``folder``, and measure the files."""
     source = Source(checkpoint.path, "smollm")
-    made = quantize_checkpoint(source, folder, recipes, problems=0, effort=effort, calibration=calibration)
+    text = None if effort == "none" else calibration
+    made = quantize_checkpoint(source, folder, recipes, problems=0, effort=effort, calibration=text, tokens=0)
     for recipe in recipes:
         entry = made.entry(recipe)
         assert entry is not None
         found = yardstick.measure(*read_written(folder / entry.path, checkpoint.config))
         yield Row(recipe, effort, entry.bits_per_weight, found)
+
+
+def mean_squares(checkpoint: Checkpoint, calibration: Path) -> Importance:
+    """What peers may know of a checkpoint: how large the inputs of its matrices are over a text."""
+    return calibrate(checkpoint.config, checkpoint.tensors, texts_for(checkpoint, calibration)).mean_squares
 
 
 def measure_peer(checkpoint: Checkpoint, yardstick: Yardstick, peer: Peer, squares: Importance) -> Row:
@@ -173,7 +180,7 @@ def _rows(
         for row in measure_recipes(checkpoint, yardstick, chosen, effort, calibration, work / effort):
             yield _printed(row)
     if peers:
-        squares = statistics_of(checkpoint, calibration).mean_squares
+        squares = mean_squares(checkpoint, calibration)
         for name in peers.split(","):
             yield _printed(measure_peer(checkpoint, yardstick, PEERS[name], squares))
 

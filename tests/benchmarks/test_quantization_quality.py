@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.weights import PEERS
-from benchmarks.quantization_quality import TEXTS, Yardstick, measure_peer, measure_recipes
+from benchmarks.quantization_quality import TEXTS, Yardstick, mean_squares, measure_peer, measure_recipes
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import EFFORTS
-from mimo_mobile.quantize.calibrator import statistics_of
 from tests import smollm
 
 pytestmark = pytest.mark.slow
@@ -25,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def yardstick(checkpoint: Checkpoint) -> Yardstick:
-    return Yardstick(checkpoint, texts=3)
+    return Yardstick(checkpoint, texts=2)
 
 
 def test_each_effort_loses_less_than_the_one_before(
@@ -36,7 +35,7 @@ def test_each_effort_loses_less_than_the_one_before(
         list(measure_recipes(checkpoint, yardstick, list(beside), effort, CALIBRATION, tmp_path / effort))
         for effort in EFFORTS
     ]
-    squares = statistics_of(checkpoint, CALIBRATION).mean_squares
+    squares = mean_squares(checkpoint, CALIBRATION)
     for rows, peer in zip(zip(*found, strict=True), beside.values(), strict=True):
         none, normal, high = (each.divergence.mean_kld for each in rows)
         assert high < normal < 0.5 * none, rows
