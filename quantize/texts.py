@@ -35,6 +35,9 @@ WINDOW = 512
 LEAST_ANSWER = 16
 """A prompt is asked when at least so many tokens are left for its answer."""
 
+LONGEST_TOKEN = 64
+"""So many characters of a file are read for each token that is asked for: more of them take minutes and gigabytes."""
+
 LEAST_TEXT = 8
 """Tokens of a text, of which the second half can be measured."""
 
@@ -95,7 +98,7 @@ def calibration_texts(
         BadArgumentError: The file cannot be read, or is too short.
         SessionError: The model cannot be run.
     """
-    ids = tokenizer.encode(read_text(file if file is not None else TEXT))[:tokens]
+    ids = tokenizer.encode(read_text(file if file is not None else TEXT)[: LONGEST_TOKEN * tokens])[:tokens]
     if len(ids) < LEAST_TEXT:
         raise BadArgumentError(
             f"{file}: {len(ids)} tokens found, at least {LEAST_TEXT} expected; give a text of some thousand words"
@@ -147,7 +150,7 @@ def file_windows(file: Path, tokenizer: TextTokenizer, tokens: int = 4096, lengt
     Raises:
         BadArgumentError: The file cannot be read, or is too short.
     """
-    made = cut(tokenizer.encode(read_text(file))[:tokens], length)
+    made = cut(tokenizer.encode(read_text(file)[: LONGEST_TOKEN * tokens])[:tokens], length)
     if not made:
         raise BadArgumentError(f"{file}: fewer than {LEAST_TEXT} tokens to read; give a longer text, or more --tokens")
     return made

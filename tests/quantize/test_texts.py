@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,12 @@ def test_a_pipe_is_refused_without_waiting(tokenizer: TextTokenizer, tmp_path: P
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadArgumentError, match="a pipe found"):
         texts.file_windows(tmp_path / "pipe", tokenizer)
+
+
+def test_of_a_large_file_only_the_beginning_is_cut_into_tokens(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "large.txt").write_text("one two 12 " * 200_000, encoding="utf-8")
+    expected = tuple(tokenizer.encode("one two 12 " * 100)[:64])
+    start = time.process_time()
+    assert calibration_texts(tokenizer, file=tmp_path / "large.txt", tokens=64) == [expected]
+    assert [each.ids for each in texts.file_windows(tmp_path / "large.txt", tokenizer, 64)] == [expected]
+    assert time.process_time() - start < 0.5
