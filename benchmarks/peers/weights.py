@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mimo_mobile import onnxruntime_library
 from mimo_mobile.quantize import ggml, kernels
 
 Array = NDArray[np.float32]
@@ -38,7 +39,7 @@ class Peer:
 
 def onnxruntime_weights(values: Array, **settings: object) -> tuple[Array, int]:
     """Weights [N, K] after MatMulNBitsQuantizer in 4 bits and blocks of 32, and their bytes."""
-    import onnxruntime as ort
+    ort = onnxruntime_library.load()
     from onnxruntime.quantization import matmul_nbits_quantizer as peer
 
     logging.getLogger(peer.__name__).setLevel(logging.WARNING)
