@@ -173,10 +173,17 @@ def test_layers_whose_scores_are_too_coarse_attend_in_float32(tmp_path: Path) ->
             assert backend.kv_bytes_per_token == 2 * 2 * 64 * (2 + 4)
             logits = backend.decode(IDS, 0, threading.Event())
             assert np.isfinite(logits).all()
-        with pytest.raises(
-            QuantizationError, match=r"model\.layers\.1: attention in float32 found, .* no center of its keys"
-        ):
-            compile_for_npu(folder, soc_named("SM8750"))
+
+
+@pytest.mark.needs("onnxruntime_qnn")
+def test_npus_get_no_layer_with_such_scores_unless_it_was_looked_at(tmp_path: Path) -> None:
+    source = write_tiny_checkpoint(tmp_path / "tiny")
+    warm = Checkpoint.open(write_hot(tmp_path / "hot", "scores", source=source).path)
+    write_onnx_model(warm, tmp_path / "onnx", lambda _: INT4, F32, F16, {}, calibrated=measured(warm))
+    with pytest.raises(
+        QuantizationError, match=r"model\.layers\.0: attention in float32 found, .* no center of its keys"
+    ):
+        compile_for_npu(tmp_path / "onnx", soc_named("SM8750"))
 
 
 def test_ranges_are_measured_as_they_are(hot: Callable[..., Source], nano: Source, tmp_path: Path) -> None:
