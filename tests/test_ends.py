@@ -51,6 +51,7 @@ PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
         (OSError("only words"), "only words"),
         (OSError(), "OSError"),
         (MemoryError(), "the memory is full"),
+        (SystemError("error return without exception set"), "the memory is full"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (PANIC("index out of bounds\nnote: run with"), "the tokenizer's library failed: index out of bounds; "),
         (UnicodeEncodeError("ascii", "é", 0, 1, "range"), r"'\xe9' found, which cannot be written as ascii"),

@@ -31,7 +31,8 @@ def cause(error: BaseException) -> str | None:
         return printable(str(error))
     if isinstance(error, OSError):
         return None if error.errno == EPIPE else _of_the_system(error)
-    if isinstance(error, MemoryError):
+    # Libraries in C that run out of memory while they are imported do not always say so.
+    if isinstance(error, MemoryError) or str(error) == "error return without exception set":
         return "the memory is full; end other programs, take a smaller model, or raise the memory limit of this process"
     if isinstance(error, RecursionError):
         return "something that was read is nested too deeply; it is damaged or hostile"

@@ -99,6 +99,7 @@ def test_a_cancelled_prompt_ends_between_two_windows(model: Path, monkeypatch: p
     assert runs == [64, 64]
 
 
+@pytest.mark.slow
 def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as MiMo-7B has: what one gives is what the first read; padded rows must not come round again."""
     monkeypatch.setattr(npu_file, "SESSION_BYTES", 3_000_000)
@@ -127,6 +128,7 @@ def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch:
         assert np.abs(first[0] - right).max() < 0.05 * np.abs(right).max()
 
 
+@pytest.mark.slow
 def test_an_npu_that_is_slower_is_stepped_around(
     model: Path, remembering: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,6 +258,7 @@ def test_what_cannot_be_compiled_is_an_error(copied: Path, out: Path) -> None:
         quantize_checkpoint(resolve("nano"), out, ["q4_0"], npu=NpuTarget((SOCS["SM8750"],)))
 
 
+@pytest.mark.slow
 def test_quantized_activations_say_nearly_what_the_cpu_says(tmp_path: Path) -> None:
     npu = NpuTarget((SOCS["SM8450"],), CONTEXT, quantized=True)
     made = quantize_checkpoint(resolve("nano"), tmp_path, ["int4_b32"], problems=0, npu=npu)
