@@ -26,9 +26,9 @@ from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.quantize import forward, measures, references
 from mimo_mobile.quantize.calibrate import calibrate
-from mimo_mobile.quantize.calibrator import texts_for
 from mimo_mobile.quantize.catalog import MEASURED
 from mimo_mobile.quantize.forward import Rows
+from mimo_mobile.quantize.given import texts_for
 from mimo_mobile.quantize.measures import Divergence, RowMeasures, TopRows
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.texts import Window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -13,19 +13,18 @@ from mimo_mobile.convert.calibrated import Calibrated, Factors
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import folded
 from mimo_mobile.convert.formats import PlainFormat
-from mimo_mobile.entries import Effort
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
 from mimo_mobile.quantize.forward import Array
+from mimo_mobile.quantize.given import Given, texts_for
 from mimo_mobile.quantize.recipe_file import format_of, write_model
-from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.quantize.recipes import Recipe
 from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of, keep_states
 from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.ranges import ModelRanges
-from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 ENOUGH_BITS = 8
 """With so many bits neither channel scales nor feedback gain anything."""
@@ -34,32 +33,16 @@ ENOUGH_BITS = 8
 class Calibrator:
     """Knows a checkpoint by what it computes for a text."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        effort: Effort,
-        folder: Path,
-        *,
-        texts: Sequence[tuple[int, ...]] | None = None,
-        importance: Mapping[str, Array] | None = None,
-        balanced: bool = True,
-        progress: ProgressCallback = ignore,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, given: Given, folder: Path, progress: ProgressCallback = ignore) -> None:
         """Calibrate ``checkpoint`` when a recipe needs it.
 
         Args:
             checkpoint: The checkpoint.
-            effort: How much to do.
+            given: How much to do, and by what. The highest effort adds the model's own answers to our text.
             folder: Where the highest effort keeps what it needs, for as long as this object is used.
-            texts: The token ids of a text of the user's; ours by default, which the highest effort adds the model's own
-                answers to.
-            importance: What an importance matrix of the user's says, by which alone errors are weighed.
-            balanced: Whether channels get scales. With quantized activations they lose more than weights gain.
             progress: Called often.
         """
-        self._checkpoint, self._effort, self._folder = checkpoint, effort, folder
-        self._balanced = balanced
-        self._texts, self._importance, self._progress = texts, importance, progress
+        self._checkpoint, self._given, self._folder, self._progress = checkpoint, given, folder, progress
         self._factors: dict[str, dict[str, Factors]] = {}
         self._recipe: Recipe | None = None
 
@@ -70,23 +53,24 @@ class Calibrator:
             QuantizationError: A layer makes NaN or infinity.
         """
         self._recipe = self._recipe or recipe
-        if self._effort == "none":
+        effort, matrix = self._given.effort, self._given.importance
+        if effort == "none":
             return None if recipe.target == "gguf" else self.statistics.calibrated()
-        if self._importance is not None:
-            return self.statistics.calibrated(importance=self._importance)
+        if matrix is not None:
+            return self.statistics.calibrated(importance=matrix)
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
         formats = {name: format_of(recipe, name, self._checkpoint) for name in tensors}
         coarse = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
         blocks = {name: each.blocks for name, each in coarse.items() if each.blocks.bits < ENOUGH_BITS}
         if recipe.name not in self._factors:
             squares = self.statistics.mean_squares
-            scaled = blocks if self._balanced else {}
+            scaled = blocks if self._given.balanced else {}
             self._factors[recipe.name] = channel_factors(config, tensors, squares, scaled.get, self._progress)
         factors = self._factors[recipe.name]
         found = after(self.statistics, factors)
         importance: Mapping[str, Any] = found.mean_squares
         fed = [name for name in blocks if coarse[name].feeds_back and name in found.mean_squares]
-        if self._effort == "high" and fed:
+        if effort == "high" and fed:
             moments = SecondMoments(config, folded(tensors, ModelRanges(()), factors), self._states)
             importance = _Fed(found.mean_squares, fed, moments)
         return found.calibrated(factors, importance)
@@ -94,18 +78,18 @@ class Calibrator:
     @cached_property
     def statistics(self) -> Statistics:
         """What the checkpoint computes for the texts."""
-        texts = self._texts
+        texts = self._given.texts
         if texts is None:
-            answering = self._effort == "high" and self._importance is None
-            texts = self._with_answers() if answering else texts_for(self._checkpoint)
+            texts = self._with_answers() if self._given.effort == "high" else texts_for(self._checkpoint)
         return calibrate(self._checkpoint.config, self._checkpoint.tensors, texts, self._progress)
 
     def _with_answers(self) -> list[tuple[int, ...]]:
         """Our text, and what the model itself answers to our prompts, quantized with less effort: ours is too short."""
         from mimo_mobile.runtime import load
 
-        recipe = self._recipe or recipe_named("int4_b32")
-        quick = Calibrator(self._checkpoint, "normal", self._folder, progress=self._progress)
+        recipe = self._recipe
+        assert recipe is not None
+        quick = Calibrator(self._checkpoint, Given("normal"), self._folder, self._progress)
         model = self._folder / ("answering.gguf" if recipe.target == "gguf" else "answering-onnx")
         write_model(
             self._checkpoint, model, recipe, {"name": "answering"}, self._progress, calibrated=quick.calibrated(recipe)
@@ -145,16 +129,6 @@ class _Fed(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._mean_squares)
-
-
-def texts_for(checkpoint: Checkpoint, text: Path | None = None) -> list[tuple[int, ...]]:
-    """The token ids of a text of the user's, or of ours.
-
-    Raises:
-        BadArgumentError: The text cannot be read, or is too short.
-    """
-    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
-    return calibration_texts(tokenizer, file=text, length=checkpoint.config.max_position_embeddings)
 
 
 def statistics_of(checkpoint: Checkpoint, progress: ProgressCallback = ignore) -> Statistics:

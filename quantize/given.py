@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import Effort, Entry
 from mimo_mobile.errors import BadArgumentError
-from mimo_mobile.quantize.calibrator import texts_for
 from mimo_mobile.quantize.importance import read_importance
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.quantize.texts import calibration_texts
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+CHANNELS, UNBALANCED = "channels", "unbalanced"
+"""What the manifest says of files that were made without channel scales though effort was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,18 @@ class Given:
         effort: How much to do.
         texts: The token ids of a text; None stands for ours.
         importance: What an importance matrix says; None where there is none.
+        balanced: Whether channels may get scales, which NPUs with quantized activations lose by.
     """
 
     effort: Effort
     texts: Sequence[tuple[int, ...]] | None = None
     importance: Mapping[str, NDArray[np.float32]] | None = None
+    balanced: bool = True
 
     @classmethod
-    def read(cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None) -> Given:
+    def read(
+        cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None, balanced: bool
+    ) -> Given:
         """Read the files that were given.
 
         Raises:
@@ -48,10 +56,11 @@ class Given:
             effort,
             texts_for(checkpoint, text) if text else None,
             read_importance(matrix, checkpoint.config) if matrix else None,
+            balanced,
         )
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
-        """Hashes of what a recipe's files depend on: of ``text`` or ``importance``; nothing where it is ours."""
+        """What a recipe's files depend on: hashes of ``text`` or ``importance``, and whether channels get no scales."""
         made = {}
         if self.texts is not None and _reads_text(recipe, self.effort):
             made["text"] = _hash(
@@ -60,11 +69,16 @@ class Given:
         if self.importance is not None:
             known = sorted(self.importance.items())
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
+        if not self.balanced and self.effort != "none":
+            made[CHANNELS] = UNBALANCED
         return made
 
     def made(self, entry: Entry, recipe: Recipe) -> bool:
-        """Whether a recipe's entry was made by the same."""
-        return entry.effort == self.effort and entry.calibrated_by == self.calibrated_by(recipe)
+        """Whether a recipe's entry was made by the same; files without channel scales serve everywhere."""
+        known = dict(entry.calibrated_by)
+        if self.balanced:
+            known.pop(CHANNELS, None)
+        return entry.effort == self.effort and known == self.calibrated_by(recipe)
 
 
 def check_effects(recipes: Sequence[str], effort: Effort, text: Path | None, matrix: Path | None) -> None:
@@ -98,3 +112,13 @@ def _hash(*parts: bytes | NDArray[np.generic]) -> str:
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.tobytes())
     return digest.hexdigest()
+
+
+def texts_for(checkpoint: Checkpoint, text: Path | None = None) -> list[tuple[int, ...]]:
+    """The token ids of a text of the user's, or of ours.
+
+    Raises:
+        BadArgumentError: The text cannot be read, or is too short.
+    """
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    return calibration_texts(tokenizer, file=text, length=checkpoint.config.max_position_embeddings)

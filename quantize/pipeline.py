@@ -109,7 +109,7 @@ def quantize_checkpoint(
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
-    given = Given.read(checkpoint, effort, calibration, importance)
+    given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
     kernels.load()  # what is missing is said before anything is computed
 
     with files.locked(out), files.workplace(out / "calibration") as folder:
@@ -119,16 +119,7 @@ def quantize_checkpoint(
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
-        balanced = npu is None or not npu.quantized
-        calibrator = Calibrator(
-            checkpoint,
-            effort,
-            folder,
-            texts=given.texts,
-            importance=given.importance,
-            balanced=balanced,
-            progress=progress,
-        )
+        calibrator = Calibrator(checkpoint, given, folder, progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from mimo_mobile import manifest
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.entries import Effort
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
+from mimo_mobile.quantize.calibrator import Calibrator
+from mimo_mobile.quantize.given import Given
 from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
+from mimo_mobile.quantize.recipes import RECIPES
 from tests.tiny import write_json, write_tiny_checkpoint
 
 TEXT, OTHER = "Seven boxes hold 12 pens each. " * 20, "def twice(x): return x * 2\n" * 20
@@ -111,3 +116,21 @@ def test_a_short_context_is_calibrated_with_what_fits_in_it(tmp_path: Path, leng
     write_json(folder / "config.json", {**config, "max_position_embeddings": length})
     made = quantize_checkpoint(folder, tmp_path / "out", ["q4_0"], problems=0, effort="high")
     assert made.entries[0].effort == "high"
+
+
+def test_files_without_channel_scales_serve_everywhere_and_others_not_where_activations_are_quantized(
+    tiny: Source, tmp_path: Path
+) -> None:
+    (entry,) = quantize_checkpoint(tiny, tmp_path / "out", ["int4_b32"], problems=0).entries
+    recipe, plain = RECIPES["int4_b32"], {"channels": "unbalanced"}
+    cpu, npu = Given("normal"), Given("normal", balanced=False)
+    unbalanced = dataclasses.replace(entry, calibrated_by=npu.calibrated_by(recipe))
+    assert unbalanced.calibrated_by == plain and entry.calibrated_by == {}
+    assert [cpu.made(each, recipe) for each in (entry, unbalanced)] == [True, True]
+    assert [npu.made(each, recipe) for each in (entry, unbalanced)] == [False, True]
+    rounded = dataclasses.replace(entry, effort="none")
+    assert Given("none", balanced=False).made(rounded, recipe) and Given("none").made(rounded, recipe)
+    checkpoint = Checkpoint.open(tiny.path)
+    for given, scaled in ((cpu, True), (npu, False)):
+        known = Calibrator(checkpoint, given, tmp_path / "work").calibrated(recipe)
+        assert known is not None and bool(known.factors) is scaled and known.importance
