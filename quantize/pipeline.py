@@ -215,7 +215,7 @@ def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
 def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
     """The context length to compile for; what would make compiling fail in the end is an error here already."""
     from mimo_mobile import providers
-    from mimo_mobile.convert.npu.file import checked_context
+    from mimo_mobile.convert.npu.pieces import checked_context
 
     providers.register(onnxruntime_library.load(), providers.PROVIDERS["qnn"])
     return checked_context(npu.context_length, npu.chunk, checkpoint.config.max_position_embeddings)

@@ -151,6 +151,7 @@ COMMANDS: dict[str, list[str]] = {
     "doctor": ["doctor", "{onnx}"],
     "cache": ["cache", "list"],
     "recipes": ["recipes"],
+    "npu-plan": ["npu-plan", "{tiny}"],
     "synth": ["synth", "{out}/random", "--layers", "2", "--tokenizer", "{tiny}"],
 }  # fmt: skip
 

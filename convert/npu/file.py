@@ -8,8 +8,6 @@ CPU: a piece that QNN does not take whole is an error. The weights are the folde
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +22,12 @@ from mimo_mobile import files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.graph import Window
+from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, checked_context, split, windows_of
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError
 from mimo_mobile.layout import (
-    DEFAULT_CONTEXT,
     DRAFT_IDS,
     EMBEDDING,
     NPU_FOLDER,
@@ -38,13 +36,9 @@ from mimo_mobile.layout import (
     npu_folder_name,
     read_npu_settings,
 )
-from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.socs import Soc
-
-SESSION_BYTES = 3_000_000_000
-"""Weights and cache of one piece; activations get the rest of a Hexagon session's address space of 3.75 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +172,7 @@ def described(
         "activations": activations,
         "soc": soc.name,
         "context_length": context_length,
-        "windows": [chunk, 2, 1],
+        "windows": list(windows_of(chunk)),
         "layers": [[each.start, each.stop] for each in layers],
         "mtp": weights.draft_ids is not None,
         "embedding_bytes": weights.nbytes("model.embed_tokens."),
@@ -194,30 +188,6 @@ def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantiz
     except ModelLoadError:
         return False
     return found.context_length == context_length and found.windows[0] == chunk
-
-
-def checked_context(context_length: int | None, chunk: int, most: int) -> int:
-    """The context to compile for; None is the model's ``most``, at most ``DEFAULT_CONTEXT``.
-
-    Raises:
-        QuantizationError: It does not fit the model or the chunk.
-    """
-    chosen = context_length or min(most, DEFAULT_CONTEXT)
-    if not 2 < chunk < chosen <= most:
-        raise QuantizationError(
-            f"--context {chosen} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
-        )
-    return chosen
-
-
-def split(config: MimoConfig, layer_bytes: int, context_length: int, session_bytes: int | None = None) -> list[range]:
-    """The layers in parts of equal length that each fit ``session_bytes``; None is what an NPU's session has."""
-    # Keys and values in float16, once as input and once as output.
-    layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
-    count = config.num_hidden_layers
-    parts = math.ceil(count / max(1, (session_bytes or SESSION_BYTES) // layer))
-    edges = [round(count * part / parts) for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
@@ -244,12 +214,12 @@ def graphs_of(
 
         graphs[name] = made
 
-    windows = [Window(tokens, context_length) for tokens in (chunk, 2, 1)]
+    windows = [Window(tokens, context_length) for tokens in windows_of(chunk)]
     for index, which in enumerate(_split(weights, context_length, session_bytes)):
         for window in windows:
             found = ranges.of_layers(which) if ranges else None
             add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found, centers=centers)
-    for tokens in (2, 1):
+    for tokens in HEAD_WINDOWS:
         add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
     if weights.draft_ids is not None:
         for window in windows:

@@ -12,6 +12,7 @@ import click
 from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_eval import evaluate
+from mimo_mobile.cli_npu import npu_plan
 from mimo_mobile.cli_options import (
     Output,
     built,
@@ -244,6 +245,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 main.add_command(cache)
 main.add_command(evaluate)
+main.add_command(npu_plan)
 main.add_command(quantize)
 main.add_command(recipes)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimo_mobile.cli_npu import tell_plans
 from mimo_mobile.cli_options import (
     RecipeCommand,
     Recipes,
@@ -154,6 +155,8 @@ def quantize(
     source = resolve(model)
     if limit:
         recipes = chosen(source, limit, options["single_file"], options["effort"])
+    if npu:
+        tell_plans(source, recipes, context)
     folder = out / source.name
     tokens = (0 if options["problems"] == 0 else TOKENS) if tokens is None else tokens
     with terminal.progress_shown() as progress:

@@ -145,15 +145,15 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table on stdout; the first ``left`` columns are text, the others numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, err: bool = False) -> None:
+    """Print a table on stdout, or stderr; the first ``left`` columns are text, the others numbers."""
     made = Table(title=Text(printable(title), "table.title"), title_justify="left")
     for index, column in enumerate(columns):
         made.add_column(Text(printable(column)), justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width).print(made)
+    width = None if (sys.stderr if err else sys.stdout).isatty() else 140
+    Console(width=width, stderr=err).print(made)
 
 
 def size(number: int) -> str:

@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from mimo_mobile.convert.npu import file as npu_file
 from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu import pieces
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import ModelLoadError
@@ -134,12 +134,12 @@ def test_mimo_7b_is_split_so_that_each_part_fits_the_npus_address_space() -> Non
         rope_theta=640000.0, rms_norm_eps=1e-5,
     )  # fmt: skip
     layer = 120_000_000  # of int4 blocks of 32 with float32 scales
-    parts = npu_file.split(config, layer, 4096)
+    parts = pieces.split(config, layer, 4096)
     assert len(parts) >= 2 and [i for part in parts for i in part] == list(range(36))
     for context in (1024, 4096, 16384, 32768):
         size = layer + 2 * 2 * 2 * context * 8 * 128
-        found = npu_file.split(config, layer, context)
-        assert all(len(part) * size <= npu_file.SESSION_BYTES for part in found)
+        found = pieces.split(config, layer, context)
+        assert all(len(part) * size <= pieces.SESSION_BYTES for part in found)
 
 
 def test_another_folder_is_an_error(tmp_path: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mimo_mobile import inspection, manifest
-from mimo_mobile.convert.npu import file as npu_file
+from mimo_mobile.convert.npu import pieces
 from mimo_mobile.convert.npu.file import compile_for_npu
 from mimo_mobile.convert.synthetic import write_synthetic
 from mimo_mobile.errors import (
@@ -102,7 +102,7 @@ def test_a_cancelled_prompt_ends_between_two_windows(model: Path, monkeypatch: p
 @pytest.mark.slow
 def test_parts_in_turns_leave_nothing_to_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as MiMo-7B has: what one gives is what the first read; padded rows must not come round again."""
-    monkeypatch.setattr(npu_file, "SESSION_BYTES", 3_000_000)
+    monkeypatch.setattr(pieces, "SESSION_BYTES", 3_000_000)
     quantize_checkpoint(resolve("nano"), tmp_path, ["int4_b32"], problems=0, npu=NpuTarget((SOCS["SM8750"],), CONTEXT))
     model = tmp_path / "mimo-nano-int4_b32-onnx"
     parts = json.loads((model / "qnn-SM8750/npu.json").read_text())["layers"]

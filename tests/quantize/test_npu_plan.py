@@ -1,0 +1,105 @@
+"""What a model takes on an NPU is told before anything is compiled, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from mimo_mobile.cli import main
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.errors import BadArgumentError, QuantizationError
+from mimo_mobile.hub import Source
+from mimo_mobile.mimo7b import MIMO_7B
+from mimo_mobile.quantize import npu_plan
+from mimo_mobile.quantize.choice import DEVICES
+from mimo_mobile.quantize.recipes import RECIPES
+from tests.commands import runner
+
+INT4 = RECIPES["int4_b32"]
+
+
+def mimo(*arguments: object) -> Result:
+    return runner().invoke(main, [str(each) for each in arguments])
+
+
+def test_mimo_7bs_pieces_hold_its_weights_and_caches_by_hand_computed_sizes() -> None:
+    """A layer has 192,937,984 weights in blocks of 32 with a float32 scale, that is 5 bits each, and a few vectors."""
+    plan = npu_plan.plan(INT4, MIMO_7B, "npu", shared=True, context_length=4096)
+    pieces = {each.name: each for each in plan.pieces}
+    assert list(pieces) == ["layers-0", "layers-1", "head", "mtp", "draft_head"]
+    matrices = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 11008
+    vectors = 2 * 4096 + 4096 + 2 * 1024  # two norms, and the biases of q, k and v
+    assert pieces["layers-0"].layers == pieces["layers-1"].layers == 18
+    assert pieces["layers-0"].weights_bytes == 18 * (matrices * 5 // 8 + vectors * 4)
+    assert pieces["layers-0"].cache_bytes == 2 * 18 * 2 * 4096 * 8 * 128 * 2, "in and out, keys and values, float16"
+    assert plan.cache_bytes == 37 * 2 * 4096 * 8 * 128 * 2, "36 layers and the MTP layer"
+    assert all(each.address_bytes < npu_plan.ADDRESS_BYTES for each in plan.pieces)
+    assert (plan.sessions, plan.cpu_bytes) == (5, 0)
+
+
+def test_a_copy_for_each_window_triples_layers_and_doubles_the_head() -> None:
+    shared, own, split = npu_plan.plans(INT4, MIMO_7B)
+    sizes = {each.name: each.weights_bytes for each in shared.pieces}
+    assert (
+        own.npu_bytes - shared.npu_bytes == 2 * (sizes["layers-0"] + sizes["layers-1"] + sizes["mtp"]) + sizes["head"]
+    )
+    assert own.sessions == 3 * 3 + 2 + 1
+    assert split.npu_bytes == sizes["layers-0"] + sizes["layers-1"], "prompts need the trunk only, in one window"
+    assert split.cpu_bytes > split.npu_bytes, "the CPU has all of the model once more, to compute tokens"
+
+
+def test_a_phone_gets_the_longest_context_that_fits() -> None:
+    assert npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-12gb"]).context_length == 2048
+    assert npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-16gb"]).context_length == 4096
+    with pytest.raises(BadArgumentError, match=r"int4_b32 does not fit on the NPU of phone-8gb.* a context of 512 it"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-8gb"])
+    with pytest.raises(BadArgumentError, match=r"a context of 4096 it takes 7\.24 GB, and an app may take 7\.09 GB"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-12gb"], 4096)
+    with pytest.raises(QuantizationError, match="--context 40000 with chunks of 64: a context up to 32768"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-24gb"], 40000)
+
+
+def test_the_plan_counts_the_weights_that_are_written(nano_q4: dict[str, Path], nano: Source) -> None:
+    written, config = WrittenWeights(nano_q4["onnx"]), Checkpoint.open(nano.path).config
+    found = {each.name: each for each in npu_plan.plan(INT4, config, "npu", shared=True, context_length=512).pieces}
+    unused = sum(
+        written.nbytes(f"model.layers.{layer}.self_attn.{name}")
+        for layer in range(4)
+        for name in ("k_scale", "v_scale")
+    )  # of the int8 cache, which no NPU has
+    assert found["layers-0"].weights_bytes == written.nbytes("model.layers.") - unused
+    assert found["head"].weights_bytes == written.nbytes("lm_head.weight") + written.nbytes("model.norm.")
+    assert found["mtp"].weights_bytes == written.nbytes("model.mtp_layers.")
+
+
+def test_a_piece_beyond_a_sessions_address_space_fits_no_phone() -> None:
+    piece = npu_plan.Piece("head", 0, 3_800_000_000, 0, (2, 1))
+    plan = npu_plan.Plan("int4_b32", "npu", True, 4096, (piece,), 0, 0, 0)
+    assert plan.memory_bytes < DEVICES["phone-12gb"].available_bytes and not plan.fits(DEVICES["phone-12gb"])
+
+
+def test_the_command_tells_it_as_a_table_and_as_json(tiny: Source) -> None:
+    said = mimo("npu-plan").output
+    assert "4096 tokens of context" in said and "layers-1" in said and "fits" in said and "of a session" in said
+    plans = json.loads(mimo("npu-plan", "--json", "--device", "phone-12gb").output)["plans"]
+    assert [(each["mode"], each["shared"], each["context_length"]) for each in plans] == [
+        ("npu", True, 2048), ("npu", False, 2048), ("split", False, 2048),
+    ]  # fmt: skip
+    assert plans[0]["fits"] == {"phone-8gb": False, "phone-12gb": True, "phone-16gb": True}
+    assert plans[0]["memory_bytes"] == sum(
+        (plans[0]["npu_bytes"], plans[0]["npu_cache_bytes"], plans[0]["cache_bytes"], plans[0]["runtime_bytes"])
+    )
+    small = json.loads(mimo("npu-plan", tiny.path, "--json", "--context", "128").output)["plans"][0]
+    assert small["memory_bytes"] < 400_000_000
+
+
+def test_what_does_not_fit_is_refused_with_the_plan() -> None:
+    refused = mimo("npu-plan", "--device", "phone-8gb")
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert "address space" in refused.stderr and "does not fit on the NPU of phone-8gb" in refused.stderr
+    wrong = mimo("npu-plan", "--recipe", "q4_0")
+    assert wrong.exit_code == 2 and "an ONNX recipe such as int4_b32 expected" in wrong.stderr
