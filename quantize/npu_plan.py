@@ -173,20 +173,23 @@ def plan(recipe: Recipe, config: MimoConfig, mode: Mode, shared: bool, context_l
     )
 
 
-def choose(recipe: Recipe, config: MimoConfig, device: Device, context_length: int | None = None) -> Plan:
-    """The plan with the longest context that fits on a phone: both phases on the NPU, with one copy of the weights.
+def choose(
+    recipe: Recipe, config: MimoConfig, device: Device, context_length: int | None = None, shared: bool = True
+) -> Plan:
+    """The plan with the longest context that fits on a phone, with prompts and tokens on the NPU.
 
     Raises:
         BadArgumentError: None fits.
         QuantizationError: ``context_length`` does not fit the model.
     """
     most = checked_context(context_length, 64, config.max_position_embeddings)
-    while not (found := plan(recipe, config, "npu", True, most)).fits(device):
+    while not (found := plan(recipe, config, "npu", shared, most)).fits(device):
         if context_length is not None or most // 2 < LEAST_CONTEXT:
+            copies = "one copy of the weights" if shared else "a copy of the weights for each window"
             raise BadArgumentError(
-                f"{recipe.name} does not fit on the NPU of {device.name}: with one copy of the weights and a context of"
-                f" {most} it takes {gb(found.memory_bytes)}, and an app may take {gb(device.available_bytes)}; take a"
-                " phone with more memory, or fewer bits"
+                f"{recipe.name} does not fit on the NPU of {device.name}: with {copies} and a context of {most} it"
+                f" takes {gb(found.memory_bytes)}, and an app may take {gb(device.available_bytes)}; take a phone with"
+                " more memory, or fewer bits"
             )
         most //= 2
     return found

@@ -51,12 +51,14 @@ class NpuTarget:
             model's context length, but at most 4096.
         chunk: How many tokens of a prompt are computed in one run.
         quantized: Whether activations are uint16, for NPUs that compute with nothing else.
+        shared: Whether the windows of a piece have one copy of its weights, as phones load them.
     """
 
     socs: tuple[Soc, ...]
     context_length: int | None = None
     chunk: int = 64
     quantized: bool = False
+    shared: bool = False
 
 
 def quantize_checkpoint(
@@ -297,7 +299,8 @@ def _compile(
     assert entry is not None
     folder = out / entry.path
     files.remove_partials(folder)
-    todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, context, npu.chunk, npu.quantized)]
+    how = (context, npu.chunk, npu.quantized, npu.shared)
+    todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, *how)]
     centers = key_centers(folder, calibration_ids(folder)[:context], context, progress) if todo else {}
     ranges = activation_ranges(folder, centers, progress) if npu.quantized and todo else None
     for soc in todo:
@@ -313,6 +316,7 @@ def _compile(
             chunk=npu.chunk,
             ranges=ranges,
             centers=centers,
+            shared=npu.shared,
             force=True,
             progress=progress,
         )

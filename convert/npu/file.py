@@ -1,15 +1,13 @@
 """An int4 ONNX folder → binaries for one NPU beside it, compiled here by QNN: ``qnn-SM8750/`` and ``embedding.onnx``.
 
-Each piece of the model (``graph``) is compiled once for each window of tokens. Nothing of a piece is left to the
-CPU: a piece that QNN does not take whole is an error. The weights are the folder's own; beside quantized activations
-(``qdq-SM8750/``) they are rounded once more.
+Each piece of the model (``graph``) is compiled (``compiler``) once for each window of tokens. Nothing of a piece is
+left to the CPU: a piece that QNN does not take whole is an error. The weights are the folder's own; beside quantized
+activations (``qdq-SM8750/``) they are rounded once more.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import resource
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,13 @@ import onnx_ir as ir
 from mimo_mobile import files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
+from mimo_mobile.convert.npu.compiler import Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, checked_context, split, windows_of
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.written_weights import WrittenWeights
-from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError, QuantizationError
+from mimo_mobile.errors import ModelLoadError, QuantizationError
 from mimo_mobile.layout import (
     DRAFT_IDS,
     EMBEDDING,
@@ -36,7 +35,6 @@ from mimo_mobile.layout import (
     npu_folder_name,
     read_npu_settings,
 )
-from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.socs import Soc
 
@@ -62,23 +60,6 @@ class Ranges:
         return [each for layer in which for each in self.layers[layer][0 if layer == which.start else 1 :]]
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """One binary.
-
-    Attributes:
-        name: The graph's name, with its window.
-        seconds: How long it took to compile.
-        size_bytes: The binary's size.
-        peak_rss_bytes: The largest resident memory of this process so far.
-    """
-
-    name: str
-    seconds: float
-    size_bytes: int
-    peak_rss_bytes: int
-
-
 def compile_for_npu(
     folder: Path,
     soc: Soc,
@@ -87,6 +68,7 @@ def compile_for_npu(
     chunk: int = 64,
     ranges: Ranges | None = None,
     centers: Centers = NOTHING,
+    shared: bool = False,
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> tuple[Path, list[Compiled]]:
@@ -99,6 +81,8 @@ def compile_for_npu(
         chunk: Tokens of a prompt in one run.
         ranges: Those of the activations, to quantize them to uint16 for NPUs that compute with integers only.
         centers: What is taken from the keys of layers that attend in float32 elsewhere.
+        shared: Whether the windows of a piece go into one binary with one copy of the weights, which phones load and
+            the simulator on a PC does not.
         force: Replace an earlier folder of binaries.
         progress: Called after each graph.
 
@@ -106,7 +90,7 @@ def compile_for_npu(
         ModelLoadError: ``folder`` is no ONNX folder of ours.
         QuantizationError: ``context_length`` or ``chunk`` do not fit the model, or a layer
             that attends in float32 has no center.
-        BackendUnavailableError: QNN does not take a graph.
+        BackendUnavailableError: QNN does not take a graph, or made another binary than it was asked for.
         MissingDependencyError: onnxruntime-qnn is not installed.
         OutputExistsError: There is such a folder and ``force`` is false.
     """
@@ -121,9 +105,11 @@ def compile_for_npu(
         ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
     with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
         temporary.mkdir()
-        for index, (name, build) in enumerate(graphs.items()):
-            made.append(_compile(ort, folder, build(), temporary / f"{name}.onnx", soc, ranges is not None))
-            progress(Progress(f"compile for {soc.name}", index + 1, len(graphs), name, "graphs"))
+        compiler = Compiler(ort, folder, temporary, soc, quantized=ranges is not None)
+        for group in compiler.groups(graphs, shared):
+            for compiled in compiler.compiled(group):
+                made.append(compiled)
+                progress(Progress(f"compile for {soc.name}", len(made), len(graphs), compiled.name, "graphs"))
         if weights.draft_ids is not None:
             np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
         settings = described(
@@ -181,13 +167,17 @@ def described(
     }
 
 
-def is_compiled(folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool) -> bool:
-    """Whether an ONNX folder has binaries for a chip, with this context and chunk."""
+def is_compiled(
+    folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool = False, shared: bool = False
+) -> bool:
+    """Whether an ONNX folder has binaries for a chip, with this context, chunk, and copies of the weights."""
+    made = folder / npu_folder_name(soc, quantized)
     try:
-        found = read_npu_settings(folder / npu_folder_name(soc, quantized))
-    except ModelLoadError:
+        found = read_npu_settings(made)
+        same = shares_weights(made / f"layers-0.{found.windows[-1]}.onnx") == shared
+    except (ModelLoadError, OSError, ValueError):
         return False
-    return found.context_length == context_length and found.windows[0] == chunk
+    return same and found.context_length == context_length and found.windows[0] == chunk
 
 
 def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
@@ -226,32 +216,3 @@ def graphs_of(
             add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None, centers=centers)
         add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)
     return graphs
-
-
-def _compile(ort: Any, folder: Path, graph: ir.Model, out: Path, soc: Soc, quantized: bool) -> Compiled:
-    started = time.perf_counter()
-    source = folder / f".{out.name}{files.PARTIAL}"  # beside the weights: ONNX finds them nowhere else
-    weights = folder / f".{out.name}.data{files.PARTIAL}"
-    try:
-        if quantized:  # what the integers were made of is not needed any more
-            for name in [name for name, value in graph.graph.initializers.items() if not value.uses()]:
-                del graph.graph.initializers[name]
-        ir.save(graph, source, external_data=weights.name if quantized else None)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.add_session_config_entry(providers.NO_FALLBACK, "1")
-        settings = {"soc_model": str(soc.model), "htp_graph_finalization_optimization_mode": "3"}
-        settings["offload_graph_io_quantization"] = "0"  # inputs and outputs are quantized on the NPU, too
-        providers.attach(ort, options, "qnn", providers.QnnOptions(), **settings)
-        ort.ModelCompiler(options, str(source)).compile_to_file(str(out))
-    except (OSError, MimoMobileError):
-        raise
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        message = first_line(error)
-        raise BackendUnavailableError(f"{out.stem}: QNN does not take it for {soc.name}: {message}") from error
-    finally:
-        files.remove(source)
-        files.remove(weights)
-    size = sum(each.stat().st_size for each in out.parent.iterdir() if each.name.startswith((out.name, f"{out.stem}_")))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Compiled(out.stem, round(time.perf_counter() - started, 2), size, peak)

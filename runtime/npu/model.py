@@ -9,7 +9,9 @@ writes, and no compiler.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,9 @@ from mimo_mobile.runtime.onnx import graph_check
 from mimo_mobile.runtime.onnx.cached_graph import DTYPES
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
 from mimo_mobile.socs import soc_named
+
+_LOADING = threading.Lock()
+"""Held while the sessions of a shared binary are made."""
 
 
 class Piece:
@@ -56,8 +61,11 @@ class Piece:
             self._bindings[window] = binding
 
     def close(self) -> None:
-        """Free the sessions."""
-        self.sessions, self._bindings = {}, {}
+        """Free the sessions: the one that loaded a shared binary came first, and goes last."""
+        self._bindings = {}
+        sessions, self.sessions = dict(self.sessions), {}
+        while sessions:
+            sessions.popitem()
 
     def run(self, window: int) -> None:
         """Compute from the bound input arrays to the bound output arrays.
@@ -127,27 +135,43 @@ class NpuModel:
         return {"x": states[part % 2], "x_out": states[(part + 1) % 2], "seqlens_k": self._length}
 
     def _sessions(self, piece: str, windows: Sequence[int]) -> dict[int, Any]:
-        made = {}
-        for window in windows:
-            path = self._folder / f"{piece}.{window}.onnx"
-            options = self._ort.SessionOptions()
-            options.log_severity_level = 4
-            options.intra_op_num_threads = 1  # there is nothing on the CPU
-            options.add_session_config_entry(providers.NO_FALLBACK, "1")
-            options.add_session_config_entry(providers.RECORD, "1")
-            soc_model = str(soc_named(self.settings.soc).model)
-            providers.attach(self._ort, options, "qnn", self._options, soc_model=soc_model)
-            if not path.is_file():
-                raise ModelLoadError(f"{path}: missing; compile again: mimo quantize … --target qnn")
-            graph_check.check_compiled(path, piece.partition("-")[0])
-            try:
-                made[window] = self._ort.InferenceSession(str(path), options)
-            except Exception as error:  # its exceptions share no public base
-                raise BackendUnavailableError(
-                    f"{path}: the NPU does not take it: {first_line(error)}; compiled for {self.settings.soc} with"
-                    f" {self.settings.made_with}"
-                ) from error
-        return made
+        paths = {window: self._folder / f"{piece}.{window}.onnx" for window in windows}
+        if missing := [path for path in paths.values() if not path.is_file()]:
+            raise ModelLoadError(f"{missing[0]}: missing; compile again: mimo quantize … --target qnn")
+        binaries = [graph_check.check_compiled(path, piece.partition("-")[0]) for path in paths.values()]
+        if shared := len(set(binaries)) < len(binaries):
+            self._require_npu(paths[windows[0]])
+        # ORT's QNN provider loads a shared binary for the first session and keeps the other graphs for the next ones,
+        # in a place that all of the process has; it refuses the binary while one of its graphs is there:
+        # https://github.com/onnxruntime/onnxruntime-qnn/blob/cee6c0d91e583d43f5ecef6391e93c19b4042c0f/onnxruntime/core/providers/qnn/qnn_execution_provider.cc#L1500
+        with _LOADING if shared else nullcontext():
+            return {window: self._session(path, shared) for window, path in paths.items()}
+
+    def _require_npu(self, path: Path) -> None:
+        devices = providers.register(self._ort, providers.PROVIDERS["qnn"])
+        if not any(device.device.type.name == "NPU" for device in devices):
+            raise BackendUnavailableError(
+                f"{path}: its windows have one copy of the weights, which QNN's simulator cannot load, and there is no"
+                " NPU here; to run it here compile with --no-shared"
+            )
+
+    def _session(self, path: Path, shared: bool) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1  # there is nothing on the CPU
+        options.add_session_config_entry(providers.NO_FALLBACK, "1")
+        options.add_session_config_entry(providers.RECORD, "1")
+        if shared:
+            options.add_session_config_entry(providers.SHARE, "1")
+        soc_model = str(soc_named(self.settings.soc).model)
+        providers.attach(self._ort, options, "qnn", self._options, soc_model=soc_model)
+        try:
+            return self._ort.InferenceSession(str(path), options)
+        except Exception as error:  # its exceptions share no public base
+            raise BackendUnavailableError(
+                f"{path}: the NPU does not take it: {first_line(error)}; compiled for {self.settings.soc} with"
+                f" {self.settings.made_with}"
+            ) from error
 
     def _empty_cache(self, parts: Sequence[Mapping[int, Any]]) -> KvCache:
         inputs = [each for sessions in parts for each in sessions[1].get_inputs()]

@@ -78,13 +78,13 @@ def check(model: Path, kind: str) -> Facts:
     return facts
 
 
-def check_compiled(model: Path, kind: str) -> None:
-    """See that a graph is a reference to one binary for an NPU, which lies beside it, with the inputs of ``PIECES``.
+def check_compiled(model: Path, kind: str) -> str:
+    """The name of the binary for an NPU that a graph refers to, which lies beside it, with the inputs of ``PIECES``.
 
     Raises:
         ModelLoadError: It is not.
     """
-    graph = graph_file.read(model)
+    graph, binary = graph_file.read(model), None
     try:
         for node in graph.nodes:
             binary = node.attributes.get("ep_cache_context")
@@ -92,7 +92,7 @@ def check_compiled(model: Path, kind: str) -> None:
                 raise ValueError(f"{shown(node)} found, a reference to a binary expected")
             if "/" in binary or "\\" in binary or "\0" in binary or not beside(model, binary).is_file():
                 raise ValueError(f"{printable(binary):.200}: a file in the same folder expected")
-        if len(graph.nodes) != 1 or graph.tensors or graph.others:
+        if len(graph.nodes) != 1 or not isinstance(binary, str) or graph.tensors or graph.others:
             raise ValueError("one reference to a binary expected, and nothing else")
         _check_names(graph, *PIECES[kind])
         for name, value in [*graph.inputs.items(), *graph.outputs.items()]:
@@ -102,6 +102,7 @@ def check_compiled(model: Path, kind: str) -> None:
                 raise ValueError(f"{name!r:.60} of type {value.type} and shape {value.shape} found")
     except ValueError as error:
         raise ModelLoadError(f"{model}: not what mimo compiles: {error}; compile again") from error
+    return binary
 
 
 def _check_names(graph: GraphFile, inputs: set[str], outputs: set[str]) -> None:

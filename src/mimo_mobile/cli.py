@@ -82,7 +82,14 @@ def _load(path: Path, config: LoadConfig) -> Model:
 @npu_options
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def convert(
-    checkpoint: str, out: Path, target: Target, device: str, socs: str | None, context: int | None, **options: Any
+    checkpoint: str,
+    out: Path,
+    target: Target,
+    device: str,
+    socs: str | None,
+    context: int | None,
+    shared: bool | None,
+    **options: Any,
 ) -> None:
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
     from mimo_mobile.convert.model import convert_checkpoint
@@ -90,7 +97,7 @@ def convert(
     from mimo_mobile.quantize.calibrator import statistics_of
     from mimo_mobile.terminal import progress_shown
 
-    chips = chips_of(device, socs, context)
+    chips = chips_of(device, socs, context, shared)
     if device == "qdq":
         raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
     if chips and target != "onnx":
@@ -103,7 +110,7 @@ def convert(
         for chip in chips:
             from mimo_mobile.convert.npu.file import compile_for_npu
 
-            compile_for_npu(out, chip, context_length=context, progress=progress)
+            compile_for_npu(out, chip, context_length=context, shared=bool(shared), progress=progress)
     report_compiled(out)
     for path in written:
         click.echo(path)

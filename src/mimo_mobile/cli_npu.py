@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from mimo_mobile.hub import Source
-    from mimo_mobile.mimo7b import MimoConfig
     from mimo_mobile.quantize.choice import Device
     from mimo_mobile.quantize.npu_plan import Plan
+    from mimo_mobile.quantize.pipeline import NpuTarget
     from mimo_mobile.quantize.recipes import Recipe
 
 
@@ -42,7 +43,11 @@ def npu_plan(model: str | None, recipe: str, context: int | None, phone: Device 
     if found.target != "onnx":
         raise BadArgumentError(f"--recipe {recipe}: an ONNX recipe such as int4_b32 expected, NPUs run no GGUF")
     config = Checkpoint.open(resolve(model).path).config if model else MIMO_7B
-    chosen = chosen_for(found, config, phone, context) if phone else None
+    try:
+        chosen = planning.choose(found, config, phone, context) if phone else None
+    except BadArgumentError:
+        show(planning.plans(found, config, context), err=True)
+        raise
     plans = planning.plans(found, config, chosen.context_length if chosen else context)
     if as_json:
         terminal.print_json({"plans": [each.to_json() for each in plans]})
@@ -50,26 +55,38 @@ def npu_plan(model: str | None, recipe: str, context: int | None, phone: Device 
         show(plans)
 
 
-def chosen_for(recipe: Recipe, config: MimoConfig, phone: Device, context: int | None) -> Plan:
-    """The plan that fits a phone; when none does, those for the model's usual context are told on stderr first."""
-    from mimo_mobile.quantize import npu_plan as planning
-
-    try:
-        return planning.choose(recipe, config, phone, context)
-    except BadArgumentError:
-        show(planning.plans(recipe, config, context), err=True)
-        raise
-
-
 def tell_plans(source: Source, names: Sequence[str], context: int | None) -> None:
     """Print the plans of a checkpoint's ONNX recipes on stderr."""
     from mimo_mobile.convert.checkpoint import Checkpoint
     from mimo_mobile.quantize import npu_plan as planning
-    from mimo_mobile.quantize.recipes import recipe_named
 
     config = Checkpoint.open(source.path).config
-    for recipe in (recipe for name in names if (recipe := recipe_named(name)).target == "onnx"):
+    for recipe in _onnx(names):
         show(planning.plans(recipe, config, context), err=True)
+
+
+def fitted(source: Source, names: Sequence[str], npu: NpuTarget, phone: Device, shared: bool) -> NpuTarget:
+    """The target with the longest context that fits on a phone; which that is goes to stderr."""
+    from mimo_mobile.convert.checkpoint import Checkpoint
+    from mimo_mobile.quantize import npu_plan as planning
+
+    config = Checkpoint.open(source.path).config
+    for recipe in _onnx(names):
+        found = planning.choose(recipe, config, phone, npu.context_length, shared)
+        click.echo(
+            f"chosen for the NPU of {phone.name}: {recipe.name} in {len(found.pieces)} pieces, windows of"
+            f" {', '.join(map(str, found.pieces[0].windows))} tokens with {'one copy' if shared else 'a copy each'} of"
+            f" the weights, {found.context_length} tokens of context",
+            err=True,
+        )
+        npu = dataclasses.replace(npu, context_length=found.context_length, shared=shared)
+    return npu
+
+
+def _onnx(names: Sequence[str]) -> list[Recipe]:
+    from mimo_mobile.quantize.recipes import recipe_named
+
+    return [recipe for name in names if (recipe := recipe_named(name)).target == "onnx"]
 
 
 def show(plans: Sequence[Plan], *, err: bool = False) -> None:

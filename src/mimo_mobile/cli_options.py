@@ -229,7 +229,13 @@ def npu_options(command: Command) -> Command:
         click.option(
             "--context",
             type=click.IntRange(min=65),
-            help="The compiled model's context, in tokens [default: the model's, at most 4096].",
+            help="The compiled model's context, in tokens [default: the model's, at most 4096, or what fits --device].",
+        ),
+        click.option(
+            "--shared/--no-shared",
+            default=None,
+            help="One copy of the weights for all windows of a piece, which phones load and a PC's simulator does not"
+            " [default: shared with --device, else not].",
         ),
     )
     return _decorated(command, options)

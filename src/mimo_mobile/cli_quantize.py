@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimo_mobile.cli_npu import tell_plans
+from mimo_mobile.cli_npu import fitted, tell_plans
 from mimo_mobile.cli_options import (
     RecipeCommand,
     Recipes,
@@ -33,13 +33,13 @@ TOKENS = 2048
 FIRST_QUESTION = "What is 348 + 27 * 6?"
 
 
-def chips_of(device: str, socs: str | None, context: int | None) -> tuple[Soc, ...]:
+def chips_of(device: str, socs: str | None, context: int | None, shared: bool | None) -> tuple[Soc, ...]:
     """What --soc names; options that come to nothing are an error."""
     from mimo_mobile.socs import soc_named
 
     if device == "cpu":
-        if socs or context:
-            raise click.UsageError("--soc and --context are for --target qnn or qdq")
+        if socs or context or shared is not None:
+            raise click.UsageError("--soc, --context and --shared are for --target qnn or qdq")
         return ()
     if not socs:
         raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
@@ -134,6 +134,7 @@ def quantize(
     device: str,
     socs: str | None,
     context: int | None,
+    shared: bool | None,
     **options: Any,
 ) -> None:
     """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
@@ -142,8 +143,8 @@ def quantize(
     from mimo_mobile.quantize import gate, given, pipeline, report_file
     from mimo_mobile.quantize.recipes import RECIPES
 
-    chips = chips_of(device, socs, context)
-    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq") if chips else None
+    chips = chips_of(device, socs, context, shared)
+    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq", shared=bool(shared)) if chips else None
     limit = limit_of(target_size, phone)
     if limit and named(click.get_current_context(), "recipes"):
         raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
@@ -153,10 +154,12 @@ def quantize(
         pipeline.check_options(recipes, options["single_file"], npu)
     limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS
     source = resolve(model)
+    if npu:
+        tell_plans(source, ["int4_b32"] if limit else recipes, context)
     if limit:
         recipes = chosen(source, limit, options["single_file"], options["effort"])
-    if npu:
-        tell_plans(source, recipes, context)
+    if npu and phone:
+        npu = fitted(source, recipes, npu, phone, shared is not False)
     folder = out / source.name
     tokens = (0 if options["problems"] == 0 else TOKENS) if tokens is None else tokens
     with terminal.progress_shown() as progress:

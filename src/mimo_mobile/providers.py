@@ -26,6 +26,10 @@ CPU = "CPUExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 RECORD = "session.record_ep_graph_assignment_info"
 
+SHARE, STOP_SHARING = "ep.share_ep_contexts", "ep.stop_share_ep_contexts"
+"""Sessions with the first have one binary in common, of which each takes its graph; the second ends compiling one.
+Source: https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuOptions:
