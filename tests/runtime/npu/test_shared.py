@@ -20,7 +20,7 @@ from mimo_mobile.cli import main
 from mimo_mobile.convert.npu import context_binary
 from mimo_mobile.convert.npu.context_binary import Tensor
 from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
-from mimo_mobile.errors import BackendUnavailableError
+from mimo_mobile.errors import BackendUnavailableError, DiskFullError
 from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.providers import QnnOptions
 from mimo_mobile.runtime import load
@@ -89,6 +89,12 @@ def test_a_pc_refuses_a_shared_binary_instead_of_crashing_in_the_simulator(share
         load(shared, ep="qnn", strict=True)
     with load(shared, ep="auto", speculate="off") as session:
         assert ids_of(session, "What is 12 + 30?") == expected(shared, "What is 12 + 30?"), "the CPU computes"
+
+
+def test_a_disk_without_room_is_told_before_anything_is_compiled(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(DiskFullError, match=r"qnn-SM8750: 0\.01 GB needed, 0\.00 GB free"):
+        compile_for_npu(shared, SM8750, context_length=CONTEXT, force=True, progress=lambda _: pytest.fail("compiled"))
 
 
 def test_folders_are_told_apart_by_their_copies(model: Path, shared: Path) -> None:
