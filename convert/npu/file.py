@@ -8,6 +8,7 @@ activations (``qdq-SM8750/``) they are rounded once more.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from mimo_mobile import files, onnxruntime_library, providers
+from mimo_mobile import __version__, files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.compiler import Builders, Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
+from mimo_mobile.convert.npu.kept_pieces import KeptPieces
 from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, checked_context, split, windows_of
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.onnx_graph import Compute
@@ -28,8 +31,11 @@ from mimo_mobile.convert.onnx_weights import DRAFT_HEAD
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import ModelLoadError, QuantizationError
 from mimo_mobile.layout import (
+    DATA,
     DRAFT_IDS,
     EMBEDDING,
+    MODEL,
+    MTP,
     NPU_FOLDER,
     NPU_FORMAT,
     NPU_SETTINGS,
@@ -78,6 +84,8 @@ def compile_for_npu(
 ) -> tuple[Path, list[Compiled]]:
     """Compile the model of an ONNX folder for a chip; returns the folder of binaries, and what each took.
 
+    A run that is killed, or fails, leaves the binaries that are finished, and the next one of the same work takes them.
+
     Args:
         folder: What ``write_onnx`` made.
         soc: The chip.
@@ -105,30 +113,39 @@ def compile_for_npu(
     context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
     graphs = graphs_of(weights, context_length, chunk, ranges, centers)
     out = folder / npu_folder_name(soc, ranges is not None)
-    groups = Compiler.groups(graphs, shared)
-    files.check_room(out, _needed(weights, context_length, groups))
+    files.replaceable(out, force=force, kind=NPU_FOLDER)
+    made_with, activations = providers.versions(ort, providers.PROVIDERS["qnn"]), "uint16" if ranges else "float"
+    what = (soc, context_length, chunk, shared, ranges, made_with, __version__)
+    decides = [*what, *((name, _hashed(each)) for name, each in centers.items()), *_state(folder)]
     made: list[Compiled] = []
-    with files.whole(folder / EMBEDDING, force=True) as temporary:
-        ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
-    with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
-        temporary.mkdir()
-        compiler = Compiler(ort, folder, temporary, soc, quantized=ranges is not None)
+    with KeptPieces.beside(out, *decides) as kept:
+        groups = Compiler.groups(graphs, shared)
+        files.check_room(out, _needed(weights, context_length, [each for each in groups if not kept.of(each)]))
+        with files.whole(folder / EMBEDDING, force=True) as temporary:
+            ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
+        compiler = Compiler(ort, folder, kept.folder, soc, quantized=ranges is not None)
         for group in groups:
-            for compiled in compiler.compiled(group):
+            finished = kept.of(group)
+            for compiled in finished or compiler.compiled(group):
                 made.append(compiled)
                 progress(Progress(f"compile for {soc.name}", len(made), len(graphs), compiled.name, "graphs"))
-        if weights.draft_ids is not None:
-            np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
-        settings = described(
-            weights,
-            soc,
-            context_length,
-            chunk,
-            activations="float" if ranges is None else "uint16",
-            made_with=providers.versions(ort, providers.PROVIDERS["qnn"]),
-            graphs=[dataclasses.asdict(each) for each in made],
-        )
-        (temporary / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
+            if not finished:
+                kept.keep(made[-len(group) :])
+        with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
+            temporary.mkdir()
+            kept.move_to(temporary)
+            if weights.draft_ids is not None:
+                np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
+            settings = described(
+                weights,
+                soc,
+                context_length,
+                chunk,
+                activations=activations,
+                made_with=made_with,
+                graphs=[dataclasses.asdict(each) for each in made],
+            )
+            (temporary / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
     return out, made
 
 
@@ -189,6 +206,16 @@ def is_compiled(
 
 def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
     return split(weights.config, weights.nbytes("model.layers.0."), context_length, session_bytes)
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    """The weights and graphs in an ONNX folder, by their files' sizes and times."""
+    found = [(name, (folder / name).stat()) for name in (MODEL, MTP, DATA) if (folder / name).is_file()]
+    return [(name, each.st_size, each.st_mtime_ns) for name, each in found]
+
+
+def _hashed(array: NDArray[np.float32]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _needed(weights: WrittenWeights, context_length: int, groups: Sequence[Builders]) -> int:

@@ -78,6 +78,7 @@ ONNX_FOLDER = FolderKind(
     (
         *("*.onnx", DATA, *COPIED, TOKENIZER_CONFIG, CHAT_TEMPLATE, GENAI_CONFIG, REFERENCE),
         *(f"q??-*/{name}" for name in NPU_FOLDER.names),
+        ".q??-*.pieces/*",
     ),
     mark=MODEL,
     text=b"mimo_mobile.",
