@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and tests :runtime and :app without Gradle, Google's repositories or an Android SDK.
+# Builds and tests :runtime and :app without Gradle or an Android SDK.
 #
 #   android_demo/build.sh jar      CACHE          → CACHE/runtime.jar, all but the package `android`
 #   android_demo/build.sh test     CACHE [MODEL]  the JVM tests, on MODEL (default: out/mimo-nano of `make quantize`)
@@ -30,6 +30,10 @@ need() { # need PROGRAM[:PACKAGE]…: a program, of a Debian package of its name
     done
 }
 
+repository() { # repository ID URL
+    echo "<repository><id>$1</id><url>$2</url><snapshots><enabled>false</enabled></snapshots></repository>"
+}
+
 fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
     local list=$1 folder=$2 sums=$cache/$2.sha256
     awk -v folder="$folder" '{split($2, part, ":"); print $1 "  " folder "/" part[2] "-" part[3] ".jar"}' \
@@ -37,7 +41,11 @@ fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
     if ! (cd "$cache" && sha256sum --check --status "$sums" 2>/dev/null); then
         {
             echo '<project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId>'
-            echo '<version>1</version><packaging>pom</packaging><dependencies>'
+            echo '<version>1</version><packaging>pom</packaging><repositories>'
+            # Google's own is asked for what Maven Central does not have.
+            repository central https://repo.maven.apache.org/maven2
+            repository google https://maven.google.com
+            echo '</repositories><dependencies>'
             # The list names all that is needed. What an artifact would bring along is not always to be had.
             awk '{split($2, part, ":"); print "<dependency><groupId>" part[1] "</groupId><artifactId>" part[2] \
                 "</artifactId><version>" part[3] "</version><exclusions><exclusion><groupId>*</groupId>" \

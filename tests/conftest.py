@@ -91,3 +91,11 @@ def nano_q4(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     out = tmp_path_factory.mktemp("nano-q4")
     quantize_checkpoint(nano, out, ["int4_b32", "q4_0"], problems=0)
     return {"onnx": out / "mimo-nano-int4_b32-onnx", "gguf": out / "mimo-nano-q4_0.gguf"}
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    folder = os.environ.get("MIMO_ANDROID_BUILD")
+    if not folder:
+        pytest.fail("MIMO_ANDROID_BUILD is not set to what `make android` fills; run `make test-android`")
+    return Path(folder)

@@ -30,14 +30,6 @@ PERMISSIONS = {
 
 
 @pytest.fixture(scope="module")
-def build() -> Path:
-    folder = os.environ.get("MIMO_ANDROID_BUILD")
-    if not folder:
-        pytest.fail("MIMO_ANDROID_BUILD is not set to what `make android` fills; run `make test-android`")
-    return Path(folder)
-
-
-@pytest.fixture(scope="module")
 def apk(build: Path) -> Path:
     return build / "mimo-mobile-debug.apk"
 
@@ -222,8 +214,8 @@ def test_the_aar_holds_the_library_and_its_rules(build: Path, project: Project) 
         root = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
         assert root.get("package") == project.library_namespace
         android = "{http://schemas.android.com/apk/res/android}"
-        assert [(child.tag, child.attrib) for child in root] == [
-            ("uses-sdk", {f"{android}minSdkVersion": project.versions["minSdk"]})
+        assert [element.attrib for element in root.iter("uses-sdk")] == [
+            {f"{android}minSdkVersion": project.versions["minSdk"]}
         ]
         assert archive.read("proguard.txt") == (ROOT / "runtime/consumer-rules.pro").read_bytes()
         assert archive.read("R.txt") == b""
@@ -275,6 +267,10 @@ def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -
         assert found == {project.versions[version]}, artifact
     frameworks = {name for name in fetched if ":android-all:" in name}
     assert len(frameworks) == 1
+    # Google's merger has the version of the Android plugin, 23 later.
+    major, rest = project.versions["agp"].split(".", 1)
+    merger = (ROOT / "packaging/merger.sha256").read_text()
+    assert f"com.android.tools.build:manifest-merger:{int(major) + 23}.{rest}\n" in merger
     under_test = (ROOT / "packaging/robolectric.sha256").read_text()
     assert f"org.robolectric:robolectric:{project.versions['robolectric']}\n" in under_test
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from android_demo.packaging.apk import model
 from android_demo.packaging.archive import Member, write_archive
 from android_demo.packaging.classfile import FINAL, JAVA_7, JAVA_8, JAVA_11, PRIVATE, ClassFile
 from android_demo.packaging.lower import lower_class, lower_jars
-from android_demo.packaging.manifest import ANDROID, TOOLS, complete_manifest
 from android_demo.packaging.project import read_project
 from android_demo.packaging.undex import undex
 
@@ -99,22 +97,6 @@ def test_archives_are_the_same_each_time_and_stored_on_boundaries(tmp_path: Path
         kinds = [info.compress_type for info in archive.infolist()]
     assert kinds == [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_STORED]
     assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_manifest_gets_names_and_levels_and_loses_what_is_for_gradle() -> None:
-    text = (
-        f'<manifest xmlns:android="{ANDROID}" xmlns:tools="{TOOLS}"><application tools:ignore="x">'
-        '<provider android:name="a.B" tools:node="remove" /><activity /></application></manifest>'
-    )
-    project = read_project()
-    complete = complete_manifest(text, "a.b", project)
-    root = ElementTree.fromstring(complete)
-    assert root.get("package") == "a.b"
-    assert [child.tag for child in root.iter()] == ["manifest", "uses-sdk", "application", "activity"]
-    uses_sdk = root.find("uses-sdk")
-    assert uses_sdk is not None
-    assert uses_sdk.get(f"{{{ANDROID}}}minSdkVersion") == project.versions["minSdk"]
-    assert "tools" not in complete
 
 
 def test_a_model_is_bundled_without_what_npus_were_given(tmp_path: Path) -> None:

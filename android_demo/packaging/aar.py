@@ -1,4 +1,4 @@
-"""Lays :runtime out as a Maven repository has it, like Gradle's publication: `aar REPOSITORY CLASSES.jar`."""
+"""Lays :runtime out for a Maven repository, like Gradle's publication: `aar REPOSITORY CLASSES.jar MANIFEST.xml`."""
 
 from __future__ import annotations
 
@@ -24,24 +24,15 @@ SCOPES = {"kotlinx-coroutines-core": "compile", "onnxruntime-android": "runtime"
 DESCRIPTION = "Runs Xiaomi's MiMo-7B in int4 on Android phones, on ONNX Runtime"
 
 
-def manifest(project: Project) -> str:
-    """The library's manifest: a name and the oldest Android; no permission."""
-    return (
-        '<manifest xmlns:android="http://schemas.android.com/apk/res/android"'
-        f' package="{project.library_namespace}">\n'
-        f'    <uses-sdk android:minSdkVersion="{project.versions["minSdk"]}" />\n</manifest>\n'
-    )
-
-
-def aar(project: Project, classes: Path, runtime: Path) -> list[Member]:
-    """What the AAR holds; `classes` is a jar, `runtime` the folder of the library."""
+def aar(classes: Path, manifest: Path, runtime: Path) -> list[Member]:
+    """What the AAR holds; `classes` is a jar, `manifest` merged, `runtime` the folder of the library."""
     with zipfile.ZipFile(classes) as jar:
         names = [name for name in jar.namelist() if name.startswith(("io/", "META-INF/runtime"))]
         inner = classes.with_name("classes.jar")
         write_archive(inner, [Member(name, jar.read(name)) for name in sorted(names) if not name.endswith("/")])
     metadata = "".join(f"{name}={value}\n" for name, value in METADATA.items())
     return [
-        Member("AndroidManifest.xml", manifest(project).encode()),
+        Member("AndroidManifest.xml", manifest.read_bytes()),
         Member("classes.jar", inner.read_bytes(), 4),
         Member("proguard.txt", (runtime / "consumer-rules.pro").read_bytes()),
         Member("R.txt", b""),
@@ -78,13 +69,13 @@ def pom(project: Project) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def main(repository: Path, classes: Path, runtime: Path = ROOT / "runtime") -> None:
+def main(repository: Path, classes: Path, manifest: Path, runtime: Path = ROOT / "runtime") -> None:
     """Writes AAR, sources and POM, and prints where."""
     project = read_project()
     stem = repository / project.library_stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = {kind: stem.with_name(stem.name + kind) for kind in (".aar", "-sources.jar", ".pom")}
-    write_archive(files[".aar"], aar(project, classes, runtime))
+    write_archive(files[".aar"], aar(classes, manifest, runtime))
     kotlin = runtime / "src/main/kotlin"
     sources = [Member(str(file.relative_to(kotlin)), file.read_bytes()) for file in sorted(kotlin.rglob("*.kt"))]
     write_archive(files["-sources.jar"], sources)
@@ -96,4 +87,4 @@ def main(repository: Path, classes: Path, runtime: Path = ROOT / "runtime") -> N
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

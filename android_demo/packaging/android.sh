@@ -2,12 +2,16 @@
 # Read by build.sh: the AAR, the APKs and the tests of what is in one. Each step is a tool of Android's own chain, aapt2
 # and apksigner, or what stands in for it: Robolectric's android-all for android.jar, ProGuard and dx for R8.
 
+assigned() { # assigned MODULE NAME: what a module's Gradle file says
+    sed -n "s/^ *$2 = \"\?\([^\"]*\)\"\?$/\1/p" "$here/$1/build.gradle.kts"
+}
+
 app=$here/app/src/main
 tools=$cache/tools
 framework=$tools/android-all-$(awk -F: '/:android-all:/ {print $3}' "$here/packaging/artifacts.sha256").jar
 work=$cache/apk
 aapt2=$tools/prebuilt/linux/aapt2_64
-package=$(sed -n 's/^ *applicationId = "\(.*\)"$/\1/p' "$here/app/build.gradle.kts")
+package=$(assigned app applicationId)
 # Gradle takes com.microsoft.onnxruntime:onnxruntime-android, and so does who uses the AAR. Not all copies of Maven
 # Central have it; this npm package, which somebody made for Unity, holds the same version, with an empty manifest.
 onnxruntime_package=com.github.asus4.onnxruntime@0.4.9
@@ -24,6 +28,7 @@ step() { # step MODULE ARGUMENT...: Python, of packaging/
 
 fetch_android() { # $tools and ONNX Runtime for Android
     fetch "$here/packaging/artifacts.sha256" tools
+    fetch "$here/packaging/merger.sha256" merger
     unzip -qo "$tools"/apktool-lib-*.jar prebuilt/linux/aapt2_64 -d "$tools"
     chmod +x "$aapt2"
     local folder=$cache/onnxruntime sum
@@ -34,7 +39,7 @@ fetch_android() { # $tools and ONNX Runtime for Android
             tar -xzf "$file" --strip-components=3 package/Plugins/Android/onnxruntime.aar && rm "$file")
         echo "$sum" | sha256sum --check --quiet
     fi
-    unzip -qo "$folder/onnxruntime.aar" classes.jar "${abis[@]/#/jni/}" -d "$folder"
+    unzip -qo "$folder/onnxruntime.aar" AndroidManifest.xml classes.jar "${abis[@]/#/jni/}" -d "$folder"
     android_libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm)
     android_libraries+=:$(echo "$tools"/kotlinx-coroutines-android-*.jar):$folder/classes.jar
 }
@@ -45,16 +50,31 @@ build_runtime() { # $work/runtime.jar, all of the library
         "$sources/main/kotlin"
 }
 
+merge() { # merge APPLICATION|LIBRARY NAMESPACE MANIFEST OUTPUT [PROPERTY=VALUE | LIBRARY.xml]…
+    java -cp "$cache/merger/*" "$here/packaging/MergeManifest.java" "${@:1:4}" PACKAGE="$2" \
+        MIN_SDK_VERSION="$(version minSdk)" "${@:5}"
+}
+
+merge_runtime() { # $work/runtime.xml, the library's manifest
+    merge LIBRARY "$(assigned runtime namespace)" "$sources/main/AndroidManifest.xml" "$work/runtime.xml"
+}
+
+merge_application() { # merge_application PACKAGE MANIFEST OUTPUT [LIBRARY.xml…]
+    # Native libraries are mapped from the APK, which is why they lie on boundaries of pages in it.
+    merge APPLICATION "${@:1:3}" TARGET_SDK_VERSION="$(version targetSdk)" VERSION_CODE="$(assigned app versionCode)" \
+        VERSION_NAME="$(assigned app versionName)" EXTRACT_NATIVE_LIBS=false "${@:4}"
+}
+
 build_aar() {
     need unzip
     fetch_android
     build_runtime
-    step aar "$cache/maven" "$work/runtime.jar"
+    merge_runtime
+    step aar "$cache/maven" "$work/runtime.jar" "$work/runtime.xml"
 }
 
-link() { # link MANIFEST PACKAGE OUTPUT ARGUMENT...: an APK with resources only
-    step manifest "$1" "$2" >"$work/AndroidManifest.xml"
-    "$aapt2" link -I "$framework" --manifest "$work/AndroidManifest.xml" --debug-mode -o "$3" "${@:4}"
+link() { # link MANIFEST OUTPUT ARGUMENT...: an APK with resources only
+    "$aapt2" link -I "$framework" --manifest "$1" --debug-mode -o "$2" "${@:3}"
 }
 
 proguard() { # proguard OPTION...
@@ -90,7 +110,10 @@ build_apk() { # the app, then the tests that run in it on a device
     IFS=: read -ra inputs <<<"$android_libraries"
 
     "$aapt2" compile --dir "$app/res" -o "$work/resources.zip"
-    link "$app/AndroidManifest.xml" "$package" "$work/linked.apk" --java "$work/names" --proguard "$work/manifest.pro" \
+    merge_runtime
+    merge_application "$package" "$app/AndroidManifest.xml" "$work/app.xml" \
+        "$work/runtime.xml" "$cache/onnxruntime/AndroidManifest.xml"
+    link "$work/app.xml" "$work/linked.apk" --java "$work/names" --proguard "$work/manifest.pro" \
         "$work/resources.zip"
     find "$work/names" -name '*.java' -exec javac --release 11 -d "$work/names-classes" {} +
     jar --create --file "$work/names.jar" -C "$work/names-classes" .
@@ -104,7 +127,8 @@ build_apk() { # the app, then the tests that run in it on a device
         --jni "$cache/onnxruntime/jni" --model "$model"
     sign "$work/unsigned.apk" mimo-mobile-debug.apk
 
-    link "$app/../androidTest/AndroidManifest.xml" "$package.test" "$work/test-linked.apk"
+    merge_application "$package.test" "$app/../androidTest/AndroidManifest.xml" "$work/test.xml"
+    link "$work/test.xml" "$work/test-linked.apk"
     compile "$work/test.jar" "$libraries_of_app:$work/app.jar" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../androidTest/kotlin"
     step lower "$work/test-lowered.jar" "$work/test.jar"

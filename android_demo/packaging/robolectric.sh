@@ -13,9 +13,8 @@ test_app() { # what is asked of the app's classes, with the resources and assets
     mkdir -p "$folder/sdk" "$folder/com/android/tools"
     # Robolectric looks here instead of downloading, for each version of Android.
     ln -s "$robolectric/android-all-instrumented-$android-i7.jar" "$folder/sdk/"
-    step manifest "$app/AndroidManifest.xml" "$package" >"$folder/AndroidManifest.xml"
     {
-        echo "android_merged_manifest=$folder/AndroidManifest.xml"
+        echo "android_merged_manifest=$work/app.xml"
         echo "android_resource_apk=$apk"
         echo "android_custom_package=$package"
     } >"$folder/com/android/tools/test_config.properties"
