@@ -105,13 +105,13 @@ def test_dex_has_no_call_that_needs_a_method_handle(each_dex: str) -> None:
 
 
 def test_buffers_are_moved_by_the_methods_that_android_8_has(each_dex: str) -> None:
-    """A FloatBuffer's own `position(int)` came with Android 10; D8 calls Buffer's instead, dx does not."""
+    """A FloatBuffer's own `position(int)` came with Android 10; D8 calls Buffer's instead."""
     moves = r"Ljava/nio/(\w+)Buffer;\.(?:position|limit|flip|clear|mark|reset|rewind):\(I?\)Ljava/nio/\1Buffer;"
     assert re.findall(moves, each_dex) == []
 
 
 def test_private_calls_call_private_methods(dex: str) -> None:
-    """Android refuses others, which dx writes where a default method calls its own interface's; compilers' shims do."""
+    """Android refuses others, such as those that a class of the same nest could reach in Java; compilers' shims do."""
     private, called, method = set(), set(), ""
     owner = name = ""
     for line in dex.splitlines():

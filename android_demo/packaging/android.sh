@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# Read by build.sh: the AAR, the APKs and the tests of what is in one. Each step is a tool of Android's own chain, aapt2
-# and apksigner, or what stands in for it: Robolectric's android-all for android.jar, ProGuard and dx for R8.
+# Read by build.sh: the AAR, the APKs and the tests of what is in one. Each step is a tool of Android's own chain: Google's
+# merger of manifests, aapt2, D8 and apksigner. Only android.jar has a stand-in, Robolectric's android-all.
 
 assigned() { # assigned MODULE NAME: what a module's Gradle file says
     sed -n "s/^ *$2 = \"\?\([^\"]*\)\"\?$/\1/p" "$here/$1/build.gradle.kts"
@@ -40,8 +40,13 @@ fetch_android() { # $tools and ONNX Runtime for Android
         echo "$sum" | sha256sum --check --quiet
     fi
     unzip -qo "$folder/onnxruntime.aar" AndroidManifest.xml classes.jar "${abis[@]/#/jni/}" -d "$folder"
+    # Without ONNX Runtime's uploader: its native code finds no class to send with, and says so in its log.
+    rm -rf "$folder/classes"
+    unzip -qo "$folder/classes.jar" -x 'ai/onnxruntime/telemetry/*' 'ai/onnxruntime/TelemetryInitializer*' \
+        -d "$folder/classes"
+    jar --create --file "$folder/onnxruntime.jar" -C "$folder/classes" .
     android_libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm)
-    android_libraries+=:$(echo "$tools"/kotlinx-coroutines-android-*.jar):$folder/classes.jar
+    android_libraries+=:$(echo "$tools"/kotlinx-coroutines-android-*.jar):$folder/onnxruntime.jar
 }
 
 build_runtime() { # $work/runtime.jar, all of the library
@@ -77,17 +82,13 @@ link() { # link MANIFEST OUTPUT ARGUMENT...: an APK with resources only
     "$aapt2" link -I "$framework" --manifest "$1" --debug-mode -o "$2" "${@:3}"
 }
 
-proguard() { # proguard OPTION...
-    local jdk='<java.home>/jmods/java.base.jmod(!**.jar;!module-info.class)' log=$work/proguard.log
-    # proguard-core has a LambdaExpressionCollector, too, with which lambdas stay, so proguard-base comes first:
-    # https://github.com/Guardsquare/proguard/issues/362
-    java -cp "$(echo "$tools"/proguard-base-*.jar):$tools/*" proguard.ProGuard @"$here/packaging/debug.pro" \
-        -libraryjars "$framework(**.class)" -libraryjars "$jdk" -libraryjars "${jdk/java.base/java.logging}" "$@" \
-        >"$log" || { cat "$log" >&2; exit 1; }
-}
-
-dx() { # dx OUTPUT INPUT.jar
-    java -cp "$tools/*" com.android.dx.command.Main --dex --min-sdk-version="$(version minSdk)" --output="$1" "$2"
+d8() { # d8 OUTPUT [--classpath JAR]… INPUT.jar…: a folder with classes.dex
+    local jdk
+    jdk=$(readlink -f "$(command -v javac)")
+    mkdir "$1"
+    # android-all lacks Java's own classes.
+    java -cp "$(echo "$tools"/r8-*.jar)" com.android.tools.r8.D8 --debug --min-api "$(version minSdk)" \
+        --lib "$framework" --lib "${jdk%/bin/javac}" --output "$@"
 }
 
 sign() { # sign UNSIGNED.apk NAME: $cache/NAME
@@ -106,35 +107,33 @@ build_apk() { # the app, then the tests that run in it on a device
     rm -rf "$work"
     fetch_android
     build_runtime
-    local libraries_of_app inputs
+    local libraries_of_app inputs jar classpath=()
     IFS=: read -ra inputs <<<"$android_libraries"
 
     "$aapt2" compile --dir "$app/res" -o "$work/resources.zip"
     merge_runtime
     merge_application "$package" "$app/AndroidManifest.xml" "$work/app.xml" \
         "$work/runtime.xml" "$cache/onnxruntime/AndroidManifest.xml"
-    link "$work/app.xml" "$work/linked.apk" --java "$work/names" --proguard "$work/manifest.pro" \
-        "$work/resources.zip"
+    link "$work/app.xml" "$work/linked.apk" --java "$work/names" "$work/resources.zip"
     find "$work/names" -name '*.java' -exec javac --release 11 -d "$work/names-classes" {} +
     jar --create --file "$work/names.jar" -C "$work/names-classes" .
     libraries_of_app=$framework:$android_libraries:$work/runtime.jar:$work/names.jar
     compile "$work/app.jar" "$libraries_of_app" -module-name app "$app/kotlin"
-    step lower "$work/lowered.jar" "$work"/{runtime,app,names}.jar "${inputs[@]}"
-    proguard -injars "$work/lowered.jar" -outjars "$work/java7.jar" @"$work/manifest.pro" \
-        @"$here/app/proguard-rules.pro" @"$here/runtime/consumer-rules.pro"
-    dx "$work/classes.dex" "$work/java7.jar"
-    step apk "$work/unsigned.apk" "$work/linked.apk" "$work/classes.dex" --services "$work/java7.jar" \
-        --jni "$cache/onnxruntime/jni" --model "$model"
+    d8 "$work/dex" "$work"/{runtime,app,names}.jar "${inputs[@]}"
+    step apk "$work/unsigned.apk" "$work/linked.apk" "$work/dex/classes.dex" \
+        --services "$(echo "$tools"/kotlinx-coroutines-android-*.jar)" --jni "$cache/onnxruntime/jni" \
+        --model "$model"
     sign "$work/unsigned.apk" mimo-mobile-debug.apk
 
     merge_application "$package.test" "$app/../androidTest/AndroidManifest.xml" "$work/test.xml"
     link "$work/test.xml" "$work/test-linked.apk"
     compile "$work/test.jar" "$libraries_of_app:$work/app.jar" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../androidTest/kotlin"
-    step lower "$work/test-lowered.jar" "$work/test.jar"
-    proguard -injars "$work/test-lowered.jar" -outjars "$work/test-java7.jar" -libraryjars "$work/java7.jar"
-    dx "$work/test.dex" "$work/test-java7.jar"
-    step apk "$work/test-unsigned.apk" "$work/test-linked.apk" "$work/test.dex" --assets "$here/../tests/golden"
+    for jar in "$work"/{runtime,app,names}.jar "${inputs[@]}"; do
+        classpath+=(--classpath "$jar")
+    done
+    d8 "$work/test-dex" "${classpath[@]}" "$work/test.jar"
+    step apk "$work/test-unsigned.apk" "$work/test-linked.apk" "$work/test-dex/classes.dex" --assets "$here/../tests/golden"
     sign "$work/test-unsigned.apk" mimo-mobile-debug-androidTest.apk
 }
 

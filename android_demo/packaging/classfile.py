@@ -7,23 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-JAVA_7, JAVA_8, JAVA_11 = 51, 52, 55
-PRIVATE, STATIC, FINAL, INTERFACE = 0x0002, 0x0008, 0x0010, 0x0200
+JAVA_8 = 52
+INTERFACE = 0x0200
 UTF8, METHOD, INTERFACE_METHOD = 1, 10, 11
 WIDE = (5, 6)  # long and double, which count twice
 BYTES = {3: 4, 4: 4, 5: 8, 6: 8, 7: 2, 8: 2, 9: 4, 10: 4, 11: 4, 12: 4, 15: 3, 16: 2, 17: 4, 18: 4, 19: 2, 20: 2}
-
-
-@dataclass(frozen=True)
-class MemberFlags:
-    """A field's or method's access flags, and where they are."""
-
-    at: int
-    flags: int
-    name: str
-    is_method: bool
 
 
 class ClassFile:
@@ -63,29 +52,11 @@ class ClassFile:
         """Its name, with slashes."""
         return self._class_name(self._read(">H", self._flags_at + 2))
 
-    def mentions(self, attribute: str) -> bool:
-        """Whether the name of an attribute is among the constants."""
-        return any(self.data[at] == UTF8 and self._text(index) == attribute for index, at in self._at.items())
-
     def methods_called(self) -> Iterator[tuple[int, str]]:
         """Constants that name methods of classes: where their tag is, and the class's name."""
         for at in self._at.values():
             if self.data[at] == METHOD:
                 yield at, self._class_name(self._read(">H", at + 1))
-
-    def members(self) -> Iterator[MemberFlags]:
-        """Fields, then methods."""
-        at = self._flags_at + 8 + 2 * self._read(">H", self._flags_at + 6)
-        for is_method in (False, True):
-            count = self._read(">H", at)
-            at += 2
-            for _ in range(count):
-                flags, name = self._read(">H", at), self._text(self._read(">H", at + 2))
-                yield MemberFlags(at, flags, name, is_method)
-                attributes = self._read(">H", at + 6)
-                at += 8
-                for _ in range(attributes):
-                    at += 6 + self._read(">I", at + 2)
 
     def _read(self, layout: str, at: int) -> int:
         return int(struct.unpack_from(layout, self.data, at)[0])

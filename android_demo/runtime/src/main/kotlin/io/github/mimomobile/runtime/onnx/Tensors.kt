@@ -11,10 +11,7 @@ import java.nio.ByteOrder
 import java.nio.FloatBuffer
 import java.nio.LongBuffer
 
-/**
- * The elements between two places. Android before 10 has these methods in Buffer only: a FloatBuffer's own, which return
- * one, are not there, and D8 knows that but dx does not.
- */
+/** The elements between two places. */
 internal fun <T : Buffer> T.between(start: Int, end: Int = limit()): T = apply {
     limit(end)
     position(start)
