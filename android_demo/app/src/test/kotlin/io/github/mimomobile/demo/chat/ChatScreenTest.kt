@@ -169,7 +169,7 @@ class ChatScreenTest {
         await("the first in the list") { state.history.any { it.id == first.id } }
         holder.open(first.id)
         await("the first") { state.conversation.id == first.id }
-        settle()
+        await("its answer on the screen") { chat.view<View>(R.id.messages).all().any { it.id == R.id.answer } }
         assertEquals("76", last<TextView>(chat, R.id.answer).text.toString())
         holder.delete(first.id)
         await("it is gone") { state.history.none { it.id == first.id } && state.conversation.id != first.id }
