@@ -7,7 +7,10 @@ import java.io.File
  * CPU's, so that the whole KV cache would go to the GPU and back for each token.
  */
 public enum class ExecutionProvider {
-    /** ARM's int4 kernels: the fastest for MiMo on most phones, and exact. */
+    /**
+     * ONNX Runtime's int4 kernels, on every phone. Of the providers here it is the one that runs any MiMo model. How fast
+     * it is beside an NPU has not been measured on a phone.
+     */
     CPU,
 
     /** Has no int4 products: nothing of MiMo runs on it. Here for measurements. */
