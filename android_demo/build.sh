@@ -30,10 +30,6 @@ need() { # need PROGRAM[:PACKAGE]…: a program, of a Debian package of its name
     done
 }
 
-repository() { # repository ID URL
-    echo "<repository><id>$1</id><url>$2</url><snapshots><enabled>false</enabled></snapshots></repository>"
-}
-
 fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
     local list=$1 folder=$2 sums=$cache/$2.sha256
     awk -v folder="$folder" '{split($2, part, ":"); print $1 "  " folder "/" part[2] "-" part[3] ".jar"}' \
@@ -41,11 +37,7 @@ fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
     if ! (cd "$cache" && sha256sum --check --status "$sums" 2>/dev/null); then
         {
             echo '<project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId>'
-            echo '<version>1</version><packaging>pom</packaging><repositories>'
-            # Google's own is asked for what Maven Central does not have.
-            repository central https://repo.maven.apache.org/maven2
-            repository google https://maven.google.com
-            echo '</repositories><dependencies>'
+            echo '<version>1</version><packaging>pom</packaging><dependencies>'
             # The list names all that is needed. What an artifact would bring along is not always to be had.
             awk '{split($2, part, ":"); print "<dependency><groupId>" part[1] "</groupId><artifactId>" part[2] \
                 "</artifactId><version>" part[3] "</version><exclusions><exclusion><groupId>*</groupId>" \
@@ -54,7 +46,11 @@ fetch() { # fetch LIST FOLDER: the artifacts of a list, into $cache/FOLDER
         } >"$cache/pom.xml"
         rm -rf "${cache:?}/$folder" # other versions would be found beside these
         mvn --batch-mode --quiet -Dstyle.color=never --file "$cache/pom.xml" dependency:copy-dependencies \
-            -DoutputDirectory="$cache/$folder"
+            -DoutputDirectory="$cache/$folder" || {
+            echo "Maven did not find all that $list names. Where its copy of Maven Central lacks com.android.tools, name" \
+                "Google's Maven repository in ~/.m2/settings.xml, too: docs/android.md" >&2
+            exit 1
+        }
         (cd "$cache" && sha256sum --check --quiet "$sums")
     fi
 }
