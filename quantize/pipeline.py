@@ -25,7 +25,7 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
+from mimo_mobile.quantize import disjoint, evaluate, kept_work, kernels, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
@@ -114,14 +114,15 @@ def quantize_checkpoint(
     given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
     kernels.load()  # what is missing is said before anything is computed
 
-    with files.locked(out), files.workplace(out / "calibration") as folder:
+    with files.locked(out):
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)
         if force or not _all_finished(out, source, chosen, single_file, given):
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
         rejection.settle(out, state)
-        calibrator = Calibrator(checkpoint, given, folder, progress)
+        fingerprint = state.source[manifest.FINGERPRINT]
+        calibrator = Calibrator(checkpoint, given, chosen, out / kept_work.NAME, fingerprint, progress)
         for recipe in chosen:
             path = out / _name(source, recipe, single_file)
             if force or not (_finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)):
@@ -161,6 +162,7 @@ def quantize_checkpoint(
         state = rejection.judged(out, state, names, limits, errors)
         shown = report_data.shown_answers(state, checkpoint, questions, answers, known)
         report_data.write_report(out, state, names, limits, errors, histograms, shown, known)
+        files.remove(out / kept_work.NAME)  # until here, a killed run can go on
         return state
 
 

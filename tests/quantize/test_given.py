@@ -132,5 +132,5 @@ def test_files_without_channel_scales_serve_everywhere_and_others_not_where_acti
     assert Given("none", balanced=False).made(rounded, recipe) and Given("none").made(rounded, recipe)
     checkpoint = Checkpoint.open(tiny.path)
     for given, scaled in ((cpu, True), (npu, False)):
-        known = Calibrator(checkpoint, given, tmp_path / "work").calibrated(recipe)
+        known = Calibrator(checkpoint, given, [recipe], tmp_path / "work").calibrated(recipe)
         assert known is not None and bool(known.factors) is scaled and known.importance
