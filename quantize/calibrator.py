@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.forward import Array
-from mimo_mobile.quantize.given import Given, texts_for
+from mimo_mobile.quantize.given import ANSWERS, Given, hash_of, texts_for
 from mimo_mobile.quantize.kept_work import KeptAnswers, KeptLayers, KeptWork
 from mimo_mobile.quantize.recipe_file import format_of, write_model
 from mimo_mobile.quantize.recipes import Recipe
@@ -97,11 +98,14 @@ class Calibrator:
         """What the checkpoint computes for the texts."""
         return calibrate(self._checkpoint.config, self._checkpoint.tensors, self._texts, self._progress, self._layers)
 
+    def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
+        """Hashes of what a recipe's files depend on, and of what was read if the model's answers are a part of it."""
+        asked = {ANSWERS: hash_of(self._texts)} if self._given.asks_model else {}
+        return self._given.calibrated_by(recipe) | asked
+
     @cached_property
     def _texts(self) -> Sequence[tuple[int, ...]]:
-        if self._given.texts is not None:
-            return self._given.texts
-        return self._with_answers() if self._given.effort == "high" else texts_for(self._checkpoint)
+        return self._with_answers() if self._given.asks_model else self._given.texts
 
     @cached_property
     def _layers(self) -> KeptLayers:
@@ -113,7 +117,7 @@ class Calibrator:
 
     def _with_answers(self) -> list[tuple[int, ...]]:
         """Our text, and what the model itself answers to our prompts, quantized with less effort: ours is too short."""
-        work = KeptWork.of(self._folder, "answers", self._fingerprint, texts_for(self._checkpoint))
+        work = KeptWork.of(self._folder, "answers", self._fingerprint, self._given.texts)
         answers = KeptAnswers(work, self._checkpoint.config.vocab_size)
         if not answers.texts:
             work.make_folder()
@@ -126,7 +130,8 @@ class Calibrator:
         from mimo_mobile.runtime import load
 
         recipe = self._recipes[0]
-        quick = Calibrator(self._checkpoint, Given("normal"), [recipe], self._folder, self._fingerprint, self._progress)
+        given = dataclasses.replace(self._given, effort="normal")
+        quick = Calibrator(self._checkpoint, given, [recipe], self._folder, self._fingerprint, self._progress)
         model = folder / ("answering.gguf" if recipe.target == "gguf" else "answering-onnx")
         write_model(
             self._checkpoint, model, recipe, {"name": "answering"}, self._progress, calibrated=quick.calibrated(recipe)

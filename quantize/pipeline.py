@@ -140,7 +140,8 @@ def quantize_checkpoint(
                     disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
                     if given.importance is None:
                         _keep_importance(out, calibrator.statistics, checkpoint.config)
-                made = _quantize(checkpoint, source, path, recipe, single_file, given, found, progress)
+                made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
+                made = dataclasses.replace(made, calibrated_by=calibrator.calibrated_by(recipe))
                 state = state.with_entry(made)
                 state.write(out)
                 if old is not None and old.path != path.name:
@@ -262,7 +263,7 @@ def _quantize(
     path: Path,
     recipe: Recipe,
     single_file: bool,
-    given: Given,
+    effort: Effort,
     calibrated: Calibrated | None,
     progress: ProgressCallback,
 ) -> Entry:
@@ -282,8 +283,7 @@ def _quantize(
         size_bytes=size,
         parts=parts,
         tools=manifest.tool_versions(),
-        effort=given.effort,
-        calibrated_by=given.calibrated_by(recipe),
+        effort=effort,
         ranges=ranges,
     )
 
