@@ -13,23 +13,18 @@ from mimo_mobile import files
 from mimo_mobile.convert.calibrated import Calibrated, Factors
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import folded
-from mimo_mobile.convert.formats import PlainFormat
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
-from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.forward import Array
 from mimo_mobile.quantize.given import ANSWERS, Given, hash_of, texts_for
 from mimo_mobile.quantize.kept_work import KeptAnswers, KeptLayers, KeptWork
-from mimo_mobile.quantize.recipe_file import format_of, write_model
+from mimo_mobile.quantize.recipe_file import coarse_formats, feeds_back, write_model
 from mimo_mobile.quantize.recipes import Recipe
 from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of
 from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.ranges import ModelRanges
-
-ENOUGH_BITS = 8
-"""With so many bits neither channel scales nor feedback gain anything."""
 
 
 class Calibrator:
@@ -71,7 +66,7 @@ class Calibrator:
         if matrix is not None:
             return self.statistics.calibrated(importance=matrix)
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
-        coarse = self._coarse(recipe)
+        coarse = coarse_formats(recipe, self._checkpoint)
         blocks = {name: each.blocks for name, each in coarse.items()}
         if recipe.name not in self._factors:
             squares = self.statistics.mean_squares
@@ -86,12 +81,6 @@ class Calibrator:
             moments = SecondMoments(config, folded(tensors, ModelRanges(()), factors), states)
             importance = _Fed(found.mean_squares, fed, moments)
         return found.calibrated(factors, importance)
-
-    def _coarse(self, recipe: Recipe) -> dict[str, GgmlFormat | NBitsFormat]:
-        """The formats that channel scales and feedback gain something for, by tensor."""
-        formats = {name: format_of(recipe, name, self._checkpoint) for name in self._checkpoint.tensors}
-        blocks = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
-        return {name: each for name, each in blocks.items() if each.blocks.bits < ENOUGH_BITS}
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -112,7 +101,7 @@ class Calibrator:
         """What is kept of the layers: feedback needs what each of them reads once more."""
         effort = self._given.effort
         work = KeptWork.of(self._folder, "layers", self._fingerprint, effort, self._texts)
-        fed = (each.feeds_back for recipe in self._recipes for each in self._coarse(recipe).values())
+        fed = (feeds_back(recipe, self._checkpoint) for recipe in self._recipes)
         return KeptLayers(work, every=effort == "high" and any(fed))
 
     def _with_answers(self) -> list[tuple[int, ...]]:

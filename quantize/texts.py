@@ -35,6 +35,9 @@ TEXT = Path(__file__).with_name("calibration.txt")
 WINDOW = 512
 """So many tokens a model reads at once, as llama-perplexity's default is."""
 
+MOST_CALIBRATION = 8192
+"""So many tokens calibrate at most."""
+
 LEAST_ANSWER = 16
 """A prompt is asked when at least so many tokens are left for its answer."""
 
@@ -83,7 +86,7 @@ def calibration_texts(
     *,
     file: Path | None = None,
     model: Model | None = None,
-    tokens: int = 8192,
+    tokens: int = MOST_CALIBRATION,
     length: int = WINDOW,
     known: Answers | None = None,
     progress: ProgressCallback = ignore,
