@@ -95,11 +95,7 @@ def write_gguf(
     """
     gguf = require("gguf", "gguf")
     config, tensors = checkpoint.config, tensors or checkpoint.tensors
-    if layout != "trunk" and (not config.num_nextn_predict_layers or config.mtp_hidden_state != PRE_NORM):
-        raise CheckpointError(
-            f"{checkpoint.path}: {config.num_nextn_predict_layers} MTP layers on {config.mtp_hidden_state} states"
-            f" found; llama.cpp runs those on {PRE_NORM} ones: take the trunk alone, or ONNX"
-        )
+    check_layout(checkpoint, layout)
     mapped = map_tensors(checkpoint.tensors, config.num_hidden_layers, layout)
     formats = {name: format_of(name) for name in mapped}
     with files.whole(out, force=force) as temporary:
@@ -130,6 +126,20 @@ def write_gguf(
         if known and known.reference_ids:
             fill(temporary, known.reference(temporary, config))
     return out
+
+
+def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
+    """See that a checkpoint has what a layout holds.
+
+    Raises:
+        CheckpointError: It has no MTP layers, or such as llama.cpp cannot run.
+    """
+    config = checkpoint.config
+    if layout != "trunk" and (not config.num_nextn_predict_layers or config.mtp_hidden_state != PRE_NORM):
+        raise CheckpointError(
+            f"{checkpoint.path}: {config.num_nextn_predict_layers} MTP layers on {config.mtp_hidden_state} states"
+            f" found; llama.cpp runs those on {PRE_NORM} ones: take the trunk alone, or ONNX"
+        )
 
 
 def _write_tensors(

@@ -82,7 +82,7 @@ def write_onnx(
         OutputExistsError: ``out`` is there and ``force`` is false.
         DiskFullError: The folder would not fit.
     """
-    config, companions, ranges = checkpoint.config, _companions(checkpoint), ModelRanges(())
+    config, beside, ranges = checkpoint.config, companions(checkpoint), ModelRanges(())
     drafts = draft_ids(checkpoint.path, checkpoint.vocabulary)
     with (
         files.whole(out, force=force, kind=ONNX_FOLDER) as folder,
@@ -114,7 +114,7 @@ def write_onnx(
         for name, model in graphs.items():
             model.metadata_props.update({f"mimo_mobile.{key}": value for key, value in metadata.items()})
             ir.save(model, folder / name)
-        for name, content in companions.items():
+        for name, content in beside.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         if calibrated is not None:
             found = dataclasses.asdict(calibrated.reference(folder, config))
@@ -215,8 +215,12 @@ def genai_config(config: MimoConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _companions(checkpoint: Checkpoint) -> dict[str, str | bytes]:
-    """What the files beside the graphs hold, by their names."""
+def companions(checkpoint: Checkpoint) -> dict[str, str | bytes]:
+    """What the files beside the graphs hold, by their names.
+
+    Raises:
+        CheckpointError: One of those that they are made of is missing or damaged.
+    """
     path = checkpoint.path
     made: dict[str, str | bytes] = {name: read_bytes(path / name) for name in COPIED if present(path / name)}
     mtp_layers = {"num_nextn_predict_layers": checkpoint.config.num_nextn_predict_layers}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mimo_mobile.convert.calibrated import Calibrated, Factors, KvScales
 from mimo_mobile.convert.folding import largest, prefix_of
@@ -26,8 +26,9 @@ from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import forward
 from mimo_mobile.quantize.forward import Trace
+from mimo_mobile.quantize.kept_work import Array, KeptLayers, Layout
 from mimo_mobile.quantize.written import read_written
-from mimo_mobile.ranges import LayerRange, ModelRanges
+from mimo_mobile.ranges import MEASURED, LayerRange, ModelRanges
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ def calibrate(
     tensors: Mapping[str, TensorView],
     texts: Sequence[Sequence[int]],
     progress: ProgressCallback = ignore,
+    kept: KeptLayers | None = None,
 ) -> Statistics:
     """Run a checkpoint over texts, MTP layers included.
 
@@ -100,12 +102,24 @@ def calibrate(
         tensors: Its tensors.
         texts: Token ids; no text sees another.
         progress: Called after every layer.
+        kept: What a killed run of the same has left, and where this one leaves what it has; None does neither.
 
     Raises:
         QuantizationError: A layer makes NaN or infinity.
+        DiskFullError: There is no room for what is to be kept of every layer.
     """
-    seen = _Seen(config)
-    states = forward.run(config, tensors, texts, seen, mtp=True, stage="calibrate", progress=progress)
+    seen, begun, reached = _Seen(config), None, None
+    if kept is not None:
+        lengths = tuple(map(len, texts))
+        if found := kept.newest(lambda done: layout_of(config, done, lengths)):
+            begun = found[0], seen.take(*found, lengths)
+
+        def reached(done: int, states: Sequence[Array]) -> None:
+            kept.keep(done, lambda: [*seen.arrays(), np.concatenate(states)])
+
+    states = forward.run(
+        config, tensors, texts, seen, mtp=True, stage="calibrate", begun=begun, reached=reached, progress=progress
+    )
     norm = tensors["model.norm.weight"].float32()
     normed = [forward.rms_norm(x, norm, config.rms_norm_eps) for x in states]
     for each in normed:
@@ -156,10 +170,55 @@ class _Seen:
         total = np.square(values, dtype=np.float64).sum(axis=0)
         self.squares[name] = self.squares[name] + total if name in self.squares else total
 
+    def arrays(self) -> list[Array]:
+        """All that is known after some layers, as ``layout_of`` says."""
+        ranges = [[getattr(each, name) for name in MEASURED] for each in self.ranges.values()]
+        made: list[Array] = [np.array(ranges, np.float64).reshape(-1, len(MEASURED))]
+        for layer in self.ranges:
+            made += [*(self.squares[name] for name in _matrices(self._config, layer)), *self._largest[layer]]
+        return made
+
+    def take(self, done: int, arrays: Sequence[Array], lengths: Sequence[int]) -> list[Array]:
+        """Know what ``arrays`` say of the layers that are done; what the next layer reads is returned for each text."""
+        ranges, *others, states = arrays
+        values = iter(others)
+        for layer, row in zip(_layers(self._config)[:done], ranges.tolist(), strict=True):
+            self.ranges[layer] = LayerRange(layer, **dict(zip(MEASURED, row, strict=True)))
+            self.squares |= {name: next(values) for name in _matrices(self._config, layer)}
+            self._largest[layer] = next(values), next(values)
+        return np.split(states, np.cumsum(lengths)[:-1])
+
     def kv_scales(self, layer: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The scales `[K * D]` for keys and for values."""
         key, value = self._largest[layer]
         return _steps(key), _steps(value)
+
+
+def layout_of(config: MimoConfig, done: int, lengths: Sequence[int]) -> Layout:
+    """What is kept when some layers are done: ranges, mean squares, largest keys and values, and the states `[T, E]`.
+
+    Raises:
+        ValueError: There are not so many layers.
+    """
+    layers = _layers(config)
+    if done > len(layers):
+        raise ValueError(f"layer {done} found, {len(layers)} layers expected")
+    shapes, heads = config.tensor_shapes(), (config.num_key_value_heads, config.head_dim)
+    made: list[tuple[DTypeLike, tuple[int, ...]]] = [(np.float64, (done, len(MEASURED)))]
+    for layer in layers[:done]:
+        made += [(np.float64, shapes[name][1:]) for name in _matrices(config, layer)]
+        made += [(np.float32, heads)] * 2
+    return [*made, (np.float32, (sum(lengths), config.hidden_size))]
+
+
+def _layers(config: MimoConfig) -> list[str]:
+    return forward.layer_names(config.num_hidden_layers, config.num_nextn_predict_layers)
+
+
+def _matrices(config: MimoConfig, layer: str) -> list[str]:
+    """The names of a layer's matrices."""
+    prefix = prefix_of(layer)
+    return [name for name, shape in config.tensor_shapes().items() if name.startswith(prefix) and len(shape) == 2]
 
 
 def _range(layer: str, trace: Trace) -> LayerRange:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -12,39 +13,46 @@ from mimo_mobile import files
 from mimo_mobile.convert.calibrated import Calibrated, Factors
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.folding import folded
-from mimo_mobile.convert.formats import PlainFormat
-from mimo_mobile.layout import mtp_file
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.calibrate import Statistics, calibrate
 from mimo_mobile.quantize.channel_scales import after, channel_factors
 from mimo_mobile.quantize.feedback import Feedback
 from mimo_mobile.quantize.forward import Array
-from mimo_mobile.quantize.given import Given, texts_for
-from mimo_mobile.quantize.recipe_file import format_of, write_model
+from mimo_mobile.quantize.given import ANSWERS, Given, hash_of, texts_for
+from mimo_mobile.quantize.kept_work import KeptAnswers, KeptLayers, KeptWork
+from mimo_mobile.quantize.recipe_file import coarse_formats, feeds_back, write_model
 from mimo_mobile.quantize.recipes import Recipe
-from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of, keep_states
+from mimo_mobile.quantize.second_moments import SecondMoments, States, group_of
 from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.ranges import ModelRanges
-
-ENOUGH_BITS = 8
-"""With so many bits neither channel scales nor feedback gain anything."""
 
 
 class Calibrator:
     """Knows a checkpoint by what it computes for a text."""
 
-    def __init__(self, checkpoint: Checkpoint, given: Given, folder: Path, progress: ProgressCallback = ignore) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        given: Given,
+        recipes: Sequence[Recipe],
+        folder: Path,
+        fingerprint: str = "",
+        progress: ProgressCallback = ignore,
+    ) -> None:
         """Calibrate ``checkpoint`` when a recipe needs it.
 
         Args:
             checkpoint: The checkpoint.
             given: How much to do, and by what. The highest effort adds the model's own answers to our text.
-            folder: Where the highest effort keeps what it needs, for as long as this object is used.
+            recipes: All recipes that it will be asked for; the first one quantizes the model that answers.
+            folder: Where work is kept, so that the next one goes on where this one is killed; the highest effort needs
+                it for as long as this object is used.
+            fingerprint: A hash of the checkpoint, by which it knows kept work.
             progress: Called often.
         """
         self._checkpoint, self._given, self._folder, self._progress = checkpoint, given, folder, progress
+        self._recipes, self._fingerprint = recipes, fingerprint
         self._factors: dict[str, dict[str, Factors]] = {}
-        self._recipe: Recipe | None = None
 
     def calibrated(self, recipe: Recipe) -> Calibrated | None:
         """What a recipe is written with; without effort a GGUF file holds the checkpoint's own numbers, rounded.
@@ -52,16 +60,14 @@ class Calibrator:
         Raises:
             QuantizationError: A layer makes NaN or infinity.
         """
-        self._recipe = self._recipe or recipe
         effort, matrix = self._given.effort, self._given.importance
         if effort == "none":
             return None if recipe.target == "gguf" else self.statistics.calibrated()
         if matrix is not None:
             return self.statistics.calibrated(importance=matrix)
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
-        formats = {name: format_of(recipe, name, self._checkpoint) for name in tensors}
-        coarse = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
-        blocks = {name: each.blocks for name, each in coarse.items() if each.blocks.bits < ENOUGH_BITS}
+        coarse = coarse_formats(recipe, self._checkpoint)
+        blocks = {name: each.blocks for name, each in coarse.items()}
         if recipe.name not in self._factors:
             squares = self.statistics.mean_squares
             scaled = blocks if self._given.balanced else {}
@@ -69,42 +75,58 @@ class Calibrator:
         factors = self._factors[recipe.name]
         found = after(self.statistics, factors)
         importance: Mapping[str, Any] = found.mean_squares
-        fed = [name for name in blocks if coarse[name].feeds_back and name in found.mean_squares]
+        fed = [name for name, each in coarse.items() if each.feeds_back and name in found.mean_squares]
         if effort == "high" and fed:
-            moments = SecondMoments(config, folded(tensors, ModelRanges(()), factors), self._states)
+            states = States(self._layers, config, tuple(map(len, self._texts)))
+            moments = SecondMoments(config, folded(tensors, ModelRanges(()), factors), states)
             importance = _Fed(found.mean_squares, fed, moments)
         return found.calibrated(factors, importance)
 
     @cached_property
     def statistics(self) -> Statistics:
         """What the checkpoint computes for the texts."""
-        texts = self._given.texts
-        if texts is None:
-            texts = self._with_answers() if self._given.effort == "high" else texts_for(self._checkpoint)
-        return calibrate(self._checkpoint.config, self._checkpoint.tensors, texts, self._progress)
+        return calibrate(self._checkpoint.config, self._checkpoint.tensors, self._texts, self._progress, self._layers)
+
+    def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
+        """Hashes of what a recipe's files depend on, and of what was read if the model's answers are a part of it."""
+        asked = {ANSWERS: hash_of(self._texts)} if self._given.asks_model else {}
+        return self._given.calibrated_by(recipe) | asked
+
+    @cached_property
+    def _texts(self) -> Sequence[tuple[int, ...]]:
+        return self._with_answers() if self._given.asks_model else self._given.texts
+
+    @cached_property
+    def _layers(self) -> KeptLayers:
+        """What is kept of the layers: feedback needs what each of them reads once more."""
+        effort = self._given.effort
+        work = KeptWork.of(self._folder, "layers", self._fingerprint, effort, self._texts)
+        fed = (feeds_back(recipe, self._checkpoint) for recipe in self._recipes)
+        return KeptLayers(work, every=effort == "high" and any(fed))
 
     def _with_answers(self) -> list[tuple[int, ...]]:
         """Our text, and what the model itself answers to our prompts, quantized with less effort: ours is too short."""
+        work = KeptWork.of(self._folder, "answers", self._fingerprint, self._given.texts)
+        answers = KeptAnswers(work, self._checkpoint.config.vocab_size)
+        if not answers.texts:
+            work.make_folder()
+            with files.workplace(self._folder / "answering") as folder:
+                answers.texts = self._answered(answers, folder)
+            answers.complete(answers.texts)
+        return answers.texts
+
+    def _answered(self, known: KeptAnswers, folder: Path) -> list[tuple[int, ...]]:
         from mimo_mobile.runtime import load
 
-        recipe = self._recipe
-        assert recipe is not None
-        quick = Calibrator(self._checkpoint, Given("normal"), self._folder, self._progress)
-        model = self._folder / ("answering.gguf" if recipe.target == "gguf" else "answering-onnx")
+        recipe = self._recipes[0]
+        given = dataclasses.replace(self._given, effort="normal")
+        quick = Calibrator(self._checkpoint, given, [recipe], self._folder, self._fingerprint, self._progress)
+        model = folder / ("answering.gguf" if recipe.target == "gguf" else "answering-onnx")
         write_model(
             self._checkpoint, model, recipe, {"name": "answering"}, self._progress, calibrated=quick.calibrated(recipe)
         )
-        try:
-            with load(model, speculate="off", cache=False) as answering:
-                return calibration_texts(answering.tokenizer, model=answering, progress=self._progress)
-        finally:
-            for each in (model, mtp_file(model)):
-                files.remove(each)
-
-    @cached_property
-    def _states(self) -> States:
-        config, tensors = self._checkpoint.config, self._checkpoint.tensors
-        return keep_states(config, tensors, self.statistics.texts, self._folder / "states", self._progress)
+        with load(model, speculate="off", cache=False) as answering:
+            return calibration_texts(answering.tokenizer, model=answering, known=known, progress=self._progress)
 
 
 class _Fed(Mapping[str, Any]):

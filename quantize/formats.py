@@ -107,6 +107,18 @@ class NBitsFormat:
         """Whether ``Feedback`` gives it more than mean squares do."""
         return True
 
+    def check_columns(self, columns: int) -> None:
+        """See that rows fill whole blocks.
+
+        Raises:
+            QuantizationError: They do not.
+        """
+        if columns % self.block_size:
+            raise QuantizationError(
+                f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found;"
+                " use another recipe"
+            )
+
     def quantize(
         self, values: NDArray[np.float32], importance: Weighing = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -120,10 +132,7 @@ class NBitsFormat:
                 importance of these columns.
         """
         rows, columns = values.shape
-        if columns % self.block_size:
-            raise QuantizationError(
-                f"MatMulNBits in blocks of {self.block_size} takes rows of a multiple of it, {columns} found"
-            )
+        self.check_columns(columns)
         check_finite(values)
         levels, scales = _levels(values, self.blocks, importance)
         packed = kernels.pack_pairs(levels) if self.bits == 4 else levels.view(np.uint8) ^ np.uint8(0x80)

@@ -94,6 +94,9 @@ class Trace:
 Observe = Callable[[str, Trace], None]
 """Sees what a layer, e.g. ``layers.3`` or ``mtp_layers.0``, computed for one text."""
 
+Reached = Callable[[int, Sequence[Array]], None]
+"""Sees how many layers are done, and the states `[T, E]` that the next one reads, for each text."""
+
 
 def run(
     config: MimoConfig,
@@ -103,6 +106,8 @@ def run(
     *,
     mtp: bool = False,
     stage: str = "run the layers",
+    begun: tuple[int, Sequence[Array]] | None = None,
+    reached: Reached | None = None,
     progress: ProgressCallback = ignore,
 ) -> list[Array]:
     """The trunk's residual stream `[T, E]` after the last layer, before the last norm, for each text.
@@ -115,22 +120,27 @@ def run(
         mtp: Whether MTP layers are run, too, which only ``observe`` sees. Row t reads the trunk's state at t and the
             token at t + 1; the last row has none and reads its own token.
         stage: The name of this work in the progress records.
+        begun: How many layers were done before, and what the next one reads; those are not run.
+        reached: Told before the first layer and after each one how many are done, and what the next one reads.
         progress: Called after every layer.
     """
     embedded = [embed(tensors, ids) for ids in texts]
-    states = list(embedded)
+    first, reads = begun or (0, embedded)
+    states = list(reads)
     mtp_layers = config.num_nextn_predict_layers if mtp else 0
-    names = [f"layers.{index}" for index in range(config.num_hidden_layers)]
-    names += [f"mtp_layers.{index}" for index in range(mtp_layers)]
-    last = states
-    for done, name in enumerate(names):
+    names = layer_names(config.num_hidden_layers, mtp_layers)
+    if first:
+        stage = f"{stage}, goes on at layer {first + 1} of {len(names)}"
+    elif reached is not None:
+        reached(0, states)
+    for done, name in enumerate(names[first:], first + 1):
         weights: Mapping[str, Array] = OnDemand(tensors, name)
         if len(texts) > 1:
             weights = layer_weights(config, tensors, name)
         for number, text in enumerate(embedded):
             if name.startswith("mtp"):
                 following = np.concatenate([text[1:], text[-1:]])
-                trace = mtp_layer(config, weights, last[number], following, tensors["model.norm.weight"].float32())
+                trace = mtp_layer(config, weights, states[number], following, tensors["model.norm.weight"].float32())
             else:
                 trace = layer(config, weights, states[number])
                 states[number] = trace.x_out
@@ -138,8 +148,15 @@ def run(
                 observe(name, trace)
             del trace  # there is no room for those of two texts, nor for the weights of two layers
         del weights
-        progress(Progress(stage, done + 1, len(names), name, "layers"))
+        if reached is not None:
+            reached(done, states)
+        progress(Progress(stage, done, len(names), name, "layers"))
     return states
+
+
+def layer_names(trunk: int, mtp: int) -> list[str]:
+    """The names of layers in the order in which they are run, such as ``layers.3`` and ``mtp_layers.0``."""
+    return [f"layers.{index}" for index in range(trunk)] + [f"mtp_layers.{index}" for index in range(mtp)]
 
 
 def embed(tensors: Tensors, ids: Sequence[int]) -> Array:

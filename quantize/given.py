@@ -1,7 +1,7 @@
 """What a user gives to quantize by: how much effort, and a text or an importance matrix, read before any work.
 
-It tells by hashes what files were made by, so that another text makes them anew. This module knows neither weights nor
-formats.
+It tells by hashes what files are made by, so that another text, ours or the user's, makes them anew. This module knows
+neither weights nor formats.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 CHANNELS, UNBALANCED = "channels", "unbalanced"
 """What the manifest says of files that were made without channel scales though effort was asked for."""
 
+ANSWERS = "answers"
+"""Under this name the manifest has a hash of all that was read when the model's own answers are a part of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -32,13 +35,15 @@ class Given:
 
     Attributes:
         effort: How much to do.
-        texts: The token ids of a text; None stands for ours.
+        texts: The token ids of the text.
+        ours: Whether the text is ours, to which the highest effort adds what the model answers.
         importance: What an importance matrix says; None where there is none.
         balanced: Whether channels may get scales, which NPUs with quantized activations lose by.
     """
 
     effort: Effort
-    texts: Sequence[tuple[int, ...]] | None = None
+    texts: Sequence[tuple[int, ...]]
+    ours: bool = True
     importance: Mapping[str, NDArray[np.float32]] | None = None
     balanced: bool = True
 
@@ -52,20 +57,19 @@ class Given:
             BadArgumentError: The text cannot be read, or is too short.
             QuantizationError: The matrix cannot be read, is damaged, or belongs to another model.
         """
-        return cls(
-            effort,
-            texts_for(checkpoint, text) if text else None,
-            read_importance(matrix, checkpoint.config) if matrix else None,
-            balanced,
-        )
+        importance = read_importance(matrix, checkpoint.config) if matrix else None
+        return cls(effort, texts_for(checkpoint, text), text is None, importance, balanced)
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the model's own answers are read after the text."""
+        return self.effort == "high" and self.ours
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
-        """What a recipe's files depend on: hashes of ``text`` or ``importance``, and whether channels get no scales."""
+        """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if channels get no scales."""
         made = {}
-        if self.texts is not None and _reads_text(recipe, self.effort):
-            made["text"] = _hash(
-                np.asarray([*map(len, self.texts), *(each for ids in self.texts for each in ids)], "<i4")
-            )
+        if _reads_text(recipe, self.effort):
+            made["text"] = hash_of(self.texts)
         if self.importance is not None:
             known = sorted(self.importance.items())
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
@@ -74,8 +78,11 @@ class Given:
         return made
 
     def made(self, entry: Entry, recipe: Recipe) -> bool:
-        """Whether a recipe's entry was made by the same; files without channel scales serve everywhere."""
-        known = dict(entry.calibrated_by)
+        """Whether a recipe's entry was made by the same; files without channel scales serve everywhere.
+
+        What a model answers depends on nothing else, so that it does not count.
+        """
+        known = {name: each for name, each in entry.calibrated_by.items() if name != ANSWERS}
         if self.balanced:
             known.pop(CHANNELS, None)
         return entry.effort == self.effort and known == self.calibrated_by(recipe)
@@ -105,6 +112,11 @@ def check_effects(recipes: Sequence[str], effort: Effort, text: Path | None, mat
 def _reads_text(recipe: Recipe, effort: Effort) -> bool:
     """Whether a recipe's files depend on a text; without effort it tells only the ranges that ONNX files hold."""
     return effort != "none" or recipe.target == "onnx"
+
+
+def hash_of(texts: Sequence[Sequence[int]]) -> str:
+    """The SHA-256 of texts: of how many tokens each has, and then of all ids, as little-endian 32-bit integers."""
+    return _hash(np.asarray([*map(len, texts), *(each for ids in texts for each in ids)], "<i4"))
 
 
 def _hash(*parts: bytes | NDArray[np.generic]) -> str:

@@ -25,20 +25,18 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
+from mimo_mobile.quantize import disjoint, evaluate, kept_work, kernels, preflight, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.given import Given, check_effects
 from mimo_mobile.quantize.importance import write_importance
+from mimo_mobile.quantize.preflight import IMPORTANCE
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
-
-IMPORTANCE = "importance.imatrix"
-"""The file beside the manifest with the importance matrix that the files were made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +111,24 @@ def quantize_checkpoint(
     context = _checked(npu, checkpoint) if npu is not None else 0
     given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
     kernels.load()  # what is missing is said before anything is computed
+    outputs = [(recipe, out / _name(source, recipe, single_file)) for recipe in chosen]
+    job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions))
+    preflight.check_checkpoint(job)
 
-    with files.locked(out), files.workplace(out / "calibration") as folder:
+    with files.locked(out):
         files.remove_partials(out)
         manifest.check(out, source, force=force, progress=progress)
-        if force or not _all_finished(out, source, chosen, single_file, given):
+        before = _settled(out)
+        todo = outputs if force or before is None else [each for each in outputs if not _made(before, *each, given)]
+        same = before is not None and manifest.is_of(before, source, progress)
+        preflight.check_folder(dataclasses.replace(job, outputs=todo), out, before, same=same)
+        if todo:
             check_values(checkpoint.tensors.values(), progress)
         state = manifest.start(out, source, force=force, progress=progress)
-        rejection.settle(out, state)
-        calibrator = Calibrator(checkpoint, given, folder, progress)
-        for recipe in chosen:
-            path = out / _name(source, recipe, single_file)
-            if force or not (_finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)):
+        fingerprint = state.source[manifest.FINGERPRINT]
+        calibrator = Calibrator(checkpoint, given, chosen, out / kept_work.NAME, fingerprint, progress)
+        for recipe, path in outputs:
+            if (recipe, path) in todo:
                 found = calibrator.calibrated(recipe)  # which takes long: an earlier file stays meanwhile
                 old, gone = state.entry(recipe.name), state.rejection(recipe.name)
                 kind = ONNX_FOLDER if recipe.target == "onnx" else None
@@ -139,7 +143,8 @@ def quantize_checkpoint(
                     disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
                     if given.importance is None:
                         _keep_importance(out, calibrator.statistics, checkpoint.config)
-                made = _quantize(checkpoint, source, path, recipe, single_file, given, found, progress)
+                made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
+                made = dataclasses.replace(made, calibrated_by=calibrator.calibrated_by(recipe))
                 state = state.with_entry(made)
                 state.write(out)
                 if old is not None and old.path != path.name:
@@ -161,6 +166,7 @@ def quantize_checkpoint(
         state = rejection.judged(out, state, names, limits, errors)
         shown = report_data.shown_answers(state, checkpoint, questions, answers, known)
         report_data.write_report(out, state, names, limits, errors, histograms, shown, known)
+        files.remove(out / kept_work.NAME)  # until here, a killed run can go on
         return state
 
 
@@ -228,30 +234,26 @@ def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
     return f"{source.name}-{recipe.name}{end}"
 
 
-def _finished(state: Manifest, recipe: Recipe, path: Path, given: Given) -> bool:
-    entry = state.entry(recipe.name)
+def _settled(out: Path) -> Manifest | None:
+    """The folder's manifest, after what a killed run did not rename; None when there is none that can be read."""
+    try:
+        state = manifest.read(out)
+    except MimoMobileError:
+        return None
+    if state is not None:
+        rejection.settle(out, state)
+    return state
+
+
+def _made(state: Manifest, recipe: Recipe, path: Path, given: Given) -> bool:
+    """Whether a recipe's files are there, or set aside, and were made by what was given."""
+    entry, gone = state.entry(recipe.name), state.rejection(recipe.name)
+    if gone is not None:
+        return given.made(gone.entry, recipe) and rejection.is_set_aside(path.parent, gone, path)
     if entry is None or entry.path != path.name or not given.made(entry, recipe):
         return False
     parts = [(path.parent / part.path, part.size_bytes) for part in entry.parts]
     return all(file.is_file() and file.stat().st_size == size for file, size in parts)
-
-
-def _set_aside(state: Manifest, recipe: Recipe, path: Path, given: Given) -> bool:
-    gone = state.rejection(recipe.name)
-    return gone is not None and given.made(gone.entry, recipe) and rejection.is_set_aside(path.parent, gone, path)
-
-
-def _all_finished(out: Path, source: Source, recipes: Sequence[Recipe], single_file: bool, given: Given) -> bool:
-    """Whether nothing would be quantized anew, provided that ``out`` holds this checkpoint's files."""
-    try:
-        state = manifest.read(out)
-    except MimoMobileError:
-        return False
-    return state is not None and all(
-        _finished(state, recipe, path, given) or _set_aside(state, recipe, path, given)
-        for recipe in recipes
-        for path in [out / _name(source, recipe, single_file)]
-    )
 
 
 def _quantize(
@@ -260,7 +262,7 @@ def _quantize(
     path: Path,
     recipe: Recipe,
     single_file: bool,
-    given: Given,
+    effort: Effort,
     calibrated: Calibrated | None,
     progress: ProgressCallback,
 ) -> Entry:
@@ -280,8 +282,7 @@ def _quantize(
         size_bytes=size,
         parts=parts,
         tools=manifest.tool_versions(),
-        effort=given.effort,
-        calibrated_by=given.calibrated_by(recipe),
+        effort=effort,
         ranges=ranges,
     )
 

@@ -10,12 +10,16 @@ from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import write_gguf_model, write_onnx_model
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting
 from mimo_mobile.quantize.texts import TEXT
 from mimo_mobile.ranges import ModelRanges
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+ENOUGH_BITS = 8
+"""With so many bits neither channel scales nor feedback gain anything."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,36 @@ def format_of(recipe: Recipe, name: str, checkpoint: Checkpoint) -> PlainFormat 
     chosen = FORMATS[wanted]
     assert isinstance(chosen, PlainFormat | GgmlFormat | NBitsFormat)
     return chosen
+
+
+def check_fits(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """See that a recipe's formats fit the checkpoint's tensors.
+
+    Raises:
+        QuantizationError: One does not, or there is none for a tensor.
+        MissingDependencyError: gguf is not installed, which knows ggml's formats.
+    """
+    for name, view in checkpoint.tensors.items():
+        chosen = format_of(recipe, name, checkpoint)
+        try:
+            if isinstance(chosen, NBitsFormat):
+                chosen.check_columns(view.shape[-1])
+            else:
+                chosen.row_bytes(view.shape[-1])
+        except QuantizationError as error:
+            raise QuantizationError(f"{recipe.name}: tensor {name}: {error}") from error
+
+
+def coarse_formats(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, GgmlFormat | NBitsFormat]:
+    """The formats that channel scales and feedback gain something for, by the names of the tensors that have them."""
+    formats = {name: format_of(recipe, name, checkpoint) for name in checkpoint.tensors}
+    blocks = {name: each for name, each in formats.items() if not isinstance(each, PlainFormat)}
+    return {name: each for name, each in blocks.items() if each.blocks.bits < ENOUGH_BITS}
+
+
+def feeds_back(recipe: Recipe, checkpoint: Checkpoint) -> bool:
+    """Whether feedback gains something for a recipe."""
+    return any(each.feeds_back for each in coarse_formats(recipe, checkpoint).values())
 
 
 def calibration_ids(folder: Path) -> list[int]:

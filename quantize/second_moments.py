@@ -1,22 +1,22 @@
 """How the inputs of a matrix go together, `[K, K]`, so that some weights can make good what others lost.
 
-They are too many to be kept for every matrix. So what each layer reads is kept on disk, and the layer is run again when
-its turn comes. MTP layers are left out, whose weights have 8 bits.
+They are too many to be kept for every matrix. So calibration keeps on disk what each layer reads, and the layer is run
+again when its turn comes. MTP layers are left out, whose weights have 8 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.mimo7b import MimoConfig
-from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import forward
-from mimo_mobile.quantize.forward import Array, Tensors, Trace
+from mimo_mobile.quantize.calibrate import layout_of
+from mimo_mobile.quantize.forward import Array, Tensors
+from mimo_mobile.quantize.kept_work import KeptLayers
 
 HEAD = "lm_head"
 
@@ -26,41 +26,31 @@ _SAME = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """The residual stream before each layer, and before the last norm, in files of a folder.
+    """The residual stream before each layer, and before the last norm, as calibration has kept it.
 
     Attributes:
-        folder: The folder.
+        kept: What was kept of every layer.
+        config: The model's configuration.
         lengths: How many tokens each text has.
     """
 
-    folder: Path
+    kept: KeptLayers
+    config: MimoConfig
     lengths: tuple[int, ...]
 
     def of(self, layer: str) -> list[Array]:
-        """What a layer reads `[T, E]`, for each text; of ``HEAD`` what the last norm reads."""
-        whole = np.load(self.folder / f"{layer}.npy", mmap_mode="r")
-        return [np.array(part) for part in np.split(whole, np.cumsum(self.lengths)[:-1])]
+        """What a layer of the trunk reads `[T, E]`, for each text; of ``HEAD`` what the last norm reads.
 
-
-def keep_states(
-    config: MimoConfig,
-    tensors: Tensors,
-    texts: Sequence[Sequence[int]],
-    folder: Path,
-    progress: ProgressCallback = ignore,
-) -> States:
-    """Run the trunk over texts, and keep what every layer reads in a folder that is made for it."""
-    folder.mkdir()
-    kept: dict[str, list[Array]] = {}
-
-    def keep(layer: str, trace: Trace) -> None:
-        kept.setdefault(layer, []).append(trace.x)
-        if len(kept[layer]) == len(texts):
-            np.save(folder / f"{layer}.npy", np.concatenate(kept.pop(layer)))
-
-    last = forward.run(config, tensors, texts, keep, stage="keep what layers read", progress=progress)
-    np.save(folder / f"{HEAD}.npy", np.concatenate(last))
-    return States(folder, tuple(map(len, texts)))
+        Raises:
+            QuantizationError: It was changed or removed meanwhile.
+        """
+        count = self.config.num_hidden_layers
+        step = count if layer == HEAD else forward.layer_names(count, 0).index(layer)
+        try:
+            whole = self.kept.read(step, layout_of(self.config, step, self.lengths))[-1]
+        except (OSError, ValueError) as error:
+            raise QuantizationError(f"{self.kept.work.path(step)}: changed while it was used: {error}") from error
+        return np.split(whole, np.cumsum(self.lengths)[:-1])
 
 
 def group_of(name: str) -> tuple[str, str]:

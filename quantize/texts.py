@@ -6,7 +6,7 @@ held-out problems, which only measure, or a text of the user's. This module know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Half = Literal["calibration", "evaluation"]
 
+Answers = MutableMapping[int, Sequence[int]]
+"""Token ids of answers, by the numbers of their prompts."""
+
 KINDS = ("maths", "code", "english", "spanish", "chinese")
 
 PROMPTS = Path(__file__).with_name("prompts")
@@ -31,6 +34,9 @@ TEXT = Path(__file__).with_name("calibration.txt")
 
 WINDOW = 512
 """So many tokens a model reads at once, as llama-perplexity's default is."""
+
+MOST_CALIBRATION = 8192
+"""So many tokens calibrate at most."""
 
 LEAST_ANSWER = 16
 """A prompt is asked when at least so many tokens are left for its answer."""
@@ -80,8 +86,9 @@ def calibration_texts(
     *,
     file: Path | None = None,
     model: Model | None = None,
-    tokens: int = 8192,
+    tokens: int = MOST_CALIBRATION,
     length: int = WINDOW,
+    known: Answers | None = None,
     progress: ProgressCallback = ignore,
 ) -> list[tuple[int, ...]]:
     """Token ids of the texts to calibrate on.
@@ -92,6 +99,7 @@ def calibration_texts(
         model: The model, quantized or not, whose own answers to our prompts follow our text; None leaves them out.
         tokens: At most so many are given altogether.
         length: At most so many are in one text.
+        known: What the model has answered before, see ``own_answers``.
         progress: Called while the model answers.
 
     Raises:
@@ -108,8 +116,9 @@ def calibration_texts(
     if model is None or file is not None:
         return made
     answers = own_answers(
-        model, prompts("calibration"), tokens - len(ids), length, stage="answer for calibration", progress=progress
-    )
+        model, prompts("calibration"), tokens - len(ids), length, known,
+        stage="answer for calibration", progress=progress,
+    )  # fmt: skip
     return made + [each.ids for each in answers]
 
 
@@ -174,13 +183,15 @@ def own_answers(
     asked: Sequence[Prompt],
     tokens: int,
     length: int,
+    known: Answers | None = None,
     *,
     stage: str,
     progress: ProgressCallback = ignore,
 ) -> list[Window]:
     """A model's answers to prompts, as it would give them, until there are so many tokens; the answers are measured.
 
-    Each is cut off where prompt and answer have ``length`` tokens.
+    Each is cut off where prompt and answer have ``length`` tokens. What is in ``known`` is not asked again, and each
+    new answer is put in.
 
     Raises:
         SessionError: The model cannot be run.
@@ -188,6 +199,7 @@ def own_answers(
     from mimo_mobile.runtime import GenerationConfig, Message
 
     made: list[Window] = []
+    known = {} if known is None else known
     done = 0
     for seed, prompt in enumerate(asked):
         config = GenerationConfig(seed=seed, speculate=False)
@@ -200,10 +212,11 @@ def own_answers(
         if room < LEAST_ANSWER:
             continue
         config = GenerationConfig(seed=seed, speculate=False, max_tokens=room)
-        answer: list[int] = []
-        for token in model.generate(ids, config):
+        answer = list(known.get(seed, ()))[:room]
+        for token in [] if seed in known else model.generate(ids, config):
             answer += [] if token.token_id is None else [token.token_id]
             progress(Progress(stage, done + len(ids) + len(answer), tokens, prompt.kind, "tokens"))
+        known[seed] = answer
         if answer:
             made.append(Window((*ids, *answer), len(ids) - 1))
             done += len(ids) + len(answer)

@@ -52,8 +52,8 @@ class Entry:
         score: How well it answers; None when the checkpoint brings no held-out problems.
         divergence: How far its predictions are from the checkpoint's; None when that was not measured.
         effort: How much was done for its weights.
-        calibrated_by: Hashes of the ``text`` or the ``importance`` that a user gave, and whether ``channels`` are
-            ``unbalanced``, which have no scales then.
+        calibrated_by: Hashes of the ``text`` that was read, ours or the user's, of it and the model's ``answers``, and
+            of the user's ``importance``; and whether ``channels`` are ``unbalanced``, which have no scales then.
         ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
             earlier versions wrote.
     """

@@ -198,12 +198,12 @@ def _check_folder(folder: Path, kind: FolderKind | None) -> None:
 
 
 def check_room(path: Path, needed: int) -> None:
-    """See that an output of ``needed`` bytes fits beside what is there.
+    """See that an output of ``needed`` bytes, or what goes into a folder, fits beside what is there.
 
     Raises:
         DiskFullError: It does not.
     """
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     if needed > free:
         raise DiskFullError(
             f"{path}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room or choose another --out"

@@ -131,10 +131,13 @@ def check(folder: Path, source: Source, *, force: bool, progress: ProgressCallba
         MimoMobileError: The folder's manifest cannot be read.
     """
     found = _usable(folder, force=force)  # first, as it reads no weights
-    if found and not force:
-        identity = identify(source, progress)
-        if found.source.get(FINGERPRINT) != identity[FINGERPRINT]:
-            raise OutputExistsError(f"{folder}: {_difference(found, source, identity)}; {REPLACE}")
+    if found and not force and not is_of(found, source, progress):
+        raise OutputExistsError(f"{folder}: {_difference(found, source, identify(source))}; {REPLACE}")
+
+
+def is_of(found: Manifest, source: Source, progress: ProgressCallback = ignore) -> bool:
+    """Whether a manifest is of a checkpoint as it is now."""
+    return found.source.get(FINGERPRINT) == identify(source, progress)[FINGERPRINT]
 
 
 def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallback = ignore) -> Manifest:
@@ -147,10 +150,10 @@ def start(folder: Path, source: Source, *, force: bool, progress: ProgressCallba
         MimoMobileError: The folder's manifest cannot be read.
     """
     check(folder, source, force=force, progress=progress)
-    found, identity = _usable(folder, force=force), identify(source, progress)
-    if found and found.source.get(FINGERPRINT) == identity[FINGERPRINT]:
+    found = _usable(folder, force=force)
+    if found and is_of(found, source, progress):
         return dataclasses.replace(found, model=source.name)
-    made = Manifest(source.name, identity)
+    made = Manifest(source.name, identify(source))
     made.write(folder)
     for entry in (*found.entries, *(each.aside for each in found.rejected)) if found else ():
         remove(folder, entry)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import struct
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from mimo_mobile import manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
@@ -14,8 +17,9 @@ from mimo_mobile.entries import Effort
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
+from mimo_mobile.quantize import texts
 from mimo_mobile.quantize.calibrator import Calibrator
-from mimo_mobile.quantize.given import Given
+from mimo_mobile.quantize.given import Given, hash_of, texts_for
 from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
 from tests.tiny import write_json, write_tiny_checkpoint
@@ -55,7 +59,7 @@ def test_a_text_tells_the_ranges_of_onnx_files_that_are_made_without_effort(tiny
     mine = text(tmp_path, "mine.txt", TEXT)
     recipes = ["q4_0", "int4_b32"]
     made = quantize_checkpoint(tiny, tmp_path / "out", recipes, effort="none", calibration=mine, problems=0)
-    assert [bool(entry.calibrated_by) for entry in made.entries] == [False, True]  # GGUF holds no ranges then
+    assert [set(entry.calibrated_by) for entry in made.entries] == [set(), {"text"}]  # GGUF holds no ranges then
 
 
 def test_another_text_makes_files_anew_and_the_same_text_keeps_them(tiny: Source, tmp_path: Path) -> None:
@@ -69,8 +73,41 @@ def test_another_text_makes_files_anew_and_the_same_text_keeps_them(tiny: Source
         assert manifest.read(out) == made
     ours, again, first, same, second, back = times
     assert ours == again < first == same < second < back
-    assert known[0] == known[1] == known[5] == {} and known[2] == known[3] != known[4]
-    assert set(known[2]) == {"text"}
+    assert known[0] == known[1] == known[5] != known[2] == known[3] != known[4]
+    assert {name for each in known for name in each} == {"text"}
+
+
+def test_the_manifest_names_a_hash_of_what_was_read_in_every_case(tiny: Source, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny.path / "tokenizer.json"))
+
+    def expected(path: Path) -> str:
+        ids = tokenizer.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids
+        pieces = [ids[start : start + 512] for start in range(0, len(ids), 512)]  # as long as the context
+        numbers = [*map(len, pieces), *(each for piece in pieces for each in piece)]
+        return hashlib.sha256(struct.pack(f"<{len(numbers)}i", *numbers)).hexdigest()
+
+    mine = text(tmp_path, "mine.txt", TEXT)
+    ours, recipes = expected(texts.TEXT), ["q4_0", "int4_b32"]
+
+    def known(effort: Effort, name: str, **options: Path) -> list[dict[str, str]]:
+        made = quantize_checkpoint(tiny, tmp_path / name, recipes, problems=0, effort=effort, **options)
+        return [dict(entry.calibrated_by) for entry in made.entries]
+
+    assert known("normal", "ours") == [{"text": ours}] * 2
+    assert known("none", "none") == [{}, {"text": ours}]  # nothing was computed for the GGUF file
+    assert known("normal", "mine", calibration=mine) == [{"text": expected(mine)}] * 2
+    weighed = known("normal", "matrix", importance=tmp_path / "ours" / IMPORTANCE)
+    assert [set(each) for each in weighed] == [{"text", "importance"}] * 2 and weighed[0]["text"] == ours
+
+
+def test_what_the_model_answered_is_named_too_and_asks_for_no_file_anew(
+    tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "prompts", lambda half: [texts.Prompt("maths", "2 + 2?")])
+    first, second = (quantize_checkpoint(tiny, tmp_path, ["q4_0"], problems=0, effort="high") for _ in "12")
+    (entry,) = first.entries
+    assert set(entry.calibrated_by) == {"text", "answers"} and len(set(entry.calibrated_by.values())) == 2
+    assert first == second
 
 
 def test_another_matrix_makes_files_anew_and_is_not_mistaken_for_ours(tiny: Source, tmp_path: Path) -> None:
@@ -81,7 +118,7 @@ def test_another_matrix_makes_files_anew_and_is_not_mistaken_for_ours(tiny: Sour
     before, ours = written(out), (out / IMPORTANCE).read_bytes()
     made = quantize_checkpoint(tiny, out, ["q4_0"], problems=0, importance=matrix)
     after = written(out)
-    assert before < after and set(made.entries[0].calibrated_by) == {"importance"}
+    assert before < after and set(made.entries[0].calibrated_by) == {"text", "importance"}
     quantize_checkpoint(tiny, out, ["q4_0"], problems=0, importance=matrix)
     assert written(out) == after
     quantize_checkpoint(tiny, out, ["q4_0"], problems=0)
@@ -122,15 +159,16 @@ def test_files_without_channel_scales_serve_everywhere_and_others_not_where_acti
     tiny: Source, tmp_path: Path
 ) -> None:
     (entry,) = quantize_checkpoint(tiny, tmp_path / "out", ["int4_b32"], problems=0).entries
-    recipe, plain = RECIPES["int4_b32"], {"channels": "unbalanced"}
-    cpu, npu = Given("normal"), Given("normal", balanced=False)
+    recipe, checkpoint = RECIPES["int4_b32"], Checkpoint.open(tiny.path)
+    ours = texts_for(checkpoint)
+    cpu, npu = Given("normal", ours), Given("normal", ours, balanced=False)
+    named = {"text": hash_of(ours)}
     unbalanced = dataclasses.replace(entry, calibrated_by=npu.calibrated_by(recipe))
-    assert unbalanced.calibrated_by == plain and entry.calibrated_by == {}
+    assert unbalanced.calibrated_by == named | {"channels": "unbalanced"} and entry.calibrated_by == named
     assert [cpu.made(each, recipe) for each in (entry, unbalanced)] == [True, True]
     assert [npu.made(each, recipe) for each in (entry, unbalanced)] == [False, True]
     rounded = dataclasses.replace(entry, effort="none")
-    assert Given("none", balanced=False).made(rounded, recipe) and Given("none").made(rounded, recipe)
-    checkpoint = Checkpoint.open(tiny.path)
+    assert all(Given("none", ours, balanced=each).made(rounded, recipe) for each in (False, True))
     for given, scaled in ((cpu, True), (npu, False)):
-        known = Calibrator(checkpoint, given, tmp_path / "work").calibrated(recipe)
+        known = Calibrator(checkpoint, given, [recipe], tmp_path / "work").calibrated(recipe)
         assert known is not None and bool(known.factors) is scaled and known.importance

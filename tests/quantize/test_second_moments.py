@@ -9,7 +9,8 @@ import numpy as np
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.quantize import forward
 from mimo_mobile.quantize.calibrate import calibrate
-from mimo_mobile.quantize.second_moments import SecondMoments, keep_states
+from mimo_mobile.quantize.kept_work import KeptLayers, KeptWork
+from mimo_mobile.quantize.second_moments import SecondMoments, States
 from tests.tiny import write_tiny_checkpoint
 
 TEXTS = [[320, 72, 101, 5, 5, 300, 17, 322, 1], [7, 7, 200]]
@@ -17,8 +18,9 @@ TEXTS = [[320, 72, 101, 5, 5, 300, 17, 322, 1], [7, 7, 200]]
 
 def test_second_moments_are_those_of_what_matrices_read(tmp_path: Path) -> None:
     tiny = Checkpoint.open(write_tiny_checkpoint(tmp_path / "tiny"))
-    states = keep_states(tiny.config, tiny.tensors, TEXTS, tmp_path / "kept")
-    moments = SecondMoments(tiny.config, tiny.tensors, states)
+    kept = KeptLayers(KeptWork.of(tmp_path / "kept", "layers"), every=True)
+    squares = calibrate(tiny.config, tiny.tensors, TEXTS, kept=kept).mean_squares
+    moments = SecondMoments(tiny.config, tiny.tensors, States(kept, tiny.config, tuple(map(len, TEXTS))))
     inputs: dict[str, list[forward.Array]] = {}
 
     def observe(layer: str, trace: forward.Trace) -> None:
@@ -28,7 +30,6 @@ def test_second_moments_are_those_of_what_matrices_read(tmp_path: Path) -> None:
     last = forward.run(tiny.config, tiny.tensors, TEXTS, observe)
     norm = tiny.tensors["model.norm.weight"].float32()
     inputs["lm_head.weight"] = [forward.rms_norm(x, norm, tiny.config.rms_norm_eps) for x in last]
-    squares = calibrate(tiny.config, tiny.tensors, TEXTS).mean_squares
     assert set(inputs) == {name for name in squares if "mtp" not in name}
     for name in sorted(inputs, key=lambda each: each[::-1]):  # from layer to layer and back
         values = np.concatenate(inputs[name]).astype(np.float64)

@@ -15,7 +15,7 @@ from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize import tensor_errors as module
 from mimo_mobile.quantize.calibrator import Calibrator
-from mimo_mobile.quantize.given import Given
+from mimo_mobile.quantize.given import Given, texts_for
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
 from mimo_mobile.quantize.tensor_errors import blamed, tensor_errors
@@ -67,7 +67,9 @@ def test_powers_of_two_that_a_model_was_written_with_are_no_errors(recipe: str, 
     found = []
     for source in (tiny, write_hot(tmp_path / "hot", "activations", source=tiny.path)):
         checkpoint = Checkpoint.open(source.path)
-        calibrator = Calibrator(checkpoint, Given("normal"), tmp_path / "work")
+        calibrator = Calibrator(
+            checkpoint, Given("normal", texts_for(checkpoint)), [RECIPES[recipe]], tmp_path / "work"
+        )
         (entry,) = quantize_checkpoint(source, tmp_path / source.name, [recipe], problems=0).entries
         path, squares = tmp_path / source.name / entry.path, calibrator.statistics.mean_squares
         found.append(tensor_errors(checkpoint, path, entry.ranges, calibrator.calibrated(RECIPES[recipe]), squares))
