@@ -17,6 +17,10 @@ LEAST_TEMPERATURE = 1e-6
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+Notice = Literal["turns_dropped", "context_full"]
+"""What a stream tells beside its text: the prompt leaves out the oldest turns of a conversation, or the context is full
+and holds no further token."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
@@ -116,6 +120,8 @@ class GeneratedToken:
         channel: ``thinking`` or ``answer``.
         finish_reason: In the last record: ``stop`` (by an end token or stop string), ``length`` or ``cancelled``.
         stats: What the generation took, in the last record.
+        notice: What happened here: ``turns_dropped`` in a record before the first token, when the prompt leaves out the
+            oldest turns of a conversation; ``context_full`` in the last one, when nothing more fits into the context.
     """
 
     text: str
@@ -123,3 +129,4 @@ class GeneratedToken:
     channel: Channel
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
+    notice: Notice | None = None

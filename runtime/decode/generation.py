@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from mimo_mobile.errors import NumericsError, SessionError
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.sampling import sample
-from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.generation_config import (
+    FinishReason,
+    GeneratedToken,
+    GenerationConfig,
+    GenerationStats,
+    Notice,
+)
 from mimo_mobile.runtime.text.chat_template import CLOSE_THINKING
 from mimo_mobile.runtime.text.detokenizer import Detokenizer
 from mimo_mobile.runtime.text.stop_strings import StopStrings
@@ -127,14 +133,16 @@ class Generation:
         for index, (channel, piece) in enumerate(pieces):
             yield GeneratedToken(piece, token if index == 0 else None, channel)
 
-    def end(self, reason: FinishReason, stats: GenerationStats) -> Iterator[GeneratedToken]:
+    def end(
+        self, reason: FinishReason, stats: GenerationStats, notice: Notice | None = None
+    ) -> Iterator[GeneratedToken]:
         """What was held back, and the last record."""
         text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
         for channel, piece in [*self._splitter.feed(text), *self._splitter.flush()]:
             yield GeneratedToken(piece, None, channel)
         if self.stopped and reason == "length":  # a stop string was in what was held back
-            reason = "stop"
-        yield GeneratedToken("", None, self._channel(), reason, stats)
+            reason, notice = "stop", None
+        yield GeneratedToken("", None, self._channel(), reason, stats, notice)
 
     def _channel(self) -> Channel:
         return "answer" if self._splitter.state == "answer" else "thinking"
