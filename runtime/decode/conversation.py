@@ -218,7 +218,7 @@ class Conversation:
         """
         limit, dropped = self.session.model.context_length, min(self.dropped, len(base))
         ids = self._encoded(base[dropped:], question, config)
-        if self.when_full == "drop" and len(ids) + min(config.max_tokens, limit // 4) > limit:
+        if self.when_full == "drop" and len(ids) + config.most_tokens(limit // 4) > limit:
             while dropped < len(base) and len(ids) > limit // 2:
                 dropped += 1
                 ids = self._encoded(base[dropped:], question, config)

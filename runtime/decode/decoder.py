@@ -72,7 +72,7 @@ class Decoder:
         except NumericsError:
             self._session.tokens.clear()  # the KV cache holds such numbers now
             raise
-        full = reason == "length" and self._generation.count < self._generation.config.max_tokens
+        full = reason == "length" and self._generation.count != self._generation.config.max_tokens
         stats = self._stats(time.perf_counter() - started)
         yield from self._generation.end(reason, stats, "context_full" if full else None)
 
@@ -112,7 +112,7 @@ class Decoder:
     def _propose(self) -> Draft:
         if self._speculator is None:
             return Draft()
-        room = min(self._generation.config.max_tokens - self._generation.count, self._left) - 1
+        room = min(self._generation.most_tokens - self._generation.count, self._left) - 1
         return self._speculator.propose(self._generation, self._position, self._pending[0], room)
 
     @property
@@ -123,7 +123,7 @@ class Decoder:
     def _end(self) -> FinishReason | None:
         if self._generation.stopped:
             return "stop"
-        return "length" if self._generation.count >= self._generation.config.max_tokens or self._left <= 0 else None
+        return "length" if self._generation.count >= self._generation.most_tokens or self._left <= 0 else None
 
     def _stats(self, seconds: float) -> GenerationStats:
         count, first_s = self._generation.count, self._first_s

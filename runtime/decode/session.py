@@ -197,7 +197,8 @@ class Session:
         model.check_ids(ids, room=1)
         self._cancelled = cancelled
         model.turns.begin(cancelled)
-        generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint, model.name)
+        room = model.context_length - len(ids)
+        generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint, model.name, room)
         return self._run(ids, generation, cancelled)
 
     def _run(
