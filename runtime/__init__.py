@@ -15,6 +15,8 @@ from mimo_mobile import lazy
 if TYPE_CHECKING:
     from mimo_mobile.runtime.backend import Backend
     from mimo_mobile.runtime.decode.constraint import Constraint
+    from mimo_mobile.runtime.decode.conversation import Conversation
+    from mimo_mobile.runtime.decode.exchange import Turn
     from mimo_mobile.runtime.decode.session import Session
     from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.load_config import LoadConfig
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
     "load", "LoadConfig", "Model", "Backend",
-    "Session", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
 ]  # fmt: skip
 
 __getattr__ = lazy.getter(
@@ -32,6 +34,8 @@ __getattr__ = lazy.getter(
     {
         "mimo_mobile.runtime.backend": ("Backend",),
         "mimo_mobile.runtime.decode.constraint": ("Constraint",),
+        "mimo_mobile.runtime.decode.conversation": ("Conversation",),
+        "mimo_mobile.runtime.decode.exchange": ("Turn",),
         "mimo_mobile.runtime.decode.session": ("Session",),
         "mimo_mobile.runtime.generation_config": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
         "mimo_mobile.runtime.load_config": ("LoadConfig",),

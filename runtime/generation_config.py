@@ -17,6 +17,13 @@ LEAST_TEMPERATURE = 1e-6
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+Notice = Literal["turns_dropped", "loop_closed", "context_full"]
+"""What a stream tells beside its text: the prompt leaves out the oldest turns of a conversation, the thinking is closed
+because it repeats itself, or the context is full and holds no further token."""
+
+MOST_ANSWER = 1024
+"""Thinking leaves a quarter of the tokens to the answer, and so many at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
@@ -32,11 +39,13 @@ class GenerationConfig:
         seed: The same seed draws the same random numbers, which give the same text again in a new session on the same
             machine, with the same file, versions and options. Drafts change it by rounding at most. By default a seed
             is drawn.
-        max_tokens: How many tokens thinking and answer may have together.
+        max_tokens: How many tokens thinking and answer may have together; by default what the context leaves.
         stop: The generation ends before any of these texts, in the thinking, too.
         thinking: Whether the model thinks before it answers; without, the thinking block is closed before it begins.
-        thinking_budget: After how many tokens the thinking is closed, so that the answer follows; by default there is
-            no limit.
+        thinking_budget: After how many tokens the thinking is closed, so that the answer follows. It is closed earlier
+            where less than a quarter of the tokens, or 1024, would be left to the answer; without a budget that holds
+            where ``max_tokens`` is left out, too.
+        loop_guard: Whether the thinking is closed when it repeats itself without an end.
         speculate: Whether drafts are used, which change the speed, and the text by rounding at most.
     """
 
@@ -45,10 +54,11 @@ class GenerationConfig:
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
-    max_tokens: int = 2048
+    max_tokens: int | None = None
     stop: Sequence[str] = ()
     thinking: bool = True
     thinking_budget: int | None = None
+    loop_guard: bool = True
     speculate: bool = True
 
     def __post_init__(self) -> None:
@@ -64,7 +74,7 @@ class GenerationConfig:
             "top_k": self.top_k >= 0,
             "min_p": 0 <= self.min_p <= 1,
             "seed": self.seed is None or self.seed >= 0,
-            "max_tokens": self.max_tokens >= 1,
+            "max_tokens": self.max_tokens is None or self.max_tokens >= 1,
             "stop": all(self.stop),
             "thinking_budget": self.thinking_budget is None or self.thinking_budget >= 0,
         }
@@ -76,6 +86,18 @@ class GenerationConfig:
     def thinks(self) -> bool:
         """Whether thinking comes before the answer."""
         return self.thinking and self.thinking_budget != 0
+
+    def most_tokens(self, room: int) -> int:
+        """How many tokens thinking and answer may have where the context leaves ``room``."""
+        return room if self.max_tokens is None else min(room, self.max_tokens)
+
+    def most_thinking(self, room: int) -> int | None:
+        """After how many tokens the thinking is closed where the context leaves ``room``; None when never."""
+        if self.thinking_budget is None and self.max_tokens is not None:
+            return None
+        most = self.most_tokens(room)
+        left = most - min(most // 4, MOST_ANSWER)
+        return left if self.thinking_budget is None else min(self.thinking_budget, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +138,9 @@ class GeneratedToken:
         channel: ``thinking`` or ``answer``.
         finish_reason: In the last record: ``stop`` (by an end token or stop string), ``length`` or ``cancelled``.
         stats: What the generation took, in the last record.
+        notice: What happened here: ``turns_dropped`` in a record before the first token, when the prompt leaves out the
+            oldest turns of a conversation; ``loop_closed`` with the first token that closes thinking which repeats
+            itself; ``context_full`` in the last record, when nothing more fits into the context.
     """
 
     text: str
@@ -123,3 +148,4 @@ class GeneratedToken:
     channel: Channel
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
+    notice: Notice | None = None

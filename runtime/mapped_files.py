@@ -52,6 +52,16 @@ class MappedFiles:
                     " files of models by renaming new ones over them"
                 )
 
+    def check_place(self, path: Path) -> None:
+        """See that a path still leads to the file that is mapped from it; a path that is not watched is not looked at.
+
+        Raises:
+            SessionError: Another file was renamed over it, or it was deleted.
+        """
+        for each, file, _, _ in self._files:
+            if each == path and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                raise SessionError(f"{path}: another file is there than the one that was loaded; load the model again")
+
     def close(self) -> None:
         """Watch nothing any more."""
         files, self._files = self._files, []

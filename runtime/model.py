@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimo_mobile import checksums
 from mimo_mobile.arguments import check
 from mimo_mobile.errors import BadArgumentError, Cancelled, ContextFullError, SessionError
+from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.constraint import Constraint
+from mimo_mobile.runtime.decode.conversation import Conversation
+from mimo_mobile.runtime.decode.exchange import WhenFull
 from mimo_mobile.runtime.decode.session import Session
 from mimo_mobile.runtime.decode.speculator import Speculator
 from mimo_mobile.runtime.devices.placement import Placement
@@ -32,8 +38,8 @@ CUT = 64
 class Model:
     """A loaded model, as a context manager; ``load`` makes it.
 
-    ``session()`` begins a conversation; several can take turns, each with its own part of the KV cache, which is
-    copied away while another one computes. ``generate`` is the short way for programs with one conversation. One
+    ``conversation()`` begins a conversation in turns. Several can take turns, each on a ``session()`` of its own, whose
+    part of the KV cache is copied away while another one computes. ``generate`` continues a single prompt. One
     generation at a time: whoever asks for a second one, from this thread or another, gets an error and no queue.
     ``cancel`` and ``close`` may be called from any thread, and from signal handlers and callbacks.
 
@@ -61,15 +67,18 @@ class Model:
         placement: Placement | None = None,
         synthetic: bool = False,
         files: MappedFiles | None = None,
+        weights: Sequence[Path] = (),
         name: str = "the model",
     ) -> None:
         """Join a backend, which may be one of your own, with its tokenizer; the model closes it in the end.
 
-        It closes ``files``, too, and computes nothing once they were changed.
+        It closes ``files``, too, and computes nothing once they were changed. By the content of ``weights``, the files
+        that decide what the trunk computes, saved conversations know the model again.
         """
         self.tokenizer, self.chat_template = tokenizer, chat_template
         self.speculator, self.placement, self.synthetic, self.name = speculator, placement, synthetic, name
-        self.turns = Turns(backend, files or MappedFiles())
+        self._weights, self._files = tuple(weights), files or MappedFiles()
+        self.turns = Turns(backend, self._files)
         self._own: Session | None = None
 
     def __enter__(self) -> Model:
@@ -89,8 +98,53 @@ class Model:
         return self.chat_template is not None
 
     def session(self) -> Session:
-        """A new conversation, which costs no memory before it is used."""
+        """A new sequence of tokens, which costs no memory before it is used."""
         return Session(self)
+
+    def conversation(
+        self,
+        system: str = DEFAULT_SYSTEM_PROMPT,
+        config: GenerationConfig | None = None,
+        *,
+        keep_thinking: bool = False,
+        when_full: WhenFull = "error",
+    ) -> Conversation:
+        """A conversation in turns, on a session of its own: see ``Session.conversation``.
+
+        Raises:
+            BadArgumentError: An argument has another type, or is out of its range.
+            SessionError: The model has no chat template.
+        """
+        return self.session().conversation(system, config, keep_thinking=keep_thinking, when_full=when_full)
+
+    def load_conversation(
+        self, path: str | Path, config: GenerationConfig | None = None, *, text_only: bool = False
+    ) -> Conversation:
+        """A conversation that was saved, on a session of its own: see ``Session.load_conversation``.
+
+        Raises:
+            ConversationError: The file is damaged, no conversation, or of another model or KV cache.
+            ContextFullError: What it holds does not fit into the context.
+            SessionError: The model is closed or busy, or has no chat template.
+        """
+        return self.session().load_conversation(path, config, text_only=text_only)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files that decide what the trunk computes; large ones are read once, and then remembered.
+
+        Raises:
+            SessionError: No file is known, one cannot be read, or another one is there than when the model was loaded.
+        """
+        if not self._weights:
+            raise SessionError(f"{self.name} was made of no files that are known, so nothing can be saved for it")
+        whole = hashlib.sha256()
+        for path in self._weights:
+            self._files.check_place(path)
+            try:
+                whole.update(bytes.fromhex(checksums.sha256(path)))
+            except OSError as error:
+                raise SessionError(f"{path}: cannot be read: {error.strerror}; load the model again") from error
+        return whole.hexdigest()
 
     def generate(
         self,

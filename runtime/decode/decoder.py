@@ -6,7 +6,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,9 @@ class Decoder:
         except NumericsError:
             self._session.tokens.clear()  # the KV cache holds such numbers now
             raise
-        yield from self._generation.end(reason, self._stats(time.perf_counter() - started))
+        full = reason == "length" and self._generation.count != self._generation.config.max_tokens
+        stats = self._stats(time.perf_counter() - started)
+        yield from self._generation.end(reason, stats, "context_full" if full else None)
 
     def _step(self) -> tuple[NDArray[np.float32], float]:
         """One run of what is pending, with drafts behind it: logits [rows, V], and what the run took."""
@@ -100,10 +102,7 @@ class Decoder:
     def _resume(self, backend: Backend) -> None:
         """Begin after what the KV cache has of the prompt; at least one token is left to compute."""
         self._model.turns.claim(self._session, backend)
-        for old, new in zip(self._session.tokens, self._ids[:-1], strict=False):
-            if old != new:
-                break
-            self._cached += 1
+        self._cached = common(self._session.tokens, self._ids[:-1])
         if backend.mtp is not None:
             self._cached = backend.mtp.resume(self._cached)
         self._pending, self._position = self._ids[self._cached :], self._cached
@@ -113,7 +112,7 @@ class Decoder:
     def _propose(self) -> Draft:
         if self._speculator is None:
             return Draft()
-        room = min(self._generation.config.max_tokens - self._generation.count, self._left) - 1
+        room = min(self._generation.most_tokens - self._generation.count, self._left) - 1
         return self._speculator.propose(self._generation, self._position, self._pending[0], room)
 
     @property
@@ -124,7 +123,7 @@ class Decoder:
     def _end(self) -> FinishReason | None:
         if self._generation.stopped:
             return "stop"
-        return "length" if self._generation.count >= self._generation.config.max_tokens or self._left <= 0 else None
+        return "length" if self._generation.count >= self._generation.most_tokens or self._left <= 0 else None
 
     def _stats(self, seconds: float) -> GenerationStats:
         count, first_s = self._generation.count, self._first_s
@@ -139,6 +138,12 @@ class Decoder:
             time_to_first_token_s=first_s,
             peak_rss_bytes=peak_rss_bytes(),
         )
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two sequences have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (first, second) in pairs if first != second), min(len(one), len(other)))
 
 
 def peak_rss_bytes() -> int:

@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from mimo_mobile.errors import NumericsError, SessionError
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.sampling import sample
-from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.generation_config import (
+    FinishReason,
+    GeneratedToken,
+    GenerationConfig,
+    GenerationStats,
+    Notice,
+)
 from mimo_mobile.runtime.text.chat_template import CLOSE_THINKING
 from mimo_mobile.runtime.text.detokenizer import Detokenizer
+from mimo_mobile.runtime.text.loop_guard import LoopGuard
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import Channel, ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
@@ -29,8 +36,13 @@ class Generation:
         splitter: ThinkingSplitter,
         constraint: Constraint | None = None,
         name: str = "the model",
+        room: int = 1 << 31,
     ) -> None:
-        self.config = config
+        """Begin with a text that may have ``room`` more tokens in the context."""
+        self.config, self.most_tokens = config, config.most_tokens(room)
+        self._budget = config.most_thinking(room)
+        self._guard = LoopGuard()
+        self._notice: Notice | None = None
         self._tokenizer, self._splitter, self._constraint, self._name = tokenizer, splitter, constraint, name
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
@@ -51,10 +63,11 @@ class Generation:
             NumericsError: The logits are not finite.
             SessionError: The constraint allows no token.
         """
-        budget = self.config.thinking_budget
-        if self._splitter.state == "thinking" and not self._closed and budget is not None and self.count >= budget:
-            self._closed = True
-            self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
+        if self._splitter.state == "thinking" and not self._closed:
+            spent = self._budget is not None and self.count >= self._budget
+            if spent or self._guard.found:
+                self._closed, self._notice = True, None if spent else "loop_closed"
+                self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
         if self._forced:
             token = self._forced.popleft()
         else:
@@ -125,16 +138,21 @@ class Generation:
         text = self._stops.feed(self._detokenizer.feed(self._tokenizer.token_bytes(token)))
         pieces = self._splitter.feed(text) or [(self._channel(), "")]
         for index, (channel, piece) in enumerate(pieces):
-            yield GeneratedToken(piece, token if index == 0 else None, channel)
+            if channel == "thinking" and self.config.loop_guard:
+                self._guard.feed(piece)
+            notice, self._notice = self._notice, None
+            yield GeneratedToken(piece, token if index == 0 else None, channel, notice=notice)
 
-    def end(self, reason: FinishReason, stats: GenerationStats) -> Iterator[GeneratedToken]:
+    def end(
+        self, reason: FinishReason, stats: GenerationStats, notice: Notice | None = None
+    ) -> Iterator[GeneratedToken]:
         """What was held back, and the last record."""
         text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
         for channel, piece in [*self._splitter.feed(text), *self._splitter.flush()]:
             yield GeneratedToken(piece, None, channel)
         if self.stopped and reason == "length":  # a stop string was in what was held back
-            reason = "stop"
-        yield GeneratedToken("", None, self._channel(), reason, stats)
+            reason, notice = "stop", None
+        yield GeneratedToken("", None, self._channel(), reason, stats, notice)
 
     def _channel(self) -> Channel:
         return "answer" if self._splitter.state == "answer" else "thinking"

@@ -25,6 +25,10 @@ class MtpLayer(Protocol):
     def draft_ids(self) -> NDArray[np.int64]:
         """The tokens [R] that it scores."""
 
+    @property
+    def hidden_size(self) -> int:
+        """The length E of the hidden states that it reads."""
+
     def begin(self) -> None:
         """Forget all rows; the next ones may stand at any position."""
 
@@ -43,11 +47,11 @@ class MtpLayer(Protocol):
     def state(self, tokens: int) -> dict[str, NDArray[Any]]:
         """A copy of the KV cache's first ``tokens`` rows, under names that begin with ``mtp.``."""
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put such a copy back.
+    def restore(self, arrays: Mapping[str, NDArray[Any]], tokens: int) -> None:
+        """Put such a copy of ``tokens`` rows back.
 
         Raises:
-            SessionError: It is another model's.
+            SessionError: It is another model's, or of another number of rows.
         """
 
     def close(self) -> None:
@@ -116,26 +120,42 @@ class MtpHead:
     def state(self, tokens: int) -> dict[str, NDArray[Any]]:
         """What it knows of the first ``tokens`` tokens: the layer's cache, and the rows that wait."""
         self._cut(tokens)
+        self._first = min(self._first, tokens)
         waiting = {"head.ids": np.array([self._first, *self._ids], np.int64)}
         if self._hidden:
             waiting["head.hidden"] = np.concatenate(self._hidden)
         return self.layer.state(self._first) | waiting
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from such a state.
+    def restore(self, arrays: Mapping[str, NDArray[Any]], tokens: int) -> None:
+        """Go on from such a state of ``tokens`` tokens; after one without an MTP layer, drafts begin anew.
 
         Raises:
-            SessionError: It is another model's, or one without an MTP layer.
+            SessionError: It is another model's, or its parts do not go together.
         """
         if "head.ids" not in arrays:
-            raise SessionError("the state was made without an MTP layer; load with the same speculate as then")
-        self.layer.restore(arrays)
-        self._first, *self._ids = arrays["head.ids"].tolist()
-        self._hidden = [arrays["head.hidden"]] if self._ids else []
+            self.resume(0)
+            return
+        first, ids, hidden = self._waiting(arrays, tokens)
+        self.layer.restore(arrays, first)
+        self._first, self._ids, self._hidden = first, ids, hidden
 
     def close(self) -> None:
         """Free the memory."""
         self.layer.close()
+
+    def _waiting(
+        self, arrays: Mapping[str, NDArray[Any]], tokens: int
+    ) -> tuple[int, list[int], list[NDArray[np.float32]]]:
+        """The first row that waits, the tokens of those that do, and their hidden states."""
+        kept = arrays["head.ids"]
+        if kept.dtype == np.int64 and kept.ndim == 1 and len(kept):
+            first, *ids = kept.tolist()
+            hidden = [arrays["head.hidden"]] if ids and "head.hidden" in arrays else []
+            shapes = [(each.dtype.name, each.shape) for each in hidden]
+            expected = [("float32", (len(ids), self.layer.hidden_size))] if ids else []
+            if 0 <= first <= first + len(ids) <= tokens and min(ids, default=0) >= 0 and shapes == expected:
+                return first, ids, hidden
+        raise SessionError("the state of another model: what waits for its MTP layer does not go with this one")
 
     def _read(self, token: int) -> NDArray[np.float32]:
         hidden = np.concatenate(self._hidden)

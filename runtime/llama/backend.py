@@ -110,9 +110,9 @@ class LlamaBackend:
         """
         if "trunk" not in state.arrays:
             raise SessionError("the state is not llama.cpp's; it belongs to an ONNX model")
-        self._context.restore(state.arrays["trunk"])
+        self._context.restore(state.arrays["trunk"], state.tokens)
         if self.mtp is not None:
-            self.mtp.restore(state.arrays)
+            self.mtp.restore(state.arrays, state.tokens)
 
     def cancel(self) -> None:
         """Let llama.cpp stop before its next operation."""
@@ -131,7 +131,7 @@ class LlamaMtp:
 
     def __init__(self, context: LlamaContext, tokens: int) -> None:
         """Drive ``context``, in whose model the first ``tokens`` ids of the vocabulary are in use."""
-        self._context = context
+        self._context, self.hidden_size = context, context.hidden_size
         self.draft_ids: NDArray[np.int64] = np.arange(tokens)
         self._begin = False
 
@@ -158,9 +158,15 @@ class LlamaMtp:
         self._begin = False
         return {"mtp": self._context.state()}
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put a state back."""
-        self._context.restore(arrays["mtp"])
+    def restore(self, arrays: Mapping[str, NDArray[Any]], tokens: int) -> None:
+        """Put a state back.
+
+        Raises:
+            SessionError: It is of another model or KV cache.
+        """
+        if "mtp" not in arrays:
+            raise SessionError("the state of another model or KV cache: its MTP layer's part is missing")
+        self._context.restore(arrays["mtp"], tokens, gaps=True)
         self._begin = False
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import untrusted
 from mimo_mobile.errors import BackendUnavailableError, SessionError
+from mimo_mobile.runtime.llama.state_check import has_positions
 
 _WARNING, _ERROR = 3, 4
 """enum ggml_log_level."""
@@ -95,16 +96,21 @@ class LlamaContext:
         size = self._api.llama_state_seq_get_data(self._context, self._bytes_of(made), made.nbytes, 0)
         return made[:size]
 
-    def restore(self, state: NDArray[np.uint8]) -> None:
-        """Put such a copy into the KV cache.
+    def restore(self, state: NDArray[np.uint8], tokens: int, *, gaps: bool = False) -> None:
+        """Put such a copy of ``tokens`` positions into the KV cache; with ``gaps`` some of them may be missing.
 
         Raises:
-            SessionError: The copy is of another model, or of a KV cache that is unlike this one.
+            SessionError: The copy is of another model, of a KV cache that is unlike this one, or of other positions.
         """
         self.forget(0)
         kept = np.ascontiguousarray(state, np.uint8)
-        if not self._api.llama_state_seq_set_data(self._context, self._bytes_of(kept), kept.nbytes, 0):
-            raise SessionError("llama.cpp does not take the state: it is of another model or KV cache")
+        taken = has_positions(kept, tokens, gaps=gaps) and self._api.llama_state_seq_set_data(
+            self._context, self._bytes_of(kept), kept.nbytes, 0
+        )
+        if not taken:
+            raise SessionError(
+                "llama.cpp does not take the state: it is of another model or KV cache, or made with another speculate"
+            )
 
     @staticmethod
     def _bytes_of(array: NDArray[np.uint8]) -> Any:

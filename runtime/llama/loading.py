@@ -110,6 +110,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
             speculator=speculator_for(backend, config, *key),
             synthetic=header.value(SYNTHETIC) is True,
             files=files,
+            weights=[path],
             name=f"llama.cpp with {path}",
         )
     except BaseException:

@@ -280,7 +280,7 @@ class NpuMtp:
     ) -> None:
         """Drive ``sessions`` and ``head`` with the embedding of ``model``."""
         self._model, self.draft_ids = model, draft_ids
-        size = model.hidden_size
+        self.hidden_size = size = model.hidden_size
         self._length = np.zeros(1, np.int32)
         self._arrays = {
             window: {name: np.zeros((1, window, size), model.dtype) for name in ("x", "hidden_states", "x_out")}
@@ -317,9 +317,9 @@ class NpuMtp:
         """A copy of the first ``tokens`` rows."""
         return self._cache.copy(tokens, "mtp.")
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[Any]], tokens: int) -> None:
         """Put a state back."""
-        self._cache.fill(arrays, "mtp.")
+        self._cache.fill(arrays, "mtp.", tokens)
 
     def close(self) -> None:
         """Free it."""

@@ -100,7 +100,7 @@ class OrtMtp:
 
     def __init__(self, graph: CachedGraph) -> None:
         """Drive ``graph``, whose first run tells which tokens it scores."""
-        self._graph = graph
+        self._graph, self.hidden_size = graph, graph.hidden_size
         self._logits = graph.empty_logits(1)
         self._hidden = np.zeros((BATCH_TOKENS, graph.hidden_size), graph.hidden_dtype)
         self._out = np.empty_like(self._hidden)
@@ -128,9 +128,9 @@ class OrtMtp:
         """A copy of the first ``tokens`` rows."""
         return self._graph.cache.copy(tokens, "mtp.")
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[Any]], tokens: int) -> None:
         """Put a state back."""
-        self._graph.cache.fill(arrays, "mtp.")
+        self._graph.cache.fill(arrays, "mtp.", tokens)
 
     def close(self) -> None:
         """Free the layer and its cache."""

@@ -69,18 +69,20 @@ class KvCache:
         """Copies of the first ``tokens`` positions, named with ``prefix``."""
         return {prefix + name: self._array(name)[:, :, :tokens].copy() for name in self._shapes}
 
-    def fill(self, arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
-        """Put such copies back; positions behind them keep what they hold.
+    def fill(self, arrays: Mapping[str, NDArray[Any]], prefix: str, tokens: int) -> None:
+        """Put such copies of ``tokens`` positions back; positions behind them keep what they hold.
 
         Raises:
             SessionError: They are another model's.
         """
         kept = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        expected = {name: (np.dtype(dtype), (*shape[:2], 0, shape[3])) for name, (shape, dtype) in self._shapes.items()}
-        if {name: (each.dtype, each[:, :, :0].shape) for name, each in kept.items()} != expected:
+        expected = {
+            name: (np.dtype(dtype), (*shape[:2], tokens, shape[3])) for name, (shape, dtype) in self._shapes.items()
+        }
+        if {name: (each.dtype, each.shape) for name, each in kept.items()} != expected:
             raise SessionError("the state of another model or KV cache: its arrays are not those of this one")
         for name, (shape, _) in self._shapes.items():
-            if (tokens := kept[name].shape[2]) > shape[2]:
+            if tokens > shape[2]:
                 raise SessionError(
                     f"the state covers {tokens} tokens, the context holds {shape[2]}; load with a larger context_length"
                 )
@@ -107,6 +109,6 @@ def put_back(cache: KvCache, mtp: MtpHead | None, state: BackendState) -> None:
     Raises:
         SessionError: It is another model's.
     """
-    cache.fill(state.arrays, _TRUNK)
+    cache.fill(state.arrays, _TRUNK, state.tokens)
     if mtp is not None:
-        mtp.restore(state.arrays)
+        mtp.restore(state.arrays, state.tokens)

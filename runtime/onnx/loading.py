@@ -110,6 +110,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
             placement=placement,
             synthetic=described.synthetic,
             files=files,
+            weights=[each for each in (model, folder / DATA) if each.is_file()],
             name=f"ONNX Runtime ({placement.asked}) with {model}",
         )
     except BaseException:

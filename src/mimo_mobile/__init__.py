@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mimo_mobile.quantize.pipeline import quantize_checkpoint
     from mimo_mobile.runtime.backend import Backend
     from mimo_mobile.runtime.decode.constraint import Constraint
+    from mimo_mobile.runtime.decode.conversation import Conversation
+    from mimo_mobile.runtime.decode.exchange import Turn
     from mimo_mobile.runtime.decode.session import Session
     from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.load_config import LoadConfig
@@ -31,7 +33,7 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     # load
     "load", "LoadConfig", "Model", "Backend",
     # generate
-    "Session", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
     # shared
     "MimoMobileError", "Progress", "__version__",
 ]  # fmt: skip
@@ -45,7 +47,8 @@ __getattr__ = lazy.getter(
         "mimo_mobile.quantize.pipeline": ("quantize_checkpoint",),
         "mimo_mobile.runtime": (
             "load", "LoadConfig", "Model", "Backend",
-            "Session", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+            "Session", "Conversation", "Turn", "Message",
+            "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
         ),
     },
 )  # fmt: skip

@@ -89,7 +89,7 @@ class Chat:
             self._tell(" ".join(notes))
 
     def _early_end(self, last: GeneratedToken) -> str:
-        if last.stats is not None and last.stats.generated_tokens < self._config.max_tokens:
+        if last.notice == "context_full":
             return f"The text ends early, since the context is full; {MAKE_ROOM}."
         return f"The text ends early, since max_tokens is {self._config.max_tokens}."
 

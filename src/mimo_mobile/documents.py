@@ -85,12 +85,12 @@ class Value:
             raise DocumentError(f"{self.place}: at most {MOST_FIELDS} fields expected, {len(self._value)} found")
         return {name: self[name] for name in self._value}
 
-    def text(self) -> str:
-        """A string of at most ``MOST_TEXT`` characters."""
+    def text(self, most: int = MOST_TEXT) -> str:
+        """A string of at most so many characters."""
         if not isinstance(self._value, str):
             self._fail("a string")
-        if len(self._value) > MOST_TEXT:
-            self._fail(f"a string of at most {MOST_TEXT} characters")
+        if len(self._value) > most:
+            self._fail(f"a string of at most {most} characters")
         return self._value
 
     def choice(self, *words: str) -> str:

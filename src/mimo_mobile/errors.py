@@ -13,6 +13,7 @@
     │   ├── ModelLoadError           a file is no model, damaged, or too large
     │   │   └── MemoryFullError      a model would not fit in the available memory
     │   ├── ContextFullError         prompt and answer do not fit the context
+    │   ├── ConversationError        a saved conversation is damaged, or another model's
     │   ├── NumericsError            a model computed NaN, infinity or wrong numbers
     │   ├── Cancelled                a computation was cut off by cancel() or close()
     │   └── BackendUnavailableError  a backend or an execution provider is not here
@@ -97,6 +98,10 @@ class MemoryFullError(ModelLoadError):
 
 class ContextFullError(SessionError):
     """Prompt and answer do not fit the context."""
+
+
+class ConversationError(SessionError):
+    """A saved conversation is damaged, or belongs to another model or KV cache."""
 
 
 class NumericsError(SessionError):

@@ -1,0 +1,264 @@
+"""A conversation in turns on a session: what of it the next prompt says, and how it is edited, forked and saved.
+
+The text is what counts: a prompt is made of it anew for every answer, and the session computes what its KV cache does
+not hold of that prompt. So an edit, another conversation on the same session, or a lost cache cost time and no token.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimo_mobile.arguments import check
+from mimo_mobile.errors import BadArgumentError, SessionError
+from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
+from mimo_mobile.runtime.decode import conversation_file
+from mimo_mobile.runtime.decode.constraint import Constraint
+from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
+from mimo_mobile.runtime.decode.exchange import Turn, WhenFull
+from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.runtime.text.thinking import Channel
+
+if TYPE_CHECKING:
+    from mimo_mobile.runtime.decode.session import Session
+
+SEEDS = 2**64
+"""So many seeds there are."""
+
+
+class Conversation:
+    """A conversation in turns on a session; ``Model.conversation`` makes it.
+
+    ``send`` streams the answer to a question. When the stream ends, or is closed early, question and answer are a turn;
+    without an answer nothing changes. Each answer has random numbers of its own, which the seed and the number of
+    answers before it decide: ``regenerate`` finds another answer, and the same calls with the same seed find the same.
+
+    Attributes:
+        session: The session whose KV cache is used.
+        system: The system prompt, which may be changed between two turns.
+        config: How to generate, where a turn does not say otherwise.
+        keep_thinking: Whether prompts repeat the thinking of earlier turns.
+        when_full: What happens when a question does not fit into the context any more.
+        dropped: How many of the oldest turns the prompt leaves out, because the context was full.
+        seed: What the random numbers of all answers come from.
+        draws: How many answers were begun.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        system: str = DEFAULT_SYSTEM_PROMPT,
+        config: GenerationConfig | None = None,
+        *,
+        keep_thinking: bool = False,
+        when_full: WhenFull = "error",
+    ) -> None:
+        """Begin a conversation without turns.
+
+        Raises:
+            BadArgumentError: An argument has another type, or is none of these words.
+            SessionError: The model has no chat template.
+        """
+        if not session.model.has_chat_template:
+            raise SessionError("this model has no chat template, so it cannot chat; give generate a text instead")
+        self.session, self.system = session, str(check("system", system, str))
+        self.config = check("config", config, GenerationConfig | None) or GenerationConfig()
+        self.keep_thinking = bool(check("keep_thinking", keep_thinking, bool))
+        self.when_full: WhenFull = check("when_full", when_full, WhenFull)
+        self.dropped, self.draws = 0, 0
+        self.seed = secrets.randbelow(SEEDS) if self.config.seed is None else self.config.seed
+        self._turns: tuple[Turn, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns, the dropped ones included."""
+        return self._turns
+
+    def send(
+        self, question: str, config: GenerationConfig | None = None, *, constraint: Constraint | None = None
+    ) -> Generator[GeneratedToken, None, None]:
+        """Stream the answer to a question, as ``Session.generate`` does.
+
+        Args:
+            question: What the user says.
+            config: How to generate this answer, instead of the conversation's ``config``. A seed in it is taken as it
+                is.
+            constraint: Which tokens may come; a new one for every answer.
+
+        Raises:
+            BadArgumentError: The question is no text, or ``config`` no GenerationConfig.
+            ContextFullError: The question does not fit, and ``when_full`` is ``error``; or it alone fills the context.
+            SessionError: The model is closed or busy, or its backend failed.
+        """
+        return self._ask(self._turns, question, config, constraint)
+
+    def regenerate(
+        self, config: GenerationConfig | None = None, *, constraint: Constraint | None = None
+    ) -> Generator[GeneratedToken, None, None]:
+        """Stream another answer to the last question, which takes the place of the last answer.
+
+        Raises:
+            BadArgumentError: There is no turn yet.
+            ContextFullError: As ``send``.
+            SessionError: As ``send``.
+        """
+        return self.edit(-1, None, config, constraint=constraint)
+
+    def edit(
+        self,
+        turn: int,
+        question: str | None,
+        config: GenerationConfig | None = None,
+        *,
+        constraint: Constraint | None = None,
+    ) -> Generator[GeneratedToken, None, None]:
+        """Stream the answer to another question in the place of a turn's; when it ends, the turns after it are gone.
+
+        Args:
+            turn: The place of the turn; negative ones count from the end, as in a list.
+            question: The new question; None asks the old one again.
+            config: As for ``send``.
+            constraint: As for ``send``.
+
+        Raises:
+            BadArgumentError: There is no such turn, or an argument has another type.
+            ContextFullError: As ``send``.
+            SessionError: As ``send``.
+        """
+        place = self._place(turn)
+        asked = self._turns[place].question if question is None else question
+        return self._ask(self._turns[:place], asked, config, constraint)
+
+    def fork(self, turns: int | None = None) -> Conversation:
+        """A second conversation that begins with the first ``turns`` turns of this one, on the same session.
+
+        Where both go on, each recomputes what comes after the common part when it takes its turn.
+
+        Raises:
+            BadArgumentError: There are fewer turns.
+        """
+        count = len(self._turns) if turns is None else check("turns", turns, int)
+        if not 0 <= count <= len(self._turns):
+            raise BadArgumentError(f"turns {count} found; from 0 to {len(self._turns)} expected")
+        made = Conversation(
+            self.session, self.system, self.config, keep_thinking=self.keep_thinking, when_full=self.when_full
+        )
+        made.restore(self._turns[:count], min(self.dropped, count), self.seed, self.draws)
+        return made
+
+    def messages(self) -> list[Message]:
+        """The conversation as messages, without thinking; the system prompt comes first."""
+        said = [(Message("user", each.question), Message("assistant", each.answer)) for each in self._turns]
+        return [Message("system", self.system), *(message for pair in said for message in pair)]
+
+    def save(self, path: str | Path) -> None:
+        """Write text, random numbers, and the keys and values that the next prompt begins with, to a file.
+
+        The file appears whole or not at all, its owner alone may read it, and it replaces an earlier conversation.
+        What the prompt leaves out, such as earlier thinking, is not among the keys and values.
+
+        Raises:
+            DiskFullError: The disk is full.
+            OutputExistsError: Something else than a saved conversation is there.
+            SessionError: The model is closed or busy, or was made of no files that are known.
+        """
+        conversation_file.save(self, Path(check("path", path, str | Path)))
+
+    def restore(self, turns: Sequence[Turn], dropped: int, seed: int, draws: int) -> None:
+        """Take over turns and random numbers of another conversation; the KV cache stays as it is."""
+        self._turns, self.dropped, self.seed, self.draws = tuple(turns), dropped, seed, draws
+
+    def prompt(self, question: str, config: GenerationConfig | None = None) -> list[int]:
+        """The token ids of the prompt that a question would get after the turns that are not dropped.
+
+        Raises:
+            ContextFullError: A text alone fills the context.
+            SessionError: The chat template refuses the messages.
+        """
+        return self._encoded(self._turns[self.dropped :], question, config or self.config)
+
+    def _place(self, turn: int) -> int:
+        count = len(self._turns)
+        if not -count <= check("turn", turn, int) < count:
+            raise BadArgumentError(f"turn {turn} found; the conversation has {count} turns")
+        return turn % count
+
+    def _encoded(self, turns: Sequence[Turn], question: str, config: GenerationConfig) -> list[int]:
+        messages = [Message("system", self.system)]
+        for each in turns:
+            thinks = self.keep_thinking and each.thinking
+            thought = f"{THINK_OPEN}\n{each.thinking}\n{THINK_CLOSE}\n\n" if thinks else ""
+            messages += [Message("user", each.question), Message("assistant", thought + each.answer)]
+        return self.session.model.encode_prompt([*messages, Message("user", question)], config)
+
+    def _ask(
+        self, base: tuple[Turn, ...], question: str, config: GenerationConfig | None, constraint: Constraint | None
+    ) -> Generator[GeneratedToken, None, None]:
+        """The stream of an answer after the turns ``base``."""
+        check("question", question, str)
+        own = check("config", config, GenerationConfig | None) or self.config
+        if config is None or config.seed is None:
+            own = replace(own, seed=(self.seed + self.draws) % SEEDS)
+        ids, dropped = self._fitted(base, question, own)
+        full = self.when_full == "stop" and len(ids) >= self.session.model.context_length
+        tokens = _nothing(len(ids)) if full else self.session.answer(ids, own, constraint)
+        channel: Channel = "thinking" if own.thinks else "answer"
+        return self._stream(self._turns, base, dropped, question, tokens, channel)
+
+    def _fitted(self, base: tuple[Turn, ...], question: str, config: GenerationConfig) -> tuple[list[int], int]:
+        """The prompt, and how many of the oldest turns it leaves out.
+
+        Once it leaves out some, it leaves out so many that half of the context is free: each time the beginning of the
+        prompt changes, all of it is computed anew.
+        """
+        limit, dropped = self.session.model.context_length, min(self.dropped, len(base))
+        ids = self._encoded(base[dropped:], question, config)
+        if self.when_full == "drop" and len(ids) + config.most_tokens(limit // 4) > limit:
+            while dropped < len(base) and len(ids) > limit // 2:
+                dropped += 1
+                ids = self._encoded(base[dropped:], question, config)
+        return ids, dropped
+
+    def _stream(
+        self,
+        before: tuple[Turn, ...],
+        base: tuple[Turn, ...],
+        dropped: int,
+        question: str,
+        tokens: Generator[GeneratedToken, None, None],
+        channel: Channel,
+    ) -> Generator[GeneratedToken, None, None]:
+        text = {"thinking": "", "answer": ""}
+        with closing(tokens):
+            if self._turns is not before:
+                raise SessionError("the conversation was changed after this question was put; ask it again")
+            self.draws += 1
+            try:
+                if dropped > min(self.dropped, len(base)):
+                    yield GeneratedToken("", None, channel, notice="turns_dropped")
+                for token in tokens:
+                    text[token.channel] += token.text
+                    if token.finish_reason is not None:
+                        self._keep(before, base, dropped, question, text)
+                    yield token
+            except GeneratorExit:
+                self._keep(before, base, dropped, question, text)
+                raise
+
+    def _keep(
+        self, before: tuple[Turn, ...], base: tuple[Turn, ...], dropped: int, question: str, text: dict[str, str]
+    ) -> None:
+        """Make a turn of what was asked and answered, once, unless there is no answer."""
+        if self._turns is before and text["answer"].strip():
+            self._turns, self.dropped = (*base, Turn(question, text["thinking"], text["answer"])), dropped
+
+
+def _nothing(prompt: int) -> Generator[GeneratedToken, None, None]:
+    """The stream of a question that does not fit."""
+    stats = GenerationStats(prompt, 0, 0, 0, 0, 0.0, 0.0, 0.0, peak_rss_bytes())
+    yield GeneratedToken("", None, "answer", "length", stats, "context_full")
