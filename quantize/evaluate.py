@@ -26,10 +26,16 @@ import numpy as np
 from mimo_mobile import files
 from mimo_mobile.convert.json_files import present, read_text
 from mimo_mobile.documents import DocumentError, FileFormat, Value, parse
-from mimo_mobile.errors import CheckpointError, QuantizationError, SessionError
+from mimo_mobile.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    MemoryFullError,
+    QuantizationError,
+    SessionError,
+)
 from mimo_mobile.layout import MOST_TOKENS
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-from mimo_mobile.scores import Score
+from mimo_mobile.scores import Drafts, Score
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -76,6 +82,8 @@ class Reply:
         tokens_read: How many tokens that reply has.
         thinking_tokens: How many of ``tokens`` are thinking.
         unclosed: Whether the limit of tokens was reached before the thinking was closed.
+        drafted: How many tokens the MTP layer drafted meanwhile; 0 without one.
+        accepted: How many of these the model chose, too.
     """
 
     kind: str
@@ -86,6 +94,8 @@ class Reply:
     tokens_read: int
     thinking_tokens: int = 0
     unclosed: bool = False
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +269,14 @@ def score(replies: Sequence[Reply]) -> Score:
         perplexity=float(np.exp(-sum(reply.log_likelihood for reply in replies) / tokens)) if tokens else float("nan"),
         same_top=sum(reply.same_top for reply in replies) / tokens if tokens else float("nan"),
         answer_tokens=sum(len(reply.tokens) for reply in replies) / len(replies),
+        drafts=drafts(replies),
     )
+
+
+def drafts(replies: Sequence[Reply]) -> Drafts | None:
+    """How often the MTP layer drafted right in a model's replies; None when it drafted nothing."""
+    drafted = sum(reply.drafted for reply in replies)
+    return Drafts(drafted, sum(reply.accepted for reply in replies) / drafted) if drafted else None
 
 
 def _suited(model: Path) -> int:
@@ -313,7 +330,10 @@ def _load(path: Path, processes: int) -> None:
     config = _asking.config or LoadConfig()
     threads = config.threads if processes == 1 else 1
     try:  # this process is a trial by itself
-        _model = load(path, config, threads=threads, speculate="off", trust=True)
+        try:  # drafts tell how often the MTP layer is right, and change no answer
+            _model = load(path, config, threads=threads, speculate="mtp", trust=True)
+        except (BackendUnavailableError, MemoryFullError):  # there is no such layer, or no room for it
+            _model = load(path, config, threads=threads, speculate="off", trust=True)
     except SessionError as error:  # raised here it would only be printed
         _model = error
 
@@ -341,7 +361,8 @@ def _reply(model: Model, problem: Problem, expected: Sequence[int] | None, place
     if _asking.seed is None:
         config = GenerationConfig(temperature=0.0, max_tokens=_asking.max_tokens)
     else:  # each problem has random numbers of its own
-        config = GenerationConfig(seed=(_asking.seed << 32) + place, max_tokens=_asking.max_tokens)
+        seed = (_asking.seed << 32) + place
+        config = GenerationConfig(seed=seed, max_tokens=_asking.max_tokens, speculate=False)
     question = [Message("user", problem.question)] if model.has_chat_template else problem.question
     prompt = model.encode_prompt(question, config)
     answer, tokens, thought, last = "", [], 0, None
@@ -350,12 +371,13 @@ def _reply(model: Model, problem: Problem, expected: Sequence[int] | None, place
             tokens.append(last.token_id)
             thought += last.channel == "thinking"
         answer += last.text if last.channel == "answer" else ""
-    assert last is not None
+    assert last is not None and last.stats is not None
     unclosed = last.finish_reason == "length" and last.channel == "thinking"
     read = () if _asking.seed is not None else tuple(tokens) if expected is None else expected
     likelihood, same = _read(model, prompt, read) if read else (0.0, 0)
     right = answer.strip() == problem.answer
-    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read), thought, unclosed)
+    drafted, accepted = last.stats.drafted_tokens, last.stats.accepted_tokens
+    return Reply(problem.kind, right, tuple(tokens), likelihood, same, len(read), thought, unclosed, drafted, accepted)
 
 
 def _read(model: Model, prompt: Sequence[int], reply: Sequence[int]) -> tuple[float, int]:

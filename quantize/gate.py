@@ -36,21 +36,23 @@ class Limits:
         same_top: The least share of tokens that bf16 would also have chosen, 0…1.
         exact_match_loss: By how many points the share of right answers may be below bf16's.
         answer_growth: How many times longer than bf16's the answers may be, thinking included.
+        acceptance_loss: By how many points the share of right drafts by the MTP layer may be below bf16's.
     """
 
     kld: float | None = None
     same_top: float | None = None
     exact_match_loss: float | None = None
     answer_growth: float | None = None
+    acceptance_loss: float | None = None
 
 
 DEFAULTS: dict[str, Limits] = {
-    **dict.fromkeys(("q8_0", "int8"), Limits(0.03, 0.95, 2, 1.2)),
-    "q6_k": Limits(0.08, 0.92, 2, 1.2),
-    "q5_k_m": Limits(0.15, 0.90, 3, 1.25),
-    "q4_k_m": Limits(0.35, 0.82, 4, 1.3),
-    **dict.fromkeys(("q4_0", "q4_0_plus", "int4_b32", "int4_b32_plus", "int4_b32_f16"), Limits(0.8, 0.75, 6, 1.5)),
-    **dict.fromkeys(("int4_b64", "int4_b128"), Limits(1.2, 0.70, 8, 1.5)),
+    **dict.fromkeys(("q8_0", "int8"), Limits(0.03, 0.95, 2, 1.2, 3)),
+    "q6_k": Limits(0.08, 0.92, 2, 1.2, 3),
+    "q5_k_m": Limits(0.15, 0.90, 3, 1.25, 4),
+    "q4_k_m": Limits(0.35, 0.82, 4, 1.3, 5),
+    **dict.fromkeys(("q4_0", "q4_0_plus", "int4_b32", "int4_b32_plus", "int4_b32_f16"), Limits(0.8, 0.75, 6, 1.5, 5)),
+    **dict.fromkeys(("int4_b64", "int4_b128"), Limits(1.2, 0.70, 8, 1.5, 8)),
 }
 """The limits of every recipe."""
 
@@ -82,6 +84,7 @@ WORDS = {
     "same_top": "the same likeliest token {found:.4f}, at least {limit:g} expected",
     "exact_match_loss": "{found:.1f} points fewer right answers beyond chance, at most {limit:g} allowed",
     "answer_growth": "answers {found:.2f} times as long, at most {limit:g} allowed",
+    "acceptance_loss": "{found:.1f} points fewer right drafts by MTP beyond chance, at most {limit:g} allowed",
 }
 """What is judged, by the field of ``Limits``, in words."""
 
@@ -95,14 +98,21 @@ def judge(entry: Entry, baseline: Score | None, limits: Limits) -> tuple[Check, 
     elif score is not None:
         made += [_at_least("same_top", score.same_top, limits.same_top)]
     if score is not None and baseline is not None and score.problem_set == baseline.problem_set:
-        lost = 100 * (baseline.exact_match - score.exact_match)
-        chance = sum(each.exact_match * (1 - each.exact_match) / each.problems for each in (score, baseline))
-        beyond = max(0.0, lost - STANDARD_ERRORS * 100 * math.sqrt(chance))
-        made += [_at_most("exact_match_loss", beyond, limits.exact_match_loss)]
+        shares = [(each.exact_match, each.problems) for each in (baseline, score)]
+        made += [_at_most("exact_match_loss", _beyond_chance(*shares), limits.exact_match_loss)]
         if baseline.answer_tokens:
             growth = score.answer_tokens / baseline.answer_tokens
             made += [_at_most("answer_growth", growth, limits.answer_growth)]
+        if baseline.drafts and score.drafts:
+            shares = [(each.acceptance, each.tokens) for each in (baseline.drafts, score.drafts)]
+            made += [_at_most("acceptance_loss", _beyond_chance(*shares), limits.acceptance_loss)]
     return tuple(each for each in made if each is not None)
+
+
+def _beyond_chance(before: tuple[float, int], after: tuple[float, int]) -> float:
+    """By how many points a share became less, so far as chance does not explain it; each comes with its count."""
+    chance = sum(share * (1 - share) / count for share, count in (before, after))
+    return max(0.0, 100 * (before[0] - after[0] - STANDARD_ERRORS * math.sqrt(chance)))
 
 
 def _at_most(name: str, found: float, limit: float | None) -> Check | None:

@@ -16,6 +16,7 @@ from mimo_mobile.quantize.report_drawing import Point, escaped, heat_map, histog
 from mimo_mobile.quantize.report_file import BF16, PAGE, RecipeReport, Report, Shown
 from mimo_mobile.quantize.tensor_errors import blamed
 from mimo_mobile.ranges import ModelRanges
+from mimo_mobile.scores import Score
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -92,14 +93,14 @@ def _head(report: Report) -> str:
 def _summary(report: Report) -> str:
     figures = (
         "verdict", "bits/weight", "size", "mean KLD", "99 % below", "same token", "perplexity", "exact match",
-        "answer tokens",
+        "answer tokens", "right drafts",
     )  # fmt: skip
     lines: list[tuple[str, list[str], str]] = []
     if (score := report.baseline) is not None:
         apart = next((each.divergence for each in report.recipes if each.divergence), None)
         perplexity = apart.reference_perplexity if apart else score.perplexity
         cells = ["–", "16.00", "–", "0", "0", "100 %", f"{perplexity:.4f}", _percent(score.exact_match)]
-        lines.append(("bf16, not kept", [*cells, f"{score.answer_tokens:.0f}"], ""))
+        lines.append(("bf16, not kept", [*cells, f"{score.answer_tokens:.0f}", _drafts(score)], ""))
     for each in report.recipes:
         lines.append((each.recipe, _figures(each), "chosen" if each.recipe in report.chosen else ""))
     measured = [_figures(each) for each in report.recipes]
@@ -137,7 +138,13 @@ def _figures(found: RecipeReport) -> list[str]:
         "–" if math.isnan(perplexity) else f"{perplexity:.4f}",
         _percent(score.exact_match) if score else "–",
         f"{score.answer_tokens:.0f}" if score else "–",
+        _drafts(score),
     ]
+
+
+def _drafts(score: Score | None) -> str:
+    """The share of right drafts in a score."""
+    return _percent(score.drafts.acceptance) if score and score.drafts else "–"
 
 
 def _plot(report: Report) -> str:

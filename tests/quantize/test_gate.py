@@ -21,8 +21,9 @@ from mimo_mobile.quantize.gate import DEFAULTS, Limits, judge, read_thresholds, 
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
 from mimo_mobile.runtime import load
-from mimo_mobile.scores import Divergence, Score
+from mimo_mobile.scores import Divergence, Drafts, Score
 from tests.commands import runner
+from tests.damage import damage, shuffled
 from tests.schemas import check
 
 ENTRY = Entry("q4_0", "gguf", "m-q4_0.gguf", 4.5, 1, (), {})
@@ -61,6 +62,27 @@ def test_each_figure_is_held_to_its_limit() -> None:
     assert failed(entry, Limits()) == []
 
 
+def test_right_drafts_are_held_to_their_limit_where_there_is_an_mtp_layer() -> None:
+    before = dataclasses.replace(BF16, drafts=Drafts(2000, 0.90))
+    entry = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, drafts=Drafts(2000, 0.80)))
+    assert failed(entry, Limits(acceptance_loss=5), before) == ["acceptance_loss"]
+    assert failed(entry, Limits(acceptance_loss=9), before) == []
+    few = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, drafts=Drafts(20, 0.80)))
+    assert failed(few, Limits(acceptance_loss=5), before) == [], "chance explains it"
+    for score, baseline in ((BF16, before), (entry.score, BF16)):
+        assert failed(dataclasses.replace(ENTRY, score=score), Limits(acceptance_loss=0), baseline) == []
+
+
+def test_a_damaged_mtp_layer_is_found_by_its_drafts(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=0)
+    damage(tmp_path / "mimo-nano-q8_0-mtp.gguf", "blk.4.ffn_down.weight", shuffled)
+    made = quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=5)
+    assert not made.entries
+    assert re.match(r"\d+\.\d points fewer right drafts by MTP beyond chance", made.rejected[0].reasons[0])
+    score = made.rejected[0].entry.score
+    assert score is not None and score.exact_match == 1, "answers are the trunk's"
+
+
 def test_a_loss_that_chance_explains_is_none() -> None:
     few = dataclasses.replace(BF16, problems=20)
     lost = dataclasses.replace(ENTRY, score=dataclasses.replace(few, exact_match=0.89))
@@ -90,7 +112,10 @@ def test_thresholds_change_single_limits(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[q4]\nkld = 1", r"\[q4\] is no recipe; there are all, q4_0,"),
-        ("[q4_0]\nkdl = 1", r"q4_0\.kdl is not known; there are kld, same_top, exact_match_loss, answer_growth"),
+        (
+            "[q4_0]\nkdl = 1",
+            r"q4_0\.kdl is not known; there are kld, same_top, exact_match_loss, answer_growth, acceptance_loss",
+        ),
         ("[q4_0]\nkld = '1'", r'q4_0\.kld: a number expected, "1" found'),
         ("[q4_0]\nkld = nan", r"q4_0\.kld: a number expected"),
         ("[q4_0]\nkld = 2024-01-01", r"q4_0\.kld: a number expected"),

@@ -25,6 +25,7 @@ from mimo_mobile.quantize import evaluate, report
 from mimo_mobile.quantize.evaluate import Reply
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
+from mimo_mobile.scores import Drafts
 from tests.tiny import tiny_weights, write_tiny_checkpoint, write_weights
 
 RECIPES = ["q8_0", "int4_b32"]
@@ -61,6 +62,8 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
     assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
     for entry in made.entries:
         assert entry.score is not None and entry.score.same_top > 0.9
+        assert entry.score.drafts and made.baseline.drafts and made.baseline.drafts.tokens > 500
+        assert entry.score.drafts.acceptance == pytest.approx(made.baseline.drafts.acceptance, abs=0.01)
         assert 1 <= entry.score.perplexity < 1.2
     assert [row[0] for row in report.rows(made)] == [
         "(bf16, not kept)",
@@ -194,13 +197,14 @@ def test_problems_that_are_no_problems_are_an_error(tmp_path: Path) -> None:
 
 def test_a_score_is_made_of_its_replies() -> None:
     replies = [
-        Reply("a", True, (1, 2), -0.5, 2, 2),
-        Reply("a", False, (3, 4), -1.5, 1, 2),
+        Reply("a", True, (1, 2), -0.5, 2, 2, drafted=3, accepted=2),
+        Reply("a", False, (3, 4), -1.5, 1, 2, drafted=2, accepted=1),
         Reply("b", True, (5,), -1.0, 1, 1),
     ]
     score = evaluate.score(replies)
     assert (score.problems, score.exact_match, score.by_kind) == (3, 2 / 3, {"a": 0.5, "b": 1.0})
     assert score.perplexity == pytest.approx(2.718281828 ** (3 / 5)) and score.same_top == 4 / 5
+    assert score.drafts == Drafts(5, 3 / 5) and evaluate.score(replies[2:]).drafts is None
     with pytest.raises(QuantizationError, match="no replies"):
         evaluate.score([])
 
