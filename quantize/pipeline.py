@@ -32,7 +32,7 @@ from mimo_mobile.quantize.divergences import divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.given import Given, check_effects
 from mimo_mobile.quantize.importance import write_importance
-from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
+from mimo_mobile.quantize.recipe_file import calibration_ids, check_fits, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
@@ -110,6 +110,8 @@ def quantize_checkpoint(
     check_effects(recipes, effort, calibration, importance)
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
+    for recipe in chosen:
+        check_fits(recipe, checkpoint)
     context = _checked(npu, checkpoint) if npu is not None else 0
     given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
     kernels.load()  # what is missing is said before anything is computed

@@ -10,6 +10,7 @@ from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16, MatMulFormat, PlainFormat, RowFormat
 from mimo_mobile.convert.model import write_gguf_model, write_onnx_model
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize.formats import GgmlFormat, NBitsFormat
 from mimo_mobile.quantize.recipes import FORMATS, Recipe, fitting
@@ -77,6 +78,21 @@ def format_of(recipe: Recipe, name: str, checkpoint: Checkpoint) -> PlainFormat 
     chosen = FORMATS[wanted]
     assert isinstance(chosen, PlainFormat | GgmlFormat | NBitsFormat)
     return chosen
+
+
+def check_fits(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """See that the blocks of a recipe fill every row, before anything is computed.
+
+    Raises:
+        QuantizationError: They do not, or the recipe has no rule for a tensor.
+    """
+    for name, view in checkpoint.tensors.items():
+        chosen, columns = format_of(recipe, name, checkpoint), view.shape[-1]
+        if not isinstance(chosen, PlainFormat) and columns % chosen.blocks.size:
+            raise QuantizationError(
+                f"{recipe.name}: rows of a multiple of {chosen.blocks.size} weights expected, {name} has rows of"
+                f" {columns}; take a recipe with smaller blocks"
+            )
 
 
 def calibration_ids(folder: Path) -> list[int]:

@@ -209,6 +209,18 @@ def test_a_score_is_made_of_its_replies() -> None:
         evaluate.score([])
 
 
+def test_blocks_that_do_not_fill_rows_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    source = Source(write_tiny_checkpoint(tmp_path / "checkpoint", hidden=192, ffn=320), "tiny")
+    seen: list[Progress] = []
+    for recipe, size in (("int4_b128", 128), ("int4_b64", None), ("q4_k_m", None)):
+        if size is None:
+            assert quantize_checkpoint(source, tmp_path / "out", [recipe], problems=0).entries
+            continue
+        with pytest.raises(QuantizationError, match=rf"{recipe}: rows of a multiple of {size} weights.* rows of 192;"):
+            quantize_checkpoint(source, tmp_path / "out", [recipe], problems=0, progress=seen.append)
+        assert not seen and not (tmp_path / "out").exists()
+
+
 def test_a_single_file_takes_the_place_of_two(tiny: Source, tmp_path: Path) -> None:
     for single_file, names in (
         (False, ["tiny-q8_0-mtp.gguf", "tiny-q8_0.gguf"]),
