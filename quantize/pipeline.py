@@ -25,7 +25,7 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kernels, rejection, report_data, report_file
+from mimo_mobile.quantize import answering, disjoint, evaluate, kernels, rejection, report_data, report_file
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
@@ -368,7 +368,7 @@ def _score(
         evaluate.keep_replies(out, key, replies)
     answers[report_file.BF16] = list(reference)
     for entry in [entry for entry in state.entries if entry.recipe in todo]:
-        replies = evaluate.answer_all(
+        replies = answering.answer_all(
             out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress
         )
         answers[entry.recipe] = [reply.tokens for reply in replies]
@@ -394,4 +394,4 @@ def _reference(
             model = write_plain(checkpoint, folder / "bf16.gguf", "gguf", BF16, origin(source), progress=progress)[0]
         except MissingDependencyError:  # float32 holds the same values
             model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
-        return evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
+        return answering.answer_all(model, problems, stage="evaluate bf16", progress=progress)

@@ -21,8 +21,9 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import MODEL, TOKENIZER
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, measures, references, texts
-from mimo_mobile.quantize.evaluate import Asking, Problem, Reply
+from mimo_mobile.quantize import answering, disjoint, evaluate, measures, references, texts
+from mimo_mobile.quantize.answering import Asking
+from mimo_mobile.quantize.evaluate import Problem, Reply
 from mimo_mobile.quantize.measures import RowMeasures, Share, Thinking, TopRows
 from mimo_mobile.quantize.texts import Prompt, Window
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
@@ -274,7 +275,7 @@ def _answers(
 
     def answer(seed: int | None, stage: str) -> list[Reply]:
         asking = Asking(job.config, seed, job.max_tokens)
-        return evaluate.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
+        return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
 
     greedy = answer(None, "answer greedily")
     sampled = [each for seed in range(job.seeds) for each in answer(seed, f"answer with seed {seed}")]

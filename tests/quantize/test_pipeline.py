@@ -21,7 +21,7 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import CheckpointError, OutputExistsError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
-from mimo_mobile.quantize import evaluate, report
+from mimo_mobile.quantize import answering, evaluate, report
 from mimo_mobile.quantize.evaluate import Reply
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
@@ -62,7 +62,7 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
     assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
     for entry in made.entries:
         assert entry.score is not None and entry.score.same_top > 0.9
-        assert entry.score.drafts and made.baseline.drafts and made.baseline.drafts.tokens > 500
+        assert entry.score.drafts and made.baseline.drafts and made.baseline.drafts.tokens > 500, "all few problems are"
         assert entry.score.drafts.acceptance == pytest.approx(made.baseline.drafts.acceptance, abs=0.01)
         assert 1 <= entry.score.perplexity < 1.2
     assert [row[0] for row in report.rows(made)] == [
@@ -193,6 +193,19 @@ def test_problems_that_are_no_problems_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "heldout.jsonl").write_text('{"kind": "a", "question": "q", "answer": "1"}\n{"kind": "a"}\n')
     with pytest.raises(CheckpointError, match=r"heldout.jsonl, line 2: .* expected"):
         evaluate.read_problems(tmp_path)
+
+
+def test_some_of_many_problems_are_answered_with_drafts_and_all_as_without(
+    nano: Source, nano_q4: dict[str, Path], tmp_path: Path
+) -> None:
+    problems = evaluate.read_problems(nano.path)[:: 660 // 96]
+    step = -(-len(problems) // answering.MOST_DRAFTED)
+    replies = answering.answer_all(nano_q4["gguf"], problems)
+    assert [bool(each.drafted) for each in replies] == [place % step == 0 for place in range(len(problems))]
+    alone = shutil.copy(nano_q4["gguf"], tmp_path / "alone.gguf")
+    without = answering.answer_all(Path(alone), problems)
+    assert [each.tokens for each in without] == [each.tokens for each in replies]
+    assert not any(each.drafted for each in without) and evaluate.score(without).drafts is None
 
 
 def test_a_score_is_made_of_its_replies() -> None:
