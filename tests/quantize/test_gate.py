@@ -125,9 +125,7 @@ def test_nan_and_infinity_fail_and_what_was_not_measured_is_not_judged() -> None
     assert failed(other, DEFAULTS["q4_0"]) == []
 
 
-@pytest.mark.parametrize(
-    ("tensor", "how", "off"), [("attn_v", shuffled, 100), ("ffn_down", scaled(1.5), 50), ("attn_k", scaled(1.3), 30)]
-)
+@pytest.mark.parametrize(("tensor", "how", "off"), [("attn_v", shuffled, 100), ("ffn_down", scaled(1.5), 50)])
 def test_a_damaged_matrix_is_found_though_the_predictions_hardly_change(
     nano: Source, nano_q4: dict[str, Path], tmp_path: Path, tensor: str, how: Callable[[Bytes], Bytes], off: int
 ) -> None:
@@ -136,7 +134,7 @@ def test_a_damaged_matrix_is_found_though_the_predictions_hardly_change(
     (tmp_path / "report.json").unlink()  # it knows the errors of the undamaged file
     made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=0)
     assert [each.entry.recipe for each in made.rejected] == ["q4_0"]
-    found = re.match(r"a matrix whose results are (\d+)% off, at most 25% allowed", made.rejected[0].reasons[0])
+    found = re.match(r"a matrix whose results are (\d+)% off, at most 40% allowed", made.rejected[0].reasons[0])
     assert found and int(found[1]) >= off and "layers.2." in made.rejected[0].reasons[1].split(",")[0]
 
 
