@@ -55,6 +55,14 @@ class Row:
     bits: float
     divergence: Divergence
 
+    def __str__(self) -> str:
+        """The line in Markdown."""
+        found = self.divergence
+        return (
+            f"| {self.recipe} | {self.effort} | {self.bits:.2f} | {found.mean_kld:.3f} ± {found.mean_kld_error:.3f} |"
+            f" {found.same_top:.1%} |"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
@@ -186,11 +194,7 @@ def _rows(
 
 
 def _printed(row: Row) -> Row:
-    found = row.divergence
-    click.echo(
-        f"| {row.recipe} | {row.effort} | {row.bits:.2f} | {found.mean_kld:.3f} ± {found.mean_kld_error:.3f} |"
-        f" {found.same_top:.1%} |"
-    )
+    click.echo(row)
     return row
 
 

@@ -1,7 +1,7 @@
 """The quality gate: what a recipe may lose at most, and whether a file did.
 
-The limits below let pass what plain rounding costs a model of 135 million parameters; larger models lose less. They
-find files that are broken; ``--thresholds FILE.toml`` asks for more (docs/gate.md).
+The limits below let pass what a model of 135 million parameters loses, calibrated or rounded, and little more: larger
+models lose less. ``--thresholds FILE.toml`` changes them (docs/gate.md, which has the trials that they were chosen by).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mimo_mobile.entries import REJECTED, Entry
 from mimo_mobile.errors import BadArgumentError, QualityGateError
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.quantize.tensor_errors import TensorError
 from mimo_mobile.scores import Score
 
 ALL = "all"
@@ -34,23 +35,38 @@ class Limits:
     Attributes:
         kld: The largest mean KL divergence from bf16, in nats.
         same_top: The least share of tokens that bf16 would also have chosen, 0…1.
+        matrix_error: The largest error of what a single matrix gives, relative to what it should give.
         exact_match_loss: By how many points the share of right answers may be below bf16's.
         answer_growth: How many times longer than bf16's the answers may be, thinking included.
+        acceptance_loss: By how many points the share of right drafts by the MTP layer may be below bf16's.
+        rounded: What a file of ``--effort none`` is held to instead; None is the same.
     """
 
     kld: float | None = None
     same_top: float | None = None
+    matrix_error: float | None = None
     exact_match_loss: float | None = None
     answer_growth: float | None = None
+    acceptance_loss: float | None = None
+    rounded: Limits | None = None
+
+
+def _limits(
+    calibrated: tuple[float, float, float], rounded: tuple[float, float, float], answers: tuple[float, float, float]
+) -> Limits:
+    """Limits from (kld, same_top, matrix_error), the same of --effort none, and what answers may lose."""
+    return Limits(*calibrated, *answers, rounded=Limits(*rounded, *answers))
 
 
 DEFAULTS: dict[str, Limits] = {
-    **dict.fromkeys(("q8_0", "int8"), Limits(0.03, 0.95, 2, 1.2)),
-    "q6_k": Limits(0.08, 0.92, 2, 1.2),
-    "q5_k_m": Limits(0.15, 0.90, 3, 1.25),
-    "q4_k_m": Limits(0.35, 0.82, 4, 1.3),
-    **dict.fromkeys(("q4_0", "q4_0_plus", "int4_b32", "int4_b32_plus", "int4_b32_f16"), Limits(0.8, 0.75, 6, 1.5)),
-    **dict.fromkeys(("int4_b64", "int4_b128"), Limits(1.2, 0.70, 8, 1.5)),
+    **dict.fromkeys(("q8_0", "int8"), _limits((0.01, 0.95, 0.1), (0.01, 0.95, 0.1), (2, 1.2, 3))),
+    "q6_k": _limits((0.02, 0.94, 0.1), (0.03, 0.93, 0.1), (2, 1.2, 3)),
+    "q5_k_m": _limits((0.05, 0.92, 0.15), (0.15, 0.88, 0.2), (3, 1.25, 4)),
+    "q4_k_m": _limits((0.15, 0.85, 0.2), (0.3, 0.80, 0.3), (4, 1.3, 5)),
+    **dict.fromkeys(("q4_0_plus", "int4_b32_plus"), _limits((0.15, 0.86, 0.4), (0.4, 0.75, 1), (5, 1.4, 5))),
+    **dict.fromkeys(("q4_0", "int4_b32", "int4_b32_f16"), _limits((0.22, 0.80, 0.4), (0.6, 0.68, 1), (6, 1.5, 5))),
+    "int4_b64": _limits((0.25, 0.78, 0.5), (0.8, 0.65, 1), (7, 1.5, 6)),
+    "int4_b128": _limits((0.35, 0.75, 0.6), (1, 0.62, 1), (8, 1.5, 8)),
 }
 """The limits of every recipe."""
 
@@ -80,29 +96,47 @@ class Check:
 WORDS = {
     "kld": "mean KL divergence {found:.4f}, at most {limit:g} allowed",
     "same_top": "the same likeliest token {found:.4f}, at least {limit:g} expected",
+    "matrix_error": "a matrix whose results are {found:.0%} off, at most {limit:.0%} allowed",
     "exact_match_loss": "{found:.1f} points fewer right answers beyond chance, at most {limit:g} allowed",
     "answer_growth": "answers {found:.2f} times as long, at most {limit:g} allowed",
+    "acceptance_loss": "{found:.1f} points fewer right drafts by MTP beyond chance, at most {limit:g} allowed",
 }
 """What is judged, by the field of ``Limits``, in words."""
 
 
-def judge(entry: Entry, baseline: Score | None, limits: Limits) -> tuple[Check, ...]:
-    """Every figure that was measured beside its limit; empty when nothing was measured."""
+def judge(
+    entry: Entry, baseline: Score | None, limits: Limits, errors: Sequence[TensorError] = ()
+) -> tuple[Check, ...]:
+    """Every figure that was measured beside its limit; empty when nothing was measured.
+
+    ``errors`` are what the file's matrices lost.
+    """
     made = []
+    if entry.effort == "none" and limits.rounded is not None:
+        limits = limits.rounded
     score, apart = entry.score, entry.divergence
     if apart is not None:
         made += [_at_most("kld", apart.mean_kld, limits.kld), _at_least("same_top", apart.same_top, limits.same_top)]
     elif score is not None:
         made += [_at_least("same_top", score.same_top, limits.same_top)]
+    if errors:
+        made += [_at_most("matrix_error", max(each.error for each in errors), limits.matrix_error)]
     if score is not None and baseline is not None and score.problem_set == baseline.problem_set:
-        lost = 100 * (baseline.exact_match - score.exact_match)
-        chance = sum(each.exact_match * (1 - each.exact_match) / each.problems for each in (score, baseline))
-        beyond = max(0.0, lost - STANDARD_ERRORS * 100 * math.sqrt(chance))
-        made += [_at_most("exact_match_loss", beyond, limits.exact_match_loss)]
+        shares = [(each.exact_match, each.problems) for each in (baseline, score)]
+        made += [_at_most("exact_match_loss", _beyond_chance(*shares), limits.exact_match_loss)]
         if baseline.answer_tokens:
             growth = score.answer_tokens / baseline.answer_tokens
             made += [_at_most("answer_growth", growth, limits.answer_growth)]
+        if baseline.drafts and score.drafts:
+            shares = [(each.acceptance, each.tokens) for each in (baseline.drafts, score.drafts)]
+            made += [_at_most("acceptance_loss", _beyond_chance(*shares), limits.acceptance_loss)]
     return tuple(each for each in made if each is not None)
+
+
+def _beyond_chance(before: tuple[float, int], after: tuple[float, int]) -> float:
+    """By how many points a share became less, so far as chance does not explain it; each comes with its count."""
+    chance = sum(share * (1 - share) / count for share, count in (before, after))
+    return max(0.0, 100 * (before[0] - after[0] - STANDARD_ERRORS * math.sqrt(chance)))
 
 
 def _at_most(name: str, found: float, limit: float | None) -> Check | None:
@@ -135,11 +169,13 @@ def read_thresholds(path: Path) -> dict[str, Limits]:
             f"{path}: {untrusted.printable(str(error))[:500]}; tables such as [q4_0] with {', '.join(WORDS)} expected"
         ) from error
     general = changes.pop(ALL, {})
-    made = {}
-    for name, limits in DEFAULTS.items():
-        values = {each: getattr(limits, each) for each in WORDS} | general | changes.get(name, {})
-        made[name] = Limits(**values)
-    return made
+    return {name: _changed(limits, general | changes.get(name, {})) for name, limits in DEFAULTS.items()}
+
+
+def _changed(limits: Limits, changes: dict[str, float]) -> Limits:
+    """Other limits, whatever the effort."""
+    kept, rounded = ({each: getattr(old, each) for each in WORDS} | changes for old in (limits, limits.rounded))
+    return Limits(**kept, rounded=Limits(**rounded))
 
 
 def _changes(name: str, found: Value) -> dict[str, float]:

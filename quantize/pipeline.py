@@ -25,7 +25,16 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kept_work, kernels, preflight, rejection, report_data, report_file
+from mimo_mobile.quantize import (
+    answering,
+    disjoint,
+    evaluate,
+    kept_work,
+    preflight,
+    rejection,
+    report_data,
+    report_file,
+)
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
@@ -110,7 +119,6 @@ def quantize_checkpoint(
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
     given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
-    kernels.load()  # what is missing is said before anything is computed
     outputs = [(recipe, out / _name(source, recipe, single_file)) for recipe in chosen]
     job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions))
     preflight.check_checkpoint(job)
@@ -367,7 +375,7 @@ def _score(
         evaluate.keep_replies(out, key, replies)
     answers[report_file.BF16] = list(reference)
     for entry in [entry for entry in state.entries if entry.recipe in todo]:
-        replies = evaluate.answer_all(
+        replies = answering.answer_all(
             out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress
         )
         answers[entry.recipe] = [reply.tokens for reply in replies]
@@ -393,4 +401,4 @@ def _reference(
             model = write_plain(checkpoint, folder / "bf16.gguf", "gguf", BF16, origin(source), progress=progress)[0]
         except MissingDependencyError:  # float32 holds the same values
             model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
-        return evaluate.answer_all(model, problems, stage="evaluate bf16", progress=progress)
+        return answering.answer_all(model, problems, stage="evaluate bf16", progress=progress)

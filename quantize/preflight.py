@@ -16,7 +16,7 @@ from mimo_mobile.convert.gguf_file import check_layout
 from mimo_mobile.errors import BadArgumentError, require
 from mimo_mobile.layout import ONNX_FOLDER, mtp_file
 from mimo_mobile.manifest import Manifest
-from mimo_mobile.quantize import disjoint, evaluate, report_file
+from mimo_mobile.quantize import disjoint, evaluate, kernels, report_file
 from mimo_mobile.quantize.given import Given
 from mimo_mobile.quantize.recipe_file import check_fits, feeds_back
 from mimo_mobile.quantize.recipes import Recipe
@@ -65,6 +65,7 @@ def check_checkpoint(job: Job) -> None:
         MissingDependencyError: A package is not installed.
     """
     checkpoint, targets = job.checkpoint, {recipe.target for recipe, _ in job.outputs}
+    kernels.load()
     if "gguf" in targets:
         require("gguf", "gguf")
         ggml_library.load()

@@ -21,12 +21,13 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.layout import MODEL, TOKENIZER
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, measures, references, texts
-from mimo_mobile.quantize.evaluate import Asking, Problem, Reply
+from mimo_mobile.quantize import answering, disjoint, evaluate, measures, references, texts
+from mimo_mobile.quantize.answering import Asking
+from mimo_mobile.quantize.evaluate import Problem, Reply
 from mimo_mobile.quantize.measures import RowMeasures, Share, Thinking, TopRows
 from mimo_mobile.quantize.texts import Prompt, Window
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
-from mimo_mobile.scores import Divergence
+from mimo_mobile.scores import Divergence, Drafts
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime import LoadConfig, Model
@@ -54,6 +55,7 @@ class Quality:
         thinking: How long it thinks, in greedy and sampled answers; None when no prompts were answered.
         greedy: Exact match of its greedy answers to held-out problems; None when there are none.
         sampled: The same for answers that are sampled.
+        drafts: How often its MTP layer drafts right in the greedy answers; None without one, or without answers.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Quality:
     thinking: Thinking | None = None
     greedy: Share | None = None
     sampled: Share | None = None
+    drafts: Drafts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
         _check_same_tokenizer(model, told)
         disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
         nll, measured = read_windows(model, told, progress)
-    thinking, greedy, sampled = _answers(path, job, heldout, progress)
+    thinking, greedy, sampled, drafts = _answers(path, job, heldout, progress)
     return Quality(
         model=str(path),
         against=job.against,
@@ -122,6 +125,7 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
         thinking=thinking,
         greedy=greedy,
         sampled=sampled,
+        drafts=drafts,
     )
 
 
@@ -259,10 +263,10 @@ def read_windows(
 
 def _answers(
     path: Path, job: Job, heldout: Sequence[Problem], progress: ProgressCallback
-) -> tuple[Thinking | None, Share | None, Share | None]:
-    """How long the model thinks, and its exact match greedily and sampled."""
+) -> tuple[Thinking | None, Share | None, Share | None, Drafts | None]:
+    """How long the model thinks, its exact match greedily and sampled, and how often its MTP layer drafts right."""
     if job.problems == 0:
-        return None, None, None
+        return None, None, None, None
     if heldout:
         asked = list(evaluate.problems_of_kinds(heldout, job.problems or len(heldout)))
     else:
@@ -271,17 +275,19 @@ def _answers(
 
     def answer(seed: int | None, stage: str) -> list[Reply]:
         asking = Asking(job.config, seed, job.max_tokens)
-        return evaluate.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
+        return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
 
     greedy = answer(None, "answer greedily")
     sampled = [each for seed in range(job.seeds) for each in answer(seed, f"answer with seed {seed}")]
     replies = [*greedy, *sampled]
     lengths, unclosed = [each.thinking_tokens for each in replies], [each.unclosed for each in replies]
     thinking = Thinking(len(replies), mean(lengths), float(median(lengths)), mean(unclosed))
+    drafts = evaluate.drafts(greedy)
     if not heldout:
-        return thinking, None, None
+        return thinking, None, None, drafts
     return (
         thinking,
         Share.of([each.right for each in greedy], len(asked), 0),
         Share.of([each.right for each in sampled], len(asked), job.seeds) if sampled else None,
+        drafts,
     )

@@ -67,7 +67,7 @@ def settle(folder: Path, state: Manifest) -> None:
 
 
 def _reasons(entry: Entry, state: Manifest, limits: Limits, errors: Sequence[TensorError]) -> list[str]:
-    made = [str(check) for check in judge(entry, state.baseline, limits) if not check.passed]
+    made = [str(check) for check in judge(entry, state.baseline, limits, errors) if not check.passed]
     if made and errors:
         worst = ", ".join(f"{each.tensor} ({100 * each.error:.1f} %)" for each in blamed(errors, BLAMED))
         made.append(f"most was lost in {worst}")

@@ -150,6 +150,7 @@ def _recipe(
 ) -> RecipeReport:
     gone, content = state.rejection(entry.recipe), content_of(entry)
     old = known and known.of(entry.recipe, content)
+    found = errors.get(entry.recipe, ())
     return RecipeReport(
         recipe=entry.recipe,
         format=entry.format,
@@ -159,9 +160,9 @@ def _recipe(
         size_bytes=entry.size_bytes,
         content=content,
         rejected=gone is not None,
-        checks=judge(entry, state.baseline, limits[entry.recipe]) if entry.recipe in limits else (),
+        checks=judge(entry, state.baseline, limits[entry.recipe], found) if entry.recipe in limits else (),
         score=entry.score,
         divergence=entry.divergence,
         histogram=histograms.get(entry.recipe, old.histogram if old else None),
-        errors=errors.get(entry.recipe, ()),
+        errors=found,
     )

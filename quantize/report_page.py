@@ -16,6 +16,7 @@ from mimo_mobile.quantize.report_drawing import Point, escaped, heat_map, histog
 from mimo_mobile.quantize.report_file import BF16, PAGE, RecipeReport, Report, Shown
 from mimo_mobile.quantize.tensor_errors import blamed
 from mimo_mobile.ranges import ModelRanges
+from mimo_mobile.scores import Score
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -91,15 +92,15 @@ def _head(report: Report) -> str:
 
 def _summary(report: Report) -> str:
     figures = (
-        "verdict", "bits/weight", "size", "mean KLD", "99 % below", "same token", "perplexity", "exact match",
-        "answer tokens",
+        "verdict", "effort", "bits/weight", "size", "mean KLD", "99 % below", "same token", "perplexity", "exact match",
+        "answer tokens", "right drafts",
     )  # fmt: skip
     lines: list[tuple[str, list[str], str]] = []
-    if (score := report.baseline) is not None:
-        apart = next((each.divergence for each in report.recipes if each.divergence), None)
-        perplexity = apart.reference_perplexity if apart else score.perplexity
-        cells = ["–", "16.00", "–", "0", "0", "100 %", f"{perplexity:.4f}", _percent(score.exact_match)]
-        lines.append(("bf16, not kept", [*cells, f"{score.answer_tokens:.0f}"], ""))
+    apart = next((each.divergence for each in report.recipes if each.divergence), None)
+    if (score := report.baseline) is not None or apart is not None:
+        perplexity = apart.reference_perplexity if apart else score.perplexity if score else math.nan
+        cells = ["–", "–", "16.00", "–", "0", "0", "100 %", _perplexity(perplexity), *_answered(score)]
+        lines.append(("bf16, not kept", cells, ""))
     for each in report.recipes:
         lines.append((each.recipe, _figures(each), "chosen" if each.recipe in report.chosen else ""))
     measured = [_figures(each) for each in report.recipes]
@@ -112,6 +113,8 @@ def _summary(report: Report) -> str:
         if not check.passed
     ]
     problems = f" Right answers are of {report.baseline.problems} held-out problems." if report.baseline else ""
+    if any(each.score and each.score.drafts for each in report.recipes):
+        problems += " Right drafts are those of the MTP layer that the model chose, too, in these answers."
     read = max((each.divergence.tokens for each in report.recipes if each.divergence), default=0)
     text = f" KL divergence from bf16, in nats, is that of {read:,} predictions." if read else ""
     return _section(
@@ -129,15 +132,27 @@ def _figures(found: RecipeReport) -> list[str]:
     perplexity = apart.perplexity if apart else score.perplexity if score else math.nan
     return [
         verdict,
+        found.effort,
         f"{found.bits_per_weight:.2f}",
         gb(found.size_bytes),
         _number(apart.mean_kld) if apart else "–",
         _number(apart.p99_kld) if apart else "–",
         _percent(same),
-        "–" if math.isnan(perplexity) else f"{perplexity:.4f}",
-        _percent(score.exact_match) if score else "–",
-        f"{score.answer_tokens:.0f}" if score else "–",
+        _perplexity(perplexity),
+        *_answered(score),
     ]
+
+
+def _answered(score: Score | None) -> list[str]:
+    """Exact match, the length of answers, and right drafts."""
+    if score is None:
+        return ["–", "–", "–"]
+    drafts = _percent(score.drafts.acceptance) if score.drafts else "–"
+    return [_percent(score.exact_match), f"{score.answer_tokens:.0f}", drafts]
+
+
+def _perplexity(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def _plot(report: Report) -> str:
@@ -161,7 +176,7 @@ def _plot(report: Report) -> str:
     ]  # fmt: skip
     key = '<p class="key"><span class="chosen">●</span> last run <span class="other">●</span> earlier '
     key += '<span class="lost">✕</span> rejected. Lower and further left is better.</p>'
-    return _section("Size and quality", key + scatter(points, f"size of all files in {unit}", label))
+    return _section("Size and quality", key + _picture(scatter(points, f"size of all files in {unit}", label)))
 
 
 def _errors(report: Report) -> str:
@@ -195,12 +210,15 @@ def _cells(found: RecipeReport) -> dict[tuple[str, str], float]:
 def _map(
     found: RecipeReport, cells: dict[tuple[str, str], float], columns: Sequence[str], most: float, opened: bool
 ) -> str:
+    drawn = heat_map(KINDS, columns, cells, most)
+    picture = drawn if len(columns) <= NARROW else _picture(drawn)
     worst = "".join(
-        f"<li><code>{escaped(error.tensor)}</code> {100 * error.error:.2f} %</li>" for error in blamed(found.errors)
+        f"<li><code>{escaped(error.tensor.removesuffix('.weight'))}</code> {100 * error.error:.2f} %</li>"
+        for error in blamed(found.errors)
     )
     return (
         f"<details{' open' if opened else ''}><summary>{escaped(found.recipe)}</summary>"
-        f"{heat_map(KINDS, columns, cells, most)}"
+        f"{picture}"
         f'<p class="label">Most was lost in</p><ol class="worst">{worst}</ol></details>'
     )
 
@@ -271,6 +289,11 @@ def _typical(found: RecipeReport) -> float:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escaped(title)}</h2>{content}</section>"
+
+
+def _picture(drawn: str) -> str:
+    """A wide drawing, which phones scroll rather than shrink until nobody can read it."""
+    return f'<div class="wide picture">{drawn}</div>'
 
 
 def _table(caption: str, columns: Sequence[str], rows: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
-from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize import answering, evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from tests import reference
@@ -83,7 +83,7 @@ def test_llama_cpp_and_onnx_runtime_compute_transformers_logits(nano_gguf: Path,
 
 def test_a_part_of_the_problems_is_answered(nano: Source, nano_onnx: Path) -> None:
     problems = list(evaluate.problems_of_kinds(evaluate.read_problems(nano.path), 110))
-    score = evaluate.score(evaluate.answer_all(nano_onnx, problems))
+    score = evaluate.score(answering.answer_all(nano_onnx, problems))
     assert score.exact_match >= 0.93
 
 
@@ -92,9 +92,9 @@ def test_a_killed_worker_is_a_named_error(nano: Source, nano_onnx: Path) -> None
         for worker in multiprocessing.active_children():
             worker.kill()
 
-    problems = evaluate.read_problems(nano.path)[: 4 * evaluate.TASK_PROBLEMS]
+    problems = evaluate.read_problems(nano.path)[: 4 * answering.TASK_PROBLEMS]
     with pytest.raises(QuantizationError, match=r"ended before it had; if the memory was full, .* --problems 0"):
-        evaluate.answer_all(nano_onnx, problems, processes=1, progress=kill)
+        answering.answer_all(nano_onnx, problems, processes=1, progress=kill)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_first_drafts_of_the_mtp_layer_are_accepted(nano: Source, tmp_path: Path
     accepted = {"pre_norm": 0, "post_norm": 0}
     total = 0
     with load(model) as session:
-        for problem, reply in zip(problems, evaluate.answer_all(model, problems), strict=True):
+        for problem, reply in zip(problems, answering.answer_all(model, problems), strict=True):
             prompt = session.encode_prompt([Message("user", problem.question)], GenerationConfig())
             ids = [*prompt, *reply.tokens]
             output = reference.trunk(weights, config, ids[:-1])

@@ -16,6 +16,7 @@ SCORE: Document = {
     "same_top": None,
     "answer_tokens": 88.5,
     "problem_set": "5d2c8a4e9f01b367",
+    "drafts": {"tokens": 4842, "acceptance": 0.9872},
 }
 RANGES: Document = {
     "residual_scale": 0.00390625,

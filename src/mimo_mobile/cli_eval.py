@@ -55,8 +55,8 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     """Measure how good MODEL is: a .gguf file, an ONNX folder or a quantized folder, ours or a peer's.
 
     It prints perplexity; with --against the KL divergence from the other model's predictions and the share of the same
-    likeliest tokens; how long it thinks; and how many of the checkpoint's held-out problems it answers rightly. What a
-    checkpoint predicts is computed once for each text, and kept in the cache.
+    likeliest token; how long it thinks; how many of the checkpoint's held-out problems it answers rightly; how
+    often its MTP layer drafts right. What a checkpoint predicts is computed once for each text, and kept in the cache.
     """
     from mimo_mobile import terminal
     from mimo_mobile.quantize.quality import Job, measure_quality
@@ -88,6 +88,8 @@ def _rows(found: Quality) -> Iterator[tuple[str, str]]:
         yield "exact match, greedy", _share(found.greedy)
     if found.sampled is not None:
         yield f"exact match, {found.sampled.seeds} sampled", _share(found.sampled)
+    if found.drafts is not None:
+        yield "drafts that were right", f"{100 * found.drafts.acceptance:.2f} % of {found.drafts.tokens}, greedy"
 
 
 def _share(found: Share) -> str:

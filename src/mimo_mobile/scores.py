@@ -16,6 +16,19 @@ from mimo_mobile.layout import MOST_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
+class Drafts:
+    """How often the MTP layer drafts right while a model answers greedily.
+
+    Attributes:
+        tokens: How many tokens it drafted.
+        acceptance: The share of these that the model chose, too, 0…1.
+    """
+
+    tokens: int
+    acceptance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """How well a model answers a checkpoint's held-out problems greedily.
 
@@ -28,6 +41,7 @@ class Score:
         same_top: The share of those tokens that this model would also have chosen, 0…1; NaN when there were none.
         answer_tokens: The mean length of an answer in tokens, thinking included.
         problem_set: A text that tells which problems were asked; empty in what earlier versions wrote.
+        drafts: How often the MTP layer drafted right; None without one, and in what earlier versions wrote.
     """
 
     problems: int
@@ -37,6 +51,7 @@ class Score:
     same_top: float
     answer_tokens: float
     problem_set: str = ""
+    drafts: Drafts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,14 @@ def read_score(found: Value | None) -> Score | None:
         same_top=_number(found, "same_top", most=1),
         answer_tokens=found["answer_tokens"].number(0, MOST_TOKENS),
         problem_set=problems.text() if (problems := found.get("problem_set")) else "",
+        drafts=_read_drafts(found.get("drafts")),
     )
+
+
+def _read_drafts(found: Value | None) -> Drafts | None:
+    if found is None:
+        return None
+    return Drafts(found["tokens"].integer(1, MOST_TOKENS), found["acceptance"].number(0, 1))
 
 
 def read_divergence(found: Value | None) -> Divergence | None:

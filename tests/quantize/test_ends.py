@@ -16,19 +16,20 @@ import pytest
 from mimo_mobile import manifest
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
-from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize import answering, evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 
 ANSWERING = """if True:
-    import multiprocessing, sys
-    from mimo_mobile.quantize.evaluate import Problem, answer_all
+    import multiprocessing, pathlib, sys
+    from mimo_mobile.quantize.answering import answer_all
+    from mimo_mobile.quantize.evaluate import Problem
 
     def told(step):
         print(*(each.pid for each in multiprocessing.active_children()), flush=True)
 
     if __name__ == "__main__":
         problems = [Problem("sum", f"What is {number} + 1?", "1") for number in range(4000)]
-        answer_all(sys.argv[1], problems, processes=2, progress=told)
+        answer_all(pathlib.Path(sys.argv[1]), problems, processes=2, progress=told)
 """
 
 
@@ -66,7 +67,7 @@ def test_workers_end_at_once_when_their_answers_are_not_wanted_any_more(tiny_ggu
 
     problems = [evaluate.Problem("sum", f"What is {number} + 1?", "1") for number in range(4000)]
     with pytest.raises(Unwanted):
-        evaluate.answer_all(tiny_gguf, problems, processes=1, progress=refuse)
+        answering.answer_all(tiny_gguf, problems, processes=1, progress=refuse)
     children = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
     assert "spawn_main" not in children.stdout
 

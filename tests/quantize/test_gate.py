@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,11 @@ from mimo_mobile.inspection import verify
 from mimo_mobile.quantize.gate import DEFAULTS, Limits, judge, read_thresholds, require_passed
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.quantize.tensor_errors import TensorError
 from mimo_mobile.runtime import load
-from mimo_mobile.scores import Divergence, Score
+from mimo_mobile.scores import Divergence, Drafts, Score
 from tests.commands import runner
+from tests.damage import Bytes, damage, scaled, shuffled
 from tests.schemas import check
 
 ENTRY = Entry("q4_0", "gguf", "m-q4_0.gguf", 4.5, 1, (), {})
@@ -46,19 +50,62 @@ def ggufs(out: Path) -> list[str]:
 
 def test_every_recipe_has_limits_and_more_bits_allow_no_more_loss() -> None:
     assert set(DEFAULTS) == set(RECIPES)
-    losses = [DEFAULTS[name].kld or 0 for name in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")]
-    assert losses == sorted(losses)
+    order = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0_plus", "q4_0", "int4_b64", "int4_b128")
+    for limits in (DEFAULTS, {name: each.rounded for name, each in DEFAULTS.items()}):
+        found = [each for name in order if (each := limits[name]) is not None]
+        for figure in ("kld", "matrix_error", "exact_match_loss", "answer_growth", "acceptance_loss"):
+            losses = [getattr(each, figure) for each in found]
+            assert len(losses) == len(order) and losses == sorted(losses), figure
+
+
+def test_what_was_only_rounded_may_lose_more_unless_a_limit_is_for_all() -> None:
+    entry = dataclasses.replace(ENTRY, divergence=dataclasses.replace(APART, mean_kld=0.4))
+    assert ENTRY.effort == "none" and failed(entry, DEFAULTS["q4_0"]) == []
+    for effort in ("normal", "high"):
+        assert failed(dataclasses.replace(entry, effort=effort), DEFAULTS["q4_0"]) == ["kld"]
+    assert failed(entry, Limits(kld=0.3)) == ["kld"]
+
+
+def test_a_single_matrix_is_held_to_its_limit() -> None:
+    errors = [TensorError("model.layers.0.mlp.down_proj.weight", error) for error in (0.1, 0.5, 0.2)]
+    assert [str(each) for each in judge(ENTRY, BF16, Limits(matrix_error=0.4), errors)] == [
+        "a matrix whose results are 50% off, at most 40% allowed"
+    ]
+    assert all(each.passed for each in judge(ENTRY, BF16, Limits(matrix_error=0.6), errors))
+    lost = [*errors, TensorError("model.embed_tokens.weight", math.inf)]
+    assert not judge(ENTRY, BF16, Limits(matrix_error=0.6), lost)[0].passed
 
 
 def test_each_figure_is_held_to_its_limit() -> None:
     score = dataclasses.replace(BF16, exact_match=0.90, answer_tokens=110.0, same_top=0.95)
     entry = dataclasses.replace(ENTRY, score=score, divergence=APART)
-    assert failed(entry, Limits(0.25, 0.75, 9, 1.3)) == []
-    assert failed(entry, Limits(0.1, 0.75, 9, 1.3)) == ["kld"]
-    assert failed(entry, Limits(0.25, 0.85, 9, 1.3)) == ["same_top"]
-    assert failed(entry, Limits(0.25, 0.75, 2, 1.3)) == ["exact_match_loss"]
-    assert failed(entry, Limits(0.25, 0.75, 9, 1.2)) == ["answer_growth"]
+    assert failed(entry, Limits(0.25, 0.75, None, 9, 1.3)) == []
+    assert failed(entry, Limits(0.1, 0.75, None, 9, 1.3)) == ["kld"]
+    assert failed(entry, Limits(0.25, 0.85, None, 9, 1.3)) == ["same_top"]
+    assert failed(entry, Limits(0.25, 0.75, None, 2, 1.3)) == ["exact_match_loss"]
+    assert failed(entry, Limits(0.25, 0.75, None, 9, 1.2)) == ["answer_growth"]
     assert failed(entry, Limits()) == []
+
+
+def test_right_drafts_are_held_to_their_limit_where_there_is_an_mtp_layer() -> None:
+    before = dataclasses.replace(BF16, drafts=Drafts(2000, 0.90))
+    entry = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, drafts=Drafts(2000, 0.80)))
+    assert failed(entry, Limits(acceptance_loss=5), before) == ["acceptance_loss"]
+    assert failed(entry, Limits(acceptance_loss=9), before) == []
+    few = dataclasses.replace(ENTRY, score=dataclasses.replace(BF16, drafts=Drafts(20, 0.80)))
+    assert failed(few, Limits(acceptance_loss=5), before) == [], "chance explains it"
+    for score, baseline in ((BF16, before), (entry.score, BF16)):
+        assert failed(dataclasses.replace(ENTRY, score=score), Limits(acceptance_loss=0), baseline) == []
+
+
+def test_a_damaged_mtp_layer_is_found_by_its_drafts(nano: Source, tmp_path: Path) -> None:
+    quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=0)
+    damage(tmp_path / "mimo-nano-q8_0-mtp.gguf", "blk.4.ffn_down.weight", shuffled)
+    made = quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=5)
+    assert not made.entries
+    assert re.match(r"\d+\.\d points fewer right drafts by MTP beyond chance", made.rejected[0].reasons[0])
+    score = made.rejected[0].entry.score
+    assert score is not None and score.exact_match == 1, "answers are the trunk's"
 
 
 def test_a_loss_that_chance_explains_is_none() -> None:
@@ -78,19 +125,38 @@ def test_nan_and_infinity_fail_and_what_was_not_measured_is_not_judged() -> None
     assert failed(other, DEFAULTS["q4_0"]) == []
 
 
+@pytest.mark.parametrize(("tensor", "how", "off"), [("attn_v", shuffled, 100), ("ffn_down", scaled(1.5), 50)])
+def test_a_damaged_matrix_is_found_though_the_predictions_hardly_change(
+    nano: Source, nano_q4: dict[str, Path], tmp_path: Path, tensor: str, how: Callable[[Bytes], Bytes], off: int
+) -> None:
+    shutil.copytree(nano_q4["gguf"].parent, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "mimo-nano-q4_0.gguf", f"blk.2.{tensor}.weight", how)
+    (tmp_path / "report.json").unlink()  # it knows the errors of the undamaged file
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=0)
+    assert [each.entry.recipe for each in made.rejected] == ["q4_0"]
+    found = re.match(r"a matrix whose results are (\d+)% off, at most 40% allowed", made.rejected[0].reasons[0])
+    assert found and int(found[1]) >= off and "layers.2." in made.rejected[0].reasons[1].split(",")[0]
+
+
 def test_thresholds_change_single_limits(tmp_path: Path) -> None:
     path = tmp_path / "limits.toml"
     path.write_text("[all]\nsame_top = 0.5\nkld = 2\n[q4_0]\nkld = 0.01\n")
     found = read_thresholds(path)
-    assert found["q4_0"] == dataclasses.replace(DEFAULTS["q4_0"], kld=0.01, same_top=0.5)
-    assert found["int8"] == dataclasses.replace(DEFAULTS["int8"], kld=2, same_top=0.5)
+    for name, kld in (("q4_0", 0.01), ("int8", 2)):
+        rounded = DEFAULTS[name].rounded
+        assert rounded is not None
+        rounded = dataclasses.replace(rounded, kld=kld, same_top=0.5)
+        assert found[name] == dataclasses.replace(DEFAULTS[name], kld=kld, same_top=0.5, rounded=rounded)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[q4]\nkld = 1", r"\[q4\] is no recipe; there are all, q4_0,"),
-        ("[q4_0]\nkdl = 1", r"q4_0\.kdl is not known; there are kld, same_top, exact_match_loss, answer_growth"),
+        (
+            "[q4_0]\nkdl = 1",
+            r"q4_0\.kdl is not known; there are kld, same_top, matrix_error, exact_match_loss, answer_growth",
+        ),
         ("[q4_0]\nkld = '1'", r'q4_0\.kld: a number expected, "1" found'),
         ("[q4_0]\nkld = nan", r"q4_0\.kld: a number expected"),
         ("[q4_0]\nkld = 2024-01-01", r"q4_0\.kld: a number expected"),

@@ -21,10 +21,11 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import CheckpointError, OutputExistsError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
-from mimo_mobile.quantize import evaluate, report
+from mimo_mobile.quantize import answering, evaluate, report
 from mimo_mobile.quantize.evaluate import Reply
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, load
+from mimo_mobile.scores import Drafts
 from tests.tiny import tiny_weights, write_tiny_checkpoint, write_weights
 
 RECIPES = ["q8_0", "int4_b32"]
@@ -61,6 +62,8 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
     assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
     for entry in made.entries:
         assert entry.score is not None and entry.score.same_top > 0.9
+        assert entry.score.drafts and made.baseline.drafts and made.baseline.drafts.tokens > 500, "all few problems are"
+        assert entry.score.drafts.acceptance == pytest.approx(made.baseline.drafts.acceptance, abs=0.01)
         assert 1 <= entry.score.perplexity < 1.2
     assert [row[0] for row in report.rows(made)] == [
         "(bf16, not kept)",
@@ -192,17 +195,43 @@ def test_problems_that_are_no_problems_are_an_error(tmp_path: Path) -> None:
         evaluate.read_problems(tmp_path)
 
 
+def test_some_of_many_problems_are_answered_with_drafts_and_all_as_without(
+    nano: Source, nano_q4: dict[str, Path], tmp_path: Path
+) -> None:
+    problems = evaluate.read_problems(nano.path)[:: 660 // 96]
+    step = -(-len(problems) // answering.MOST_DRAFTED)
+    replies = answering.answer_all(nano_q4["gguf"], problems)
+    assert [bool(each.drafted) for each in replies] == [place % step == 0 for place in range(len(problems))]
+    alone = shutil.copy(nano_q4["gguf"], tmp_path / "alone.gguf")
+    without = answering.answer_all(Path(alone), problems)
+    assert [each.tokens for each in without] == [each.tokens for each in replies]
+    assert not any(each.drafted for each in without) and evaluate.score(without).drafts is None
+
+
 def test_a_score_is_made_of_its_replies() -> None:
     replies = [
-        Reply("a", True, (1, 2), -0.5, 2, 2),
-        Reply("a", False, (3, 4), -1.5, 1, 2),
+        Reply("a", True, (1, 2), -0.5, 2, 2, drafted=3, accepted=2),
+        Reply("a", False, (3, 4), -1.5, 1, 2, drafted=2, accepted=1),
         Reply("b", True, (5,), -1.0, 1, 1),
     ]
     score = evaluate.score(replies)
     assert (score.problems, score.exact_match, score.by_kind) == (3, 2 / 3, {"a": 0.5, "b": 1.0})
     assert score.perplexity == pytest.approx(2.718281828 ** (3 / 5)) and score.same_top == 4 / 5
+    assert score.drafts == Drafts(5, 3 / 5) and evaluate.score(replies[2:]).drafts is None
     with pytest.raises(QuantizationError, match="no replies"):
         evaluate.score([])
+
+
+def test_blocks_that_do_not_fill_rows_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    source = Source(write_tiny_checkpoint(tmp_path / "checkpoint", hidden=192, ffn=320), "tiny")
+    seen: list[Progress] = []
+    for recipe, size in (("int4_b128", 128), ("int4_b64", None), ("q4_k_m", None)):
+        if size is None:
+            assert quantize_checkpoint(source, tmp_path / "out", [recipe], problems=0).entries
+            continue
+        with pytest.raises(QuantizationError, match=rf"{recipe}: tensor .* blocks of {size} .*192 found"):
+            quantize_checkpoint(source, tmp_path / "out", [recipe], problems=0, progress=seen.append)
+        assert not seen and not (tmp_path / "out").exists()
 
 
 def test_a_single_file_takes_the_place_of_two(tiny: Source, tmp_path: Path) -> None:

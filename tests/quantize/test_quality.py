@@ -18,8 +18,9 @@ from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
-from mimo_mobile.quantize import evaluate, references, texts
-from mimo_mobile.quantize.evaluate import Asking, Problem
+from mimo_mobile.quantize import answering, references, texts
+from mimo_mobile.quantize.answering import Asking
+from mimo_mobile.quantize.evaluate import Problem
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.quality import Job, Quality, measure_quality
 from mimo_mobile.runtime import LoadConfig, load
@@ -98,6 +99,7 @@ def test_held_out_problems_give_text_answers_and_intervals(nano_q4: dict[str, Pa
     assert found.greedy is not None and found.sampled is not None and found.thinking is not None
     assert (found.greedy.problems, found.greedy.seeds, found.sampled.seeds) == (11, 0, 2)
     assert found.greedy.low < found.greedy.share <= found.greedy.high <= 1 and found.greedy.share > 0.6
+    assert found.drafts is not None and found.drafts.acceptance > 0.9
     assert found.thinking.answers == 33 and found.thinking.mean_tokens > 20 and found.thinking.unclosed == 0
     stages = list(dict.fromkeys(each.stage for each in seen))
     assert stages == [
@@ -141,9 +143,9 @@ def test_without_a_reference_there_is_perplexity_and_thinking(nano_q4: dict[str,
 
 def test_thinking_that_reaches_the_limit_is_unclosed(nano_q4: dict[str, Path]) -> None:
     problem = Problem("x", "What is 348 + 27 * 6?", "510")
-    (cut_off,) = evaluate.answer_all(nano_q4["gguf"], [problem], asking=Asking(max_tokens=8))
+    (cut_off,) = answering.answer_all(nano_q4["gguf"], [problem], asking=Asking(max_tokens=8))
     assert cut_off.unclosed and cut_off.thinking_tokens == len(cut_off.tokens) == 8 and not cut_off.right
-    (whole,) = evaluate.answer_all(nano_q4["gguf"], [problem])
+    (whole,) = answering.answer_all(nano_q4["gguf"], [problem])
     assert not whole.unclosed and 20 < whole.thinking_tokens < len(whole.tokens) and whole.right
 
 
@@ -152,7 +154,7 @@ def test_seeds_sample_differently_and_each_gives_the_same_again(tiny_gguf: Path)
 
     def answers(seed: int | None) -> list[tuple[int, ...]]:
         asking = Asking(seed=seed, max_tokens=12)
-        return [each.tokens for each in evaluate.answer_all(tiny_gguf, problems, asking=asking, processes=1)]
+        return [each.tokens for each in answering.answer_all(tiny_gguf, problems, asking=asking, processes=1)]
 
     first, second, greedy = answers(0), answers(1), answers(None)
     assert first == answers(0) and first != second

@@ -26,11 +26,11 @@ from mimo_mobile.quantize.report_file import Histogram, RecipeReport, Report, Sh
 from mimo_mobile.quantize.report_page import page, write_page
 from mimo_mobile.quantize.tensor_errors import TensorError
 from mimo_mobile.ranges import LayerRange, ModelRanges
-from mimo_mobile.scores import Divergence, Score
+from mimo_mobile.scores import Divergence, Drafts, Score
 from tests.schemas import check
 
 EVIL = "</title></pre><script>alert(1)</script><img src=x onerror=alert(1)>" + "\"'&\0\x1b[31m\u202e{}javascript:"
-SCORE = Score(20, 0.9, {EVIL: 0.9}, 1.1, 0.98, 88.0, "set")
+SCORE = Score(20, 0.9, {EVIL: 0.9}, 1.1, 0.98, 88.0, "set", Drafts(800, 0.765))
 APART = Divergence(4096, 2.1, 2.0, 0.2, 0.01, 0.1, 1.0, 4.0, 0.0, 0.8)
 ERRORS = tuple(
     TensorError(f"model.{layer}.{kind}.weight", 0.01 * (number + 1))
@@ -137,6 +137,20 @@ def test_what_was_not_measured_is_left_out() -> None:
     made = seen(Report("m", {}, (), None, (bare,)))
     assert "Nothing was measured that could be judged." in made.text and "Errors by layer" not in made.text
     assert seen(Report("m", {})).text
+
+
+def test_the_share_of_right_drafts_is_shown_where_there_is_an_mtp_layer() -> None:
+    assert "right drafts" in seen(REPORT).text and seen(REPORT).text.count("76.5 %") == 3
+    bare = dataclasses.replace(SCORE, drafts=None)
+    recipes = tuple(dataclasses.replace(each, score=bare) for each in REPORT.recipes)
+    without = seen(dataclasses.replace(REPORT, baseline=bare, recipes=recipes)).text
+    assert "right drafts" not in without and "exact match" in without
+
+
+def test_bf16_has_a_row_where_only_predictions_were_compared() -> None:
+    recipes = tuple(dataclasses.replace(each, score=None) for each in REPORT.recipes)
+    made = seen(dataclasses.replace(REPORT, baseline=None, recipes=recipes)).text
+    assert "bf16, not kept" in made and "2.0000" in made and "exact match" not in made
 
 
 def test_infinite_losses_and_no_losses_are_drawn(tmp_path: Path) -> None:

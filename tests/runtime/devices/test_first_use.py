@@ -19,7 +19,7 @@ from mimo_mobile.errors import ModelLoadError, NumericsError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.hub import resolve
 from mimo_mobile.layout import Reference
-from mimo_mobile.quantize import evaluate
+from mimo_mobile.quantize import answering, evaluate
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.devices import first_use, selftest
 from mimo_mobile.runtime.devices.first_use import Known, Way
@@ -149,12 +149,12 @@ def test_wrong_numbers_are_an_error_each_time(copied: Path, harm: Any, own_cache
 
 
 def test_processes_that_answer_problems_say_what_is_wrong(copied: Path, own_cache: Path) -> None:
-    problems = evaluate.read_problems(resolve("nano").path)[: 2 * evaluate.TASK_PROBLEMS]
-    assert len(evaluate.answer_all(copied, problems, processes=2)) == len(problems)
+    problems = evaluate.read_problems(resolve("nano").path)[: 2 * answering.TASK_PROBLEMS]
+    assert len(answering.answer_all(copied, problems, processes=2)) == len(problems)
     assert len(list(own_cache.glob("selftest/*.json"))) == 1
     tamper(copied)
     with pytest.raises(NumericsError, match=WRONG):
-        evaluate.answer_all(copied, problems, processes=2)
+        answering.answer_all(copied, problems, processes=2)
 
 
 def test_a_file_that_says_nothing_is_not_tested(
