@@ -25,16 +25,8 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import (
-    answering,
-    disjoint,
-    evaluate,
-    kept_work,
-    preflight,
-    rejection,
-    report_data,
-    report_file,
-)
+from mimo_mobile.quantize import disjoint, evaluate, kept_work, preflight, rejection, report_data, report_file
+from mimo_mobile.quantize.answering import answer_all
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences
@@ -375,9 +367,7 @@ def _score(
         evaluate.keep_replies(out, key, replies)
     answers[report_file.BF16] = list(reference)
     for entry in [entry for entry in state.entries if entry.recipe in todo]:
-        replies = answering.answer_all(
-            out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress
-        )
+        replies = answer_all(out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress)
         answers[entry.recipe] = [reply.tokens for reply in replies]
         score = dataclasses.replace(evaluate.score(replies), problem_set=asked)
         state = state.with_entry(dataclasses.replace(entry, score=score))
@@ -401,4 +391,4 @@ def _reference(
             model = write_plain(checkpoint, folder / "bf16.gguf", "gguf", BF16, origin(source), progress=progress)[0]
         except MissingDependencyError:  # float32 holds the same values
             model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
-        return answering.answer_all(model, problems, stage="evaluate bf16", progress=progress)
+        return answer_all(model, problems, stage="evaluate bf16", progress=progress)
