@@ -31,6 +31,9 @@ OUT ?= out
 DEVICE ?=
 THRESHOLDS ?=
 
+# Quick tests wait for one core most of the time; those of a file share what they make.
+BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 help:  ## what there is
 	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,10 +44,10 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 		$(if $(THRESHOLDS),--thresholds "$(THRESHOLDS)")
 
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
-	@$(BIN)/python -m pytest -m "not slow and not arm and not gpu and not android"
+	@$(BIN)/python -m pytest $(BESIDE) -m "not slow and not arm and not gpu and not android"
 
 test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests, but for drafts, with the lowest versions that pyproject.toml allows
-	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -m "not slow and not arm and not gpu and not android and not newest" \
+	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest $(BESIDE) -m "not slow and not arm and not gpu and not android and not newest" \
 		tests/*.py tests/convert tests/quantize tests/runtime --ignore=tests/runtime/decode/test_speculation.py
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something

@@ -50,8 +50,8 @@ def divergences(
 ) -> dict[str, Apart]:
     """How far the files of some recipes are from the checkpoint, by recipe; those that were measured are left out.
 
-    When the text had to be made anew, everything is measured again. A model that cannot be run here is not measured,
-    and the log says why.
+    What was measured on another text is measured again, whatever its recipe. A model that cannot be run here is not
+    measured, and the log says why.
 
     Args:
         folder: Where the files are.
@@ -75,12 +75,22 @@ def divergences(
         if told.tokenizer is not None:
             disjoint.check(told.windows, disjoint.read(folder), told.tokenizer)
         for entry in state.entries:
-            wanted = entry.recipe in recipes if told.known else entry.recipe in recipes or entry.divergence
-            if wanted and not (told.known and entry.divergence):
-                made[entry.recipe] = _apart(folder, entry, job, told, progress)
+            if _is_of(entry.divergence, told) if entry.divergence else entry.recipe not in recipes:
+                continue
+            made[entry.recipe] = _apart(folder, entry, job, told, progress)
     except MimoMobileError as error:
         logger.warning("the files were not compared with bf16: %s", error)
     return made
+
+
+def _is_of(divergence: Divergence, told: Told) -> bool:
+    """Whether it was measured on this text: as many predictions, of which the reference says the same."""
+    assert told.rows is not None
+    return (divergence.tokens, divergence.reference_perplexity) == (len(told.rows), _perplexity(told.rows))
+
+
+def _perplexity(rows: measures.TopRows) -> float:
+    return measures.perplexity(-rows.target_log_probs)
 
 
 def _apart(folder: Path, entry: Entry, job: Job, told: Told, progress: ProgressCallback) -> Apart:
@@ -93,7 +103,9 @@ def _apart(folder: Path, entry: Entry, job: Job, told: Told, progress: ProgressC
     except NumericsError as error:
         logger.warning("%s: %s", entry.path, error)
         lost = math.inf
-        return Apart(Divergence(len(told.rows), lost, math.nan, lost, math.nan, lost, lost, lost, 0.0, 0.0), None)
+        return Apart(
+            Divergence(len(told.rows), lost, _perplexity(told.rows), lost, math.nan, lost, lost, lost, 0.0, 0.0), None
+        )
     assert measured is not None
     return Apart(measures.summary(told.rows, measured), histogram_of(measured.kld))
 

@@ -137,13 +137,11 @@ class Told:
         windows: What is read.
         rows: What the reference predicts.
         tokenizer: The reference's.
-        known: Whether an earlier measurement kept it.
     """
 
     windows: list[Window]
     rows: TopRows | None = None
     tokenizer: TextTokenizer | None = None
-    known: bool = False
 
 
 def _model_at(path: Path) -> Path | None:
@@ -195,7 +193,7 @@ def told_by_checkpoint(
         request = ("text", windows)
     place = references.place(source.name, checkpoint.fingerprint(), request)
     if (kept := references.kept(place)) is not None:
-        return Told(*kept, tokenizer, known=True)
+        return Told(*kept, tokenizer)
     if not windows:
         with _loaded(path, job) as model:
             _check_same_tokenizer(model, Told([], None, tokenizer))

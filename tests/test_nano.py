@@ -13,7 +13,7 @@ import pytest
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.errors import QuantizationError
-from mimo_mobile.hub import Source
+from mimo_mobile.hub import Source, resolve
 from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import answering, evaluate
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
@@ -106,6 +106,22 @@ def test_every_figure_of_the_table_is_within_its_limit(nano: Source, tmp_path: P
     for entry in made.entries:
         assert entry.score is not None
         assert entry.score.exact_match >= made.baseline.exact_match - LOST[entry.recipe], entry.recipe
+
+
+@pytest.mark.slow
+def test_recipes_differ_in_what_they_cost_a_model_that_never_saw_int4_noise(nano: Source, tmp_path: Path) -> None:
+    recipes = ["q8_0", "q4_0_plus", "int4_b32_plus", "int4_b128"]
+    plain = quantize_checkpoint(resolve(ROOT / "tools/nano/mimo-nano-plain"), tmp_path / "plain", recipes)
+    noised = quantize_checkpoint(nano, tmp_path / "noised", recipes, problems=0)
+    assert plain.baseline is not None and plain.baseline.exact_match >= 0.97
+    lost = {}
+    for entry, beside in zip(plain.entries, noised.entries, strict=True):
+        assert entry.score and entry.divergence and beside.divergence and entry.recipe == beside.recipe
+        lost[entry.recipe] = entry.divergence.mean_kld
+        assert entry.recipe == "q8_0" or lost[entry.recipe] > 3 * beside.divergence.mean_kld
+        if entry.recipe.endswith("_plus"):
+            assert abs(entry.score.exact_match - plain.baseline.exact_match) <= 0.01
+    assert lost["q8_0"] < lost["q4_0_plus"] / 10 and 1.5 * lost["int4_b32_plus"] < lost["int4_b128"]
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def npu_plan(model: str | None, recipe: str, context: int | None, phone: Device 
     found = recipe_named(recipe)
     if found.target != "onnx":
         raise BadArgumentError(f"--recipe {recipe}: an ONNX recipe such as int4_b32 expected, NPUs run no GGUF")
-    config = Checkpoint.open(resolve(model).path).config if model else MIMO_7B
+    config = Checkpoint.open(resolve(model).path).config if model is not None else MIMO_7B
     try:
         chosen = planning.choose(found, config, phone, context) if phone else None
     except BadArgumentError:

@@ -236,3 +236,17 @@ def test_weights_of_the_same_shapes_are_told_apart_without_the_cache(
     after = manifest.identify(source)
     monkeypatch.setenv("MIMO_CACHE", str(tmp_path / "cache"))
     assert before != after == manifest.identify(source)
+
+
+def test_another_number_of_tokens_compares_anew_though_another_folder_has_read_the_text(
+    nano: Source, tmp_path: Path
+) -> None:
+    def tokens(out: str, most: int) -> int:
+        made = quantize_checkpoint(nano, tmp_path / out, ["q8_0"], problems=0, effort="none", tokens=most)
+        assert made.entries[0].divergence is not None
+        return made.entries[0].divergence.tokens
+
+    few, many = tokens("one", 64), tokens("other", 128)
+    assert few < many
+    assert tokens("one", 128) == many
+    assert tokens("one", 64) == few
