@@ -91,10 +91,7 @@ class KeptWork:
             OSError: It cannot be written.
             DiskFullError: There is no room for it.
         """
-        if (
-            self.folder.is_symlink() or self.folder.is_file()
-        ):  # the name is ours alone, and nothing is written elsewhere
-            self.folder.unlink()
+        self.make_folder()
         content = [part if isinstance(part, bytes) else _bytes(part) for part in parts]
         with files.whole(self.path(step), force=True) as temporary, temporary.open("wb") as file:
             file.write(self._digest(content))

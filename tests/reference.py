@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.mimo7b import PRE_NORM, MimoConfig
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, NDArray[Any]]
@@ -57,7 +57,7 @@ def mtp(
     next_id: int,
     *,
     layer: int = 0,
-    hidden_state: Literal["pre_norm", "post_norm"] = "pre_norm",
+    hidden_state: str = PRE_NORM,
 ) -> Array:
     """The MTP logits [T, V]: row t reads ids[: t + 1] and the token after it, and predicts the one after that.
 

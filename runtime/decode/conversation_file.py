@@ -13,8 +13,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +122,7 @@ def load(session: Session, path: Path, config: GenerationConfig | None, *, text_
 class _Reader:
     """One file under way: every byte that is read counts for its checksum."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BufferedReader) -> None:
         self._path, self._file, self._digest = path, file, hashlib.sha256()
         self._size = os.fstat(file.fileno()).st_size
 
@@ -214,7 +215,7 @@ class _Reader:
         except ValueError as error:  # of shapes with a zero beside numbers that are too large for numpy
             self._refuse(str(error), error)
         view = _bytes_of(made)
-        if self._file.readinto(view) != len(view):  # type: ignore[attr-defined]
+        if self._file.readinto(view) != len(view):
             self._refuse("it ends early")
         self._digest.update(view)
         return made
@@ -244,7 +245,7 @@ class _Reader:
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
     """A view of an array's memory."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _text_of(header: Value) -> tuple[str, tuple[Turn, ...], Mapping[str, Any]]:

@@ -79,7 +79,7 @@ def test_the_float32_function_stays_the_same(checkpoint: Checkpoint, factors: Ma
     expected, found = reference.trunk(plain, config, ids).logits, reference.trunk(scaled, config, ids).logits
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     state = config.mtp_hidden_state
-    drafts, same = (reference.mtp(each, config, ids, 7, hidden_state=state) for each in (plain, scaled))  # type: ignore[arg-type]
+    drafts, same = (reference.mtp(each, config, ids, 7, hidden_state=state) for each in (plain, scaled))
     np.testing.assert_allclose(same, drafts, rtol=0, atol=1e-5 * np.abs(drafts).max())
 
 

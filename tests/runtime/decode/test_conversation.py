@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +14,6 @@ from mimo_mobile.runtime.generation_config import GenerationStats
 
 GREEDY = GenerationConfig(temperature=0)
 SUM, PRODUCT, DIFFERENCE = "What is 12 + 30?", "What is 25 + 17 * 3?", "What is 779 - 343?"
-
-
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
-def path(request: pytest.FixtureRequest, nano_q4: dict[str, Path]) -> Path:
-    return nano_q4[request.param]
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    with load(path, threads=1, speculate="mtp") as loaded:
-        yield loaded
 
 
 def ids_of(tokens: Sequence[GeneratedToken]) -> list[int]:

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,6 @@ from mimo_mobile.runtime.decode import conversation_file
 from tests.runtime.decode.test_conversation import DIFFERENCE, GREEDY, PRODUCT, SUM, fresh, ids_of, stats_of
 
 Change = Callable[[dict[str, Any], dict[str, bytes]], None]
-
-
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
-def path(request: pytest.FixtureRequest, nano_q4: dict[str, Path]) -> Path:
-    return nano_q4[request.param]
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Iterator[Model]:
-    with load(path, threads=1, speculate="mtp") as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

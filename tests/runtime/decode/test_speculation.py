@@ -116,10 +116,11 @@ def test_the_same_seed_gives_the_same_sampled_text(models: dict[str, Path], back
 def test_sampled_tokens_are_distributed_as_the_models_say(models: dict[str, Path]) -> None:
     """Chi-square over pairs of tokens, of which the second is the verified draft or what came in its place."""
     draws = 20_000
-    config = GenerationConfig(temperature=2.0, top_p=0.9, top_k=12, min_p=0.02, max_tokens=3)
-    filters = {"temperature": 2.0, "top_p": 0.9, "top_k": 12, "min_p": 0.02}
+    # So hot that nano is not certain of what comes first, and drafts are right about half of the time.
+    config = GenerationConfig(temperature=6.0, top_p=0.9, top_k=12, min_p=0.02, max_tokens=3)
+    filters = {"temperature": 6.0, "top_p": 0.9, "top_k": 12, "min_p": 0.02}
     with session_of(models, "onnx", "mtp") as session:
-        ids = session.tokenizer.encode("The train to")  # nano knows stories, and does not know how this one goes on
+        ids = session.encode_prompt([Message("user", "Solve 7x + 12 = 3x + 52.")], config)
         found, accepted, drafted = Counter[tuple[int, ...]](), 0, 0
         for seed in range(draws):
             tokens = list(session.generate(ids, replace(config, seed=seed)))
@@ -139,7 +140,7 @@ def test_sampled_tokens_are_distributed_as_the_models_say(models: dict[str, Path
             for after in np.flatnonzero(second):
                 pair = (int(token), -1 if int(after) in stops else int(after))
                 expected[pair] = expected.get(pair, 0.0) + first[token] * second[after]
-    assert drafted > draws / 2 and 0.05 * drafted < accepted < 0.9 * drafted
+    assert drafted > draws / 2 and 0.1 * drafted < accepted < 0.9 * drafted
     assert set(found) <= set(expected)
     # Rare pairs together in one class, as the test wants at least five in each.
     frequent = [pair for pair, share in expected.items() if share * draws >= 5]
