@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mimo_mobile.runtime.generation_config import GenerationConfig
+from mimo_mobile.runtime.generation_config import LEAST_TEMPERATURE, GenerationConfig
 from mimo_mobile.runtime.server.errors import BAD_REQUEST, RequestError
 from mimo_mobile.runtime.text.chat_template import Message
 from mimo_mobile.untrusted import printable
@@ -29,6 +29,8 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,), "web_search_options": (),
 }  # fmt: skip
 """What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
+
+StopText = Annotated[str, Field(min_length=1)]
 
 Text = Annotated[str, Field(description="Text; special tokens in it are text, too.")]
 
@@ -116,7 +118,7 @@ class ChatRequest(_Body):
     """Only tokens at least this share as likely as the most likely one are sampled from."""
     seed: Annotated[int, Field(ge=0)] | None = None
     """The same seed draws the same random numbers."""
-    stop: str | list[str] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     """The answer ends before any of these texts."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     """After how many tokens the thinking is closed, so that the answer follows."""
@@ -130,26 +132,18 @@ class ChatRequest(_Body):
             BadArgumentError: A value is out of its range.
         """
         asked = self.max_completion_tokens or self.max_tokens
+        temperature = self.temperature
+        if temperature is not None and temperature < LEAST_TEMPERATURE:
+            temperature = 0.0  # which a smaller one comes to
         given: dict[str, Any] = {
-            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
+            "temperature": temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
             "max_tokens": min(filter(None, (asked, most_tokens)), default=None),
-            "stop": self.stops(), "thinking_budget": self.thinking_budget,
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
             "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         }  # fmt: skip
         given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}
         seeds = [None if self.seed is None else self.seed + place for place in range(self.n or 1)]
         return [GenerationConfig(**given, seed=seed) for seed in seeds]
-
-    def stops(self) -> list[str]:
-        """The texts that end the answer.
-
-        Raises:
-            RequestError: There are too many.
-        """
-        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(found) > MOST_STOPS:
-            raise RequestError(BAD_REQUEST, f"stop: at most {MOST_STOPS} texts expected, {len(found)} found")
-        return found
 
 
 _FLOATS = ("temperature", "top_p", "min_p")

@@ -109,10 +109,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a schema": ({"response_format": {"type": "json_object"}}, 400, "response_format is not supported"),
     "logprobs": ({"logprobs": True}, 400, "logprobs is not supported"),
     "a temperature below zero": ({"temperature": -1}, 400, "temperature"),
-    "a temperature too small": ({"temperature": 1e-9}, 400, "temperature 1e-09 is out of range"),
     "a number in words": ({"temperature": "0.5"}, 400, "temperature: Input should be a valid number"),
     "an empty stop text": ({"stop": [""]}, 400, "stop"),
-    "a hundred stop texts": ({"stop": ["a"] * 100}, 400, "stop: at most 16"),
+    "a hundred stop texts": ({"stop": ["a"] * 100}, 400, "stop"),
     "too many answers": ({"n": 100}, 400, "n: Input should be less than"),
     "a prompt that is too long": ({"messages": [{"role": "user", "content": "1 " * 9000}]}, 400, "the context holds"),
     "half a surrogate pair": ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "surrogate"),
@@ -131,7 +130,14 @@ def test_a_wrong_request_is_told_what_is_wrong(name: str, served: Served) -> Non
 
 
 def test_what_asks_for_nothing_is_passed_over(served: Served) -> None:
-    extra = {"user": "me", "tools": [], "response_format": {"type": "text"}, "logprobs": False, "presence_penalty": 0}
+    extra: dict[str, Any] = {
+        "temperature": 1e-9,
+        "user": "me",
+        "tools": [],
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "presence_penalty": 0,
+    }
     found = served.http.post("/v1/chat/completions", json=ASKED | extra | {"logit_bias": None, "max_tokens": 2})
     assert found.status_code == 200 and found.json()["choices"][0]["finish_reason"] == "length"
 
