@@ -6,6 +6,7 @@ models lose less. ``--thresholds FILE.toml`` changes them (docs/gate.md, which h
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tomllib
 from collections.abc import Sequence
@@ -13,16 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import untrusted
+from mimo_mobile.convert.folding import prefix_of
 from mimo_mobile.documents import DocumentError, Value
 from mimo_mobile.entries import REJECTED, Entry
 from mimo_mobile.errors import BadArgumentError, QualityGateError
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.recipes import RECIPES
-from mimo_mobile.quantize.tensor_errors import TensorError
+from mimo_mobile.quantize.tensor_errors import TensorError, blamed
 from mimo_mobile.scores import Score
 
 ALL = "all"
 """The table of a TOML file that is for every recipe."""
+
+NAMED = 3
+"""So many matrices are named that lost most."""
 
 STANDARD_ERRORS = 2
 """A loss of right answers counts as far as it is larger than so many standard errors, which chance hardly exceeds."""
@@ -80,17 +85,25 @@ class Check:
         found: The figure.
         limit: The limit.
         passed: Whether the file keeps to it.
+        blamed: The matrices to blame where it does not, the worst first; empty where they were not compared.
     """
 
     name: str
     found: float
     limit: float
     passed: bool
+    blamed: tuple[TensorError, ...] = ()
 
     def __str__(self) -> str:
         """The check in words."""
-        compared = WORDS[self.name]
-        return compared.format(found=self.found, limit=self.limit)
+        told = WORDS[self.name].format(found=self.found, limit=self.limit)
+        if not self.blamed:
+            return told
+        named = ", ".join(f"{each.tensor} ({100 * each.error:.1f} %)" for each in self.blamed[:NAMED])
+        if self.name != "matrix_error":
+            return f"{told}; most was lost in {named}"
+        more = len(self.blamed) - NAMED
+        return f"{told}: {named}" + (f" and {more} more" if more > 0 else "")
 
 
 WORDS = {
@@ -109,7 +122,7 @@ def judge(
 ) -> tuple[Check, ...]:
     """Every figure that was measured beside its limit; empty when nothing was measured.
 
-    ``errors`` are what the file's matrices lost.
+    ``errors`` are what the file's matrices lost; what is not kept to names those to blame.
     """
     made = []
     if entry.effort == "none" and limits.rounded is not None:
@@ -130,7 +143,19 @@ def judge(
         if baseline.drafts and score.drafts:
             shares = [(each.acceptance, each.tokens) for each in (baseline.drafts, score.drafts)]
             made += [_at_most("acceptance_loss", _beyond_chance(*shares), limits.acceptance_loss)]
-    return tuple(each for each in made if each is not None)
+    return tuple(_blaming(each, errors) for each in made if each is not None)
+
+
+def _blaming(check: Check, errors: Sequence[TensorError]) -> Check:
+    """The same check; if it failed, with the matrices that lost most, or all of those that lost more than they may."""
+    if check.passed:
+        return check
+    if check.name == "matrix_error":
+        over = [each for each in errors if not each.error <= check.limit]
+        return dataclasses.replace(check, blamed=tuple(blamed(over, len(over))))
+    drafting = [each for each in errors if each.tensor.startswith(prefix_of("mtp_layers"))]
+    own = drafting if check.name == "acceptance_loss" and drafting else errors
+    return dataclasses.replace(check, blamed=tuple(blamed(own, NAMED)))
 
 
 def _beyond_chance(before: tuple[float, int], after: tuple[float, int]) -> float:

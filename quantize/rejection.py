@@ -16,10 +16,7 @@ from mimo_mobile.entries import Entry, Rejected
 from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.gate import Limits, judge
-from mimo_mobile.quantize.tensor_errors import TensorError, blamed
-
-BLAMED = 3
-"""So many matrices are named that lost most."""
+from mimo_mobile.quantize.tensor_errors import TensorError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ def judged(
 ) -> Manifest:
     """The manifest after the files of some recipes were judged; those that lost too much are set aside.
 
-    ``errors`` are what matrices lost, by recipe; the reasons name those that lost most.
+    ``errors`` are what matrices lost, by recipe; each reason names those to blame.
     """
     for name in recipes:
         entry, gone = state.entry(name), state.rejection(name)
@@ -67,11 +64,7 @@ def settle(folder: Path, state: Manifest) -> None:
 
 
 def _reasons(entry: Entry, state: Manifest, limits: Limits, errors: Sequence[TensorError]) -> list[str]:
-    made = [str(check) for check in judge(entry, state.baseline, limits, errors) if not check.passed]
-    if made and errors:
-        worst = ", ".join(f"{each.tensor} ({100 * each.error:.1f} %)" for each in blamed(errors, BLAMED))
-        made.append(f"most was lost in {worst}")
-    return made
+    return [str(check) for check in judge(entry, state.baseline, limits, errors) if not check.passed]
 
 
 def _comparable(entry: Entry, state: Manifest) -> bool:

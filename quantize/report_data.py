@@ -66,12 +66,12 @@ def errors_of(
         old = known and known.of(entry.recipe, content_of(entry))
         if old and old.errors:
             made[entry.recipe] = old.errors
-        elif entry.recipe in recipes and state.entry(entry.recipe) and manifest.SYNTHETIC not in state.source:
+        elif entry.recipe in recipes and manifest.SYNTHETIC not in state.source:
+            gone = state.rejection(entry.recipe)
+            path = folder / (gone.aside.path if gone else entry.path)
             calibrated = calibrator.calibrated(RECIPES[entry.recipe])
             squares = calibrator.statistics.mean_squares if calibrated else {}
-            made[entry.recipe] = tuple(
-                tensor_errors(checkpoint, folder / entry.path, entry.ranges, calibrated, squares, progress)
-            )
+            made[entry.recipe] = tuple(tensor_errors(checkpoint, path, entry.ranges, calibrated, squares, progress))
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,16 @@ def _finite(value: float) -> float | None:
 def _recipe_json(found: RecipeReport) -> dict[str, Any]:
     made = dataclasses.asdict(found)
     made |= {name: each and scores.to_json(each) for name, each in _scores(found).items()}
-    made["checks"] = [dataclasses.asdict(each) | {"found": _finite(each.found)} for each in found.checks]
-    made["errors"] = [{"tensor": each.tensor, "error": _finite(each.error)} for each in found.errors]
+    made["checks"] = [
+        dataclasses.asdict(each) | {"found": _finite(each.found), "blamed": _errors_json(each.blamed)}
+        for each in found.checks
+    ]
+    made["errors"] = _errors_json(found.errors)
     return made
+
+
+def _errors_json(errors: Sequence[TensorError]) -> list[dict[str, Any]]:
+    return [{"tensor": each.tensor, "error": _finite(each.error)} for each in errors]
 
 
 def _scores(found: RecipeReport) -> dict[str, Score | Divergence | None]:
@@ -201,17 +208,20 @@ def _recipe(found: Value) -> RecipeReport:
         score=scores.read_score(found.get("score")),
         divergence=scores.read_divergence(found.get("divergence")),
         histogram=_histogram(histogram) if histogram else None,
-        errors=tuple(_error(each) for each in found["errors"].items(most=MOST_TENSORS)),
+        errors=_errors(found["errors"]),
     )
 
 
-def _error(found: Value) -> TensorError:
-    return TensorError(found["tensor"].text(), _number(found, "error"))
+def _errors(found: Value | None) -> tuple[TensorError, ...]:
+    """What matrices lost; earlier versions blamed none."""
+    listed = found.items(most=MOST_TENSORS) if found else ()
+    return tuple(TensorError(each["tensor"].text(), _number(each, "error")) for each in listed)
 
 
 def _check(found: Value) -> Check:
     name = found["name"].choice(*WORDS)
-    return Check(name, _number(found, "found"), found["limit"].number(least=0), found["passed"].flag())
+    limit, passed = found["limit"].number(least=0), found["passed"].flag()
+    return Check(name, _number(found, "found"), limit, passed, _errors(found.get("blamed")))
 
 
 def _number(found: Value, name: str) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import untrusted
 from mimo_mobile.convert.tensors import EMBEDDING, Layout, map_tensors
+from mimo_mobile.entries import REJECTED
 from mimo_mobile.errors import ModelLoadError, require
 from mimo_mobile.gguf_header import GgufHeader, GgufTensor
 from mimo_mobile.layout import mtp_file
@@ -31,7 +32,7 @@ EPS = ".attention.layer_norm_rms_epsilon"
 def read_written(path: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
     """The tensors of a .gguf file or an ONNX folder, and the configuration that belongs to them.
 
-    A GGUF trunk comes with the MTP layers of the file beside it, if it is there.
+    A GGUF trunk comes with the MTP layers of the file beside it, if it is there; either may be set aside.
 
     Args:
         path: What was written.
@@ -78,7 +79,8 @@ def _gguf(path: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:
     header = GgufHeader(path)
     layers, shapes = config.num_hidden_layers, config.tensor_shapes()
     made = _gguf_tensors(header, "trunk", shapes, layers)
-    beside = mtp_file(path)
+    plain = path.with_name(path.name.removesuffix(REJECTED))
+    beside = path.with_name(mtp_file(plain).name + path.name.removeprefix(plain.name))
     if config.num_nextn_predict_layers:
         if f"blk.{layers}.attn_q.weight" in header.tensors:
             made = _gguf_tensors(header, "whole", shapes, layers)

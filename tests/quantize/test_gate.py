@@ -19,7 +19,8 @@ from mimo_mobile.entries import Entry
 from mimo_mobile.errors import BadArgumentError, ModelLoadError, QualityGateError
 from mimo_mobile.hub import Source
 from mimo_mobile.inspection import verify
-from mimo_mobile.quantize.gate import DEFAULTS, Limits, judge, read_thresholds, require_passed
+from mimo_mobile.quantize import report_file
+from mimo_mobile.quantize.gate import DEFAULTS, WORDS, Limits, judge, read_thresholds, require_passed
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
 from mimo_mobile.quantize.tensor_errors import TensorError
@@ -33,6 +34,7 @@ ENTRY = Entry("q4_0", "gguf", "m-q4_0.gguf", 4.5, 1, (), {})
 BF16 = Score(660, 0.99, {"a": 0.99}, 1.0, 1.0, 88.0, "set")
 APART = Divergence(4096, 2.1, 2.0, 0.2, 0.01, 0.1, 1.0, 4.0, 0.0, 0.8)
 STRICT = DEFAULTS | {"q4_0": Limits(answer_growth=0.5), "int4_b32": Limits(answer_growth=0.5)}
+DOWN = "model.layers.{}.mlp.down_proj.weight"
 FILES = ["mimo-nano-q4_0-mtp.gguf", "mimo-nano-q4_0.gguf"]
 
 
@@ -67,13 +69,33 @@ def test_what_was_only_rounded_may_lose_more_unless_a_limit_is_for_all() -> None
 
 
 def test_a_single_matrix_is_held_to_its_limit() -> None:
-    errors = [TensorError("model.layers.0.mlp.down_proj.weight", error) for error in (0.1, 0.5, 0.2)]
+    errors = [TensorError(DOWN.format(layer), error) for layer, error in enumerate((0.1, 0.5, 0.2))]
     assert [str(each) for each in judge(ENTRY, BF16, Limits(matrix_error=0.4), errors)] == [
-        "a matrix whose results are 50% off, at most 40% allowed"
+        "a matrix whose results are 50% off, at most 40% allowed: model.layers.1.mlp.down_proj.weight (50.0 %)"
     ]
+    several = [*errors, *(TensorError(DOWN.format(layer), 1 - layer / 100) for layer in range(3, 7))]
+    assert str(judge(ENTRY, BF16, Limits(matrix_error=0.4), several)[0]).endswith(
+        ": " + ", ".join(f"{DOWN.format(layer)} ({100 - layer:.1f} %)" for layer in (3, 4, 5)) + " and 2 more"
+    )
     assert all(each.passed for each in judge(ENTRY, BF16, Limits(matrix_error=0.6), errors))
     lost = [*errors, TensorError("model.embed_tokens.weight", math.inf)]
     assert not judge(ENTRY, BF16, Limits(matrix_error=0.6), lost)[0].passed
+
+
+def test_every_reason_names_the_matrices_to_blame() -> None:
+    errors = [TensorError(DOWN.format(layer), layer / 100) for layer in range(4)]
+    drafting = TensorError("model.mtp_layers.0.mlp.down_proj.weight", 0.001)
+    score = dataclasses.replace(BF16, exact_match=0.5, answer_tokens=200.0, drafts=Drafts(2000, 0.5))
+    before = dataclasses.replace(BF16, drafts=Drafts(2000, 0.9))
+    entry = dataclasses.replace(ENTRY, score=score, divergence=APART)
+    made = judge(entry, before, Limits(0.1, 0.9, 0.01, 1, 1, 1), [*errors, drafting])
+    assert {each.name for each in made if not each.passed} == set(WORDS)
+    worst = [DOWN.format(layer) for layer in (3, 2, 1)]
+    for each in made:
+        named = {"matrix_error": worst[:2], "acceptance_loss": [drafting.tensor]}.get(each.name, worst)
+        assert [blamed.tensor for blamed in each.blamed] == named
+        assert all(name in str(each) for name in named)
+    assert not any(each.blamed for each in judge(entry, before, Limits(9, 0, 9, 99, 9, 99), errors)), "nothing failed"
 
 
 def test_each_figure_is_held_to_its_limit() -> None:
@@ -134,8 +156,16 @@ def test_a_damaged_matrix_is_found_though_the_predictions_hardly_change(
     (tmp_path / "report.json").unlink()  # it knows the errors of the undamaged file
     made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=0)
     assert [each.entry.recipe for each in made.rejected] == ["q4_0"]
-    found = re.match(r"a matrix whose results are (\d+)% off, at most 40% allowed", made.rejected[0].reasons[0])
-    assert found and int(found[1]) >= off and "layers.2." in made.rejected[0].reasons[1].split(",")[0]
+    found = re.match(r"a matrix whose results are (\d+)% off, at most 40% allowed: (\S+)", made.rejected[0].reasons[0])
+    assert found and int(found[1]) >= off and found[2].startswith("model.layers.2.")
+    report = report_file.read(tmp_path / "report.json")
+    (judged,) = next(each for each in report.recipes if each.rejected).checks
+    assert [each.tensor for each in judged.blamed] == [found[2]]
+    assert found[2] in (tmp_path / "report.html").read_text().split('class="reasons"')[1].split("</ul>")[0]
+    with pytest.raises(QualityGateError, match=re.escape(found[2])):
+        require_passed(made, ["q4_0"])
+    (tmp_path / "report.json").unlink()  # whoever judges the file anew finds the same where it was set aside
+    assert quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=0) == made
 
 
 def test_thresholds_change_single_limits(tmp_path: Path) -> None:
@@ -180,9 +210,9 @@ def test_what_lost_too_much_goes_aside_and_nothing_else_is_lost(nano: Source, tm
     check("manifest", tmp_path / "manifest.json")
     assert manifest.read(tmp_path) == made
     (gone, folder) = made.rejected
-    assert gone.entry.recipe == "q4_0" and len(gone.reasons) == 2
-    assert gone.reasons[0].startswith("answers 1.0") and gone.reasons[0].endswith("at most 0.5 allowed")
-    assert re.fullmatch(r"most was lost in (model\.\S+ \(\d+\.\d %\)(, )?){3}", gone.reasons[1])
+    assert gone.entry.recipe == "q4_0" and len(gone.reasons) == 1
+    named = r"most was lost in (model\.\S+ \(\d+\.\d %\)(, )?){3}"
+    assert re.fullmatch(rf"answers 1\.0\d times as long, at most 0\.5 allowed; {named}", gone.reasons[0])
     assert [name for name in ggufs(tmp_path) if "q4_0" in name] == [f"{name}.rejected" for name in FILES]
     assert (tmp_path / folder.aside.path / "model.onnx").is_file() and folder.aside.path.endswith("-onnx.rejected")
     assert not (tmp_path / folder.entry.path).exists()
