@@ -1,7 +1,7 @@
 """Builds quantize/kernels.c; all else about the package is in pyproject.toml.
 
 It becomes a shared library that ctypes loads, without Python's headers, so that one build serves every Python. Without
-a C compiler the package is installed all the same: it runs models, and quantizing says what is missing.
+a C compiler the package is installed all the same: it runs models, and what computes with weights says what is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MiMo in float32 numpy, with the weights of one layer in memory at a time: for calibration and as the reference.
 
 All texts pass through a layer before the next one is read, so that a checkpoint larger than the memory is read once. Of
-a single text's layer one matrix at a time is in memory.
+a single text's layer a few rows of each matrix are in memory at a time.
 This module knows the architecture and where tensors are asked for; it knows no files and no formats.
 Shapes: T tokens, H query heads, K key/value heads, D head_dim, E hidden, F ffn, V vocabulary.
 
@@ -10,7 +10,9 @@ Source of the MTP layer: https://huggingface.co/XiaomiMiMo/MiMo-7B-RL (modeling_
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +21,18 @@ from numpy.typing import NDArray
 
 from mimo_mobile.mimo7b import POST_NORM, MimoConfig
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.quantize import kernels
 
 Array = NDArray[np.float32]
 
 HEAD_WEIGHTS = 1 << 24
-"""So many weights of the head are in memory at a time."""
+"""So many weights of the head give logits at a time."""
+
+ROWS = 128
+"""The scores of so many tokens are in memory at a time."""
+
+TASK_WEIGHTS = 1 << 20
+"""So many weights a thread takes at a time: they stay in the processor's cache."""
 
 
 class Rows(Protocol):
@@ -39,6 +48,41 @@ class Rows(Protocol):
 
 Tensors = Mapping[str, Rows]
 """Tensors by the checkpoint's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Some neighbouring rows of a tensor, as a tensor."""
+
+    of: Rows
+    first: int
+    last: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return (self.last - self.first, *self.of.shape[1:])
+
+    def float32(self, start: int = 0, stop: int | None = None) -> Array:
+        """Rows ``start`` to ``stop`` as a float32 copy."""
+        start, stop, _ = slice(start, stop).indices(self.last - self.first)
+        return self.of.float32(self.first + start, self.first + stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor that is in memory."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.values.shape
+
+    def float32(self, start: int = 0, stop: int | None = None) -> Array:
+        """Rows ``start`` to ``stop``, of which nobody makes others."""
+        return self.values[start:stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +178,9 @@ def run(
     elif reached is not None:
         reached(0, states)
     for done, name in enumerate(names[first:], first + 1):
-        weights: Mapping[str, Array] = OnDemand(tensors, name)
+        weights = of_layer(config, tensors, name)
         if len(texts) > 1:
-            weights = layer_weights(config, tensors, name)
+            weights = {end: Held(each.float32()) for end, each in weights.items()}
         for number, text in enumerate(embedded):
             if name.startswith("mtp"):
                 following = np.concatenate([text[1:], text[-1:]])
@@ -168,53 +212,54 @@ def embed(tensors: Tensors, ids: Sequence[int]) -> Array:
     return made
 
 
-class OnDemand(dict[str, Array]):
-    """The weights of a layer, read each time that one is asked for: a text asks for each once."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        """Read those of a layer, e.g. ``layers.3``."""
-        super().__init__()
-        self._tensors, self._prefix = tensors, f"model.{name}."
-
-    def __missing__(self, end: str) -> Array:
-        return self._tensors[self._prefix + end].float32()
-
-
-def layer_weights(config: MimoConfig, tensors: Tensors, name: str) -> dict[str, Array]:
-    """All float32 weights of a layer, e.g. ``layers.3``, by the ends of their names."""
+def of_layer(config: MimoConfig, tensors: Tensors, name: str) -> dict[str, Rows]:
+    """The tensors of a layer, e.g. ``layers.3``, by the ends of their names."""
     prefix = f"model.{name}."
-    return {
-        each.removeprefix(prefix): tensors[each].float32() for each in config.tensor_shapes() if each.startswith(prefix)
-    }
+    return {each.removeprefix(prefix): tensors[each] for each in config.tensor_shapes() if each.startswith(prefix)}
+
+
+def products(inputs: Array, *matrices: Rows) -> list[Array]:
+    """What matrices `[N, K]` give for the same inputs `[T, K]`: `[T, N]` for each. All threads take rows in turn."""
+    taken, tiles = kernels.side_by_side(inputs), TASK_WEIGHTS // inputs.shape[1] // kernels.TILE
+    step = kernels.TILE * max(1, tiles)
+    made = [np.empty((len(inputs), each.shape[0]), np.float32) for each in matrices]
+
+    def compute(task: tuple[Rows, Array, int]) -> None:
+        matrix, out, start = task
+        kernels.multiply(matrix.float32(start, start + step), taken, out[:, start : start + step])
+
+    pairs = zip(matrices, made, strict=True)
+    tasks = [(matrix, out, start) for matrix, out in pairs for start in range(0, matrix.shape[0], step)]
+    with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 2)) as pool:
+        for _ in pool.map(compute, tasks):
+            pass
+    return made
 
 
 @np.errstate(over="ignore", invalid="ignore")  # whoever observes sees whether numbers are finite
-def layer(config: MimoConfig, weights: Mapping[str, Array], x: Array, joined: Array | None = None) -> Trace:
+def layer(config: MimoConfig, weights: Tensors, x: Array, joined: Array | None = None) -> Trace:
     """What a layer makes of a text's residual stream ``x`` `[T, E]`, whose first token stands at position 0."""
     eps = config.rms_norm_eps
-    normed = rms_norm(x, weights["input_layernorm.weight"], eps)
-
-    def project(which: str) -> Array:
-        name = f"self_attn.{which}_proj."
-        out: Array = (normed @ weights[name + "weight"].T + weights[name + "bias"]).reshape(len(x), -1, config.head_dim)
-        return out
-
-    query, key, value = (project(which) for which in "qkv")
+    normed = rms_norm(x, weights["input_layernorm.weight"].float32(), eps)
+    projected = products(normed, *(weights[f"self_attn.{which}_proj.weight"] for which in "qkv"))
+    for which, each in zip("qkv", projected, strict=True):
+        each += weights[f"self_attn.{which}_proj.bias"].float32()
+    query, key, value = (each.reshape(len(x), -1, config.head_dim) for each in projected)
     turned_key = rotate(key, config.rope_theta)
     mixed, query_key = _attend(rotate(query, config.rope_theta), turned_key, value)
-    attended = mixed @ weights["self_attn.o_proj.weight"].T
+    (attended,) = products(mixed, weights["self_attn.o_proj.weight"])
     middle = x + attended
-    normed_again = rms_norm(middle, weights["post_attention_layernorm.weight"], eps)
-    gate, up = (normed_again @ weights[f"mlp.{which}_proj.weight"].T for which in ("gate", "up"))
+    normed_again = rms_norm(middle, weights["post_attention_layernorm.weight"].float32(), eps)
+    gate, up = products(normed_again, *(weights[f"mlp.{which}_proj.weight"] for which in ("gate", "up")))
     product = silu(gate) * up
-    added = product @ weights["mlp.down_proj.weight"].T
+    (added,) = products(product, weights["mlp.down_proj.weight"])
     return Trace(
         x, joined, normed, query, key, value, turned_key, query_key, mixed, attended, middle, normed_again, gate, up,
         product, added, middle + added,
     )  # fmt: skip
 
 
-def mtp_layer(config: MimoConfig, weights: Mapping[str, Array], hidden: Array, following: Array, norm: Array) -> Trace:
+def mtp_layer(config: MimoConfig, weights: Tensors, hidden: Array, following: Array, norm: Array) -> Trace:
     """What an MTP layer makes of the trunk's states and the embedding of the tokens after, both `[T, E]`.
 
     ``norm`` `[E]` is the trunk's last norm, which a layer on states after it wants.
@@ -222,10 +267,11 @@ def mtp_layer(config: MimoConfig, weights: Mapping[str, Array], hidden: Array, f
     eps = config.rms_norm_eps
     if config.mtp_hidden_state == POST_NORM:
         hidden = rms_norm(hidden, norm, eps)
-    first = rms_norm(hidden, weights["hidden_layernorm.weight"], eps)
-    second = rms_norm(following, weights["token_layernorm.weight"], eps)
+    first = rms_norm(hidden, weights["hidden_layernorm.weight"].float32(), eps)
+    second = rms_norm(following, weights["token_layernorm.weight"].float32(), eps)
     joined = np.concatenate([first, second], axis=-1)
-    return layer(config, weights, joined @ weights["input_proj.weight"].T, joined)
+    (x,) = products(joined, weights["input_proj.weight"])
+    return layer(config, weights, x, joined)
 
 
 def logits(tensors: Tensors, normed: Array) -> Iterator[tuple[int, Array]]:
@@ -233,7 +279,7 @@ def logits(tensors: Tensors, normed: Array) -> Iterator[tuple[int, Array]]:
     head = tensors["lm_head.weight"]
     step = max(1, HEAD_WEIGHTS // head.shape[1])
     for start in range(0, head.shape[0], step):
-        yield start, normed @ head.float32(start, min(start + step, head.shape[0])).T
+        yield start, products(normed, Some(head, start, min(start + step, head.shape[0])))[0]
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
@@ -245,8 +291,10 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 def silu(x: Array) -> Array:
     """``x / (1 + exp(-x))``."""
-    made: Array = x / (1 + np.exp(-x))
-    return made
+    made: Array = np.negative(x)
+    np.exp(made, out=made)
+    made += 1
+    return np.divide(x, made, out=made)
 
 
 def rotate(x: Array, theta: float) -> Array:
@@ -259,18 +307,34 @@ def rotate(x: Array, theta: float) -> Array:
 
 
 def _attend(query: Array, key: Array, value: Array) -> tuple[Array, float]:
-    """Causal attention `[T, H * D]`, and the largest |q·k| before scaling; one key/value head at a time."""
+    """Causal attention `[T, H * D]`, and the largest |q·k| before scaling; all threads take heads in turn."""
     count, heads, size = query.shape
     groups = heads // key.shape[1]
-    made, largest = np.empty((count, heads, size), np.float32), 0.0
-    later = ~np.tri(count, dtype=bool)
-    for head in range(heads):
-        scores = query[:, head] @ key[:, head // groups].T
-        largest = max(largest, float(np.abs(scores).max()))
-        scores *= np.float32(size**-0.5)
-        scores[later] = -np.inf
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
-        made[:, head] = scores @ value[:, head // groups]
+    made = np.empty((count, heads, size), np.float32)
+    later = np.where(np.tri(ROWS, dtype=bool), np.float32(0), np.float32(-np.inf))
+
+    @np.errstate(over="ignore", invalid="ignore")  # which threads do not take over from ``layer``
+    def attend(head: int) -> float:
+        keys, values, largest = np.ascontiguousarray(key[:, head // groups]), value[:, head // groups].T, 0.0
+        for start in range(0, count, ROWS):
+            scores = _product(query[start : start + ROWS, head], keys)
+            largest = max(largest, float(scores.max()), -float(scores.min()))
+            stop = start + len(scores)
+            scores = scores[:, :stop] * np.float32(size**-0.5)
+            scores[:, start:] += later[: len(scores), : len(scores)]
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            made[start:stop, head] = _product(scores, np.ascontiguousarray(values[:, :stop]))
+        return largest
+
+    with ThreadPoolExecutor(min(heads, os.cpu_count() or 2)) as pool:
+        largest = max(pool.map(attend, range(heads)))
     return made.reshape(count, -1), largest
+
+
+def _product(inputs: Array, matrix: Array) -> Array:
+    """What a matrix `[N, K]` gives for inputs `[T, K]`, in this thread."""
+    made = np.empty((len(inputs), len(matrix)), np.float32)
+    kernels.multiply(matrix, kernels.side_by_side(inputs), made)
+    return made

@@ -34,6 +34,10 @@
 #define CANDIDATES 32
 #define NEIGHBOURS 16
 #define CHUNK 128
+#define TOKENS 32
+#define PART 256
+#define THREE 3
+#define SIX 6
 
 static const float SMALLEST_NORMAL = 1.17549435e-38f;
 
@@ -257,4 +261,103 @@ EXPORT FOR_EACH_PROCESSOR void mimo_pack_q4_0(const int8_t *levels, const uint16
         to[1] = (uint8_t)(scales[block] >> 8);
         for (int i = 0; i < 16; i++) to[2 + i] = (uint8_t)((these[i] + 8) | (these[16 + i] + 8) << 4);
     }
+}
+
+/* Levels of blocks times their scales. A byte has two levels of 4 bits, the first in its low half, or one of 8; either is
+   flipped by some bits, and then has the middle level added. */
+EXPORT FOR_EACH_PROCESSOR void mimo_unpack(const uint8_t *packed, const float *scales, int64_t blocks,
+                                           int64_t block_size, int64_t bits, int64_t flip, float *out) {
+    for (int64_t block = 0; block < blocks; block++, out += block_size) {
+        const float scale = scales[block];
+        if (bits == 8) {
+            for (int64_t i = 0; i < block_size; i++) out[i] = scale * (float)((packed[i] ^ (int32_t)flip) - 128);
+            packed += block_size;
+            continue;
+        }
+        for (int64_t i = 0; i < block_size / 2; i++) {
+            const int32_t both = packed[i] ^ (int32_t)flip;
+            out[2 * i] = scale * (float)((both & 15) - 8);
+            out[2 * i + 1] = scale * (float)((both >> 4) - 8);
+        }
+        packed += block_size / 2;
+    }
+}
+
+/* The products of THREE rows of weights with count columns of TOKENS tokens, added to sums. The rows have names, and are no
+   array, so that compilers keep their sums in registers as far as there are any. */
+FOR_EACH_PROCESSOR static void add_three(const float *weights, int64_t columns, const float *inputs, int64_t count,
+                                         float *sums, int64_t padded) {
+    float a[TOKENS] = {0}, b[TOKENS] = {0}, c[TOKENS] = {0};
+    for (int64_t k = 0; k < count; k++) {
+        const float *in = inputs + k * TOKENS;
+        const float p = weights[k], q = weights[columns + k], r = weights[2 * columns + k];
+        for (int token = 0; token < TOKENS; token++) {
+            a[token] += p * in[token];
+            b[token] += q * in[token];
+            c[token] += r * in[token];
+        }
+    }
+    for (int token = 0; token < TOKENS; token++) {
+        sums[token] += a[token];
+        sums[padded + token] += b[token];
+        sums[2 * padded + token] += c[token];
+    }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_AVX512 __builtin_cpu_supports("avx512f")
+typedef float Vector __attribute__((vector_size(64), aligned(4)));
+
+/* The same for SIX rows, whose sums all have registers in AVX-512. */
+__attribute__((target("avx512f"))) static void add_six(const float *weights, int64_t columns, const float *inputs,
+                                                       int64_t count, float *sums, int64_t padded) {
+    Vector made[SIX][2] = {0};
+    for (int64_t k = 0; k < count; k++) {
+        const Vector *in = (const Vector *)(inputs + k * TOKENS);
+        for (int row = 0; row < SIX; row++) {
+            const float weight = weights[row * columns + k];
+            made[row][0] += weight * in[0];
+            made[row][1] += weight * in[1];
+        }
+    }
+    for (int row = 0; row < SIX; row++) {
+        Vector *to = (Vector *)(sums + row * padded);
+        to[0] += made[row][0];
+        to[1] += made[row][1];
+    }
+}
+#else
+#define HAS_AVX512 0
+#define add_six add_three
+#endif
+
+FOR_EACH_PROCESSOR static void add_one(const float *weights, const float *inputs, int64_t count, float *sums) {
+    float made[TOKENS] = {0};
+    for (int64_t k = 0; k < count; k++)
+        for (int token = 0; token < TOKENS; token++) made[token] += weights[k] * inputs[k * TOKENS + token];
+    for (int token = 0; token < TOKENS; token++) sums[token] += made[token];
+}
+
+/* What a matrix [rows, columns] gives for tokens: out [tokens, rows] with stride numbers between tokens. inputs hold TOKENS
+   tokens after TOKENS tokens, column by column; sums [rows, padded] is our own, with tokens rounded up to that. Columns are
+   added in their order, PART by PART, so that a part of weights and inputs stays in the processor's cache. */
+EXPORT void mimo_multiply(const float *weights, int64_t rows, int64_t columns, const float *inputs, int64_t tokens,
+                          float *sums, float *out, int64_t stride) {
+    const int64_t padded = (tokens + TOKENS - 1) / TOKENS * TOKENS, step = HAS_AVX512 ? SIX : THREE;
+    memset(sums, 0, sizeof *sums * (size_t)(rows * padded));
+    for (int64_t start = 0; start < columns; start += PART) {
+        const int64_t count = columns - start < PART ? columns - start : PART;
+        for (int64_t first = 0; first < padded; first += TOKENS) {
+            const float *in = inputs + first * columns + start * TOKENS, *from = weights + start;
+            float *to = sums + first;
+            int64_t row = 0;
+            for (; row + step <= rows; row += step, from += step * columns, to += step * padded)
+                (step == SIX ? add_six : add_three)(from, columns, in, count, to, padded);
+            for (; row < rows; row++, from += columns, to += padded) add_one(from, in, count, to);
+        }
+    }
+    for (int64_t row = 0; row < rows; row += LANES)
+        for (int64_t token = 0; token < tokens; token++)
+            for (int64_t each = row; each < rows && each < row + LANES; each++)
+                out[token * stride + each] = sums[each * padded + token];
 }

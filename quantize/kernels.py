@@ -28,6 +28,9 @@ _PLACES = {
 4 bits it pays to clip a weight that matters little. 2,048 places from 2 to 30 gave errors smaller by 1 % at most, and
 4,096 from 60 to 256 in 8 bits smaller by 5 %."""
 
+TOKENS, TILE = 32, 6
+"""So many tokens, and so many rows of weights or a divisor of that, ``multiply`` takes side by side."""
+
 _P, _I = ctypes.c_void_p, ctypes.c_int64
 
 _FUNCTIONS: dict[str, list[type[Any]]] = {
@@ -36,6 +39,8 @@ _FUNCTIONS: dict[str, list[type[Any]]] = {
     "mimo_feedback": [_P, _P, _P, _P, _I, _I, _I, _I, _I, _I, _P, _P, _P, _P],
     "mimo_pack_pairs": [_P, _I, _P],
     "mimo_pack_q4_0": [_P, _P, _I, _P],
+    "mimo_unpack": [_P, _P, _I, _I, _I, _I, _P],
+    "mimo_multiply": [_P, _I, _I, _P, _I, _P, _P, _I],
 }
 """The types of the arguments of what the library exports."""
 
@@ -156,6 +161,49 @@ def pack_q4_0(levels: NDArray[np.int8], scales: NDArray[np.float32], out: NDArra
     load().mimo_pack_q4_0(levels.ctypes.data, halves.ctypes.data, scales.size, out.ctypes.data)
 
 
+def unpack(
+    packed: NDArray[np.uint8], scales: NDArray[np.float32], bits: int, flip: int, out: NDArray[np.float32]
+) -> None:
+    """Write the weights [N, K] that levels of 4 or 8 bits, flipped by some bits, and scales [N, K / size] stand for.
+
+    Raises:
+        QuantizationError: The kernels were not built.
+    """
+    assert packed.size * 8 == out.size * bits and out.size % scales.size == 0
+    assert packed.flags.c_contiguous and scales.flags.c_contiguous and out.flags.c_contiguous
+    size = out.size // scales.size
+    load().mimo_unpack(packed.ctypes.data, scales.ctypes.data, scales.size, size, bits, flip, out.ctypes.data)
+
+
+def side_by_side(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inputs [T, K] of a matrix as ``multiply`` takes them: [T / TOKENS, K, TOKENS], filled up with zeros."""
+    tokens, columns = inputs.shape
+    made = np.empty((-(-tokens // TOKENS), columns, TOKENS), np.float32)
+    for place, part in enumerate(made):
+        some = inputs[place * TOKENS : (place + 1) * TOKENS]
+        part[:, : len(some)] = some.T
+        part[:, len(some) :] = 0
+    return made
+
+
+def multiply(weights: NDArray[np.float32], inputs: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write what a matrix [N, K] gives for T inputs, which ``side_by_side`` made ready, into columns of ``out`` [T, N].
+
+    Every processor adds in the same order, so that a token's numbers depend neither on it nor on other tokens.
+
+    Raises:
+        QuantizationError: The kernels were not built.
+    """
+    (rows, columns), tokens = weights.shape, len(out)
+    assert inputs.shape == (-(-tokens // TOKENS), columns, TOKENS) and out.shape == (tokens, rows)
+    assert weights.flags.c_contiguous and inputs.flags.c_contiguous and out.strides[1] == out.itemsize
+    sums = np.empty((rows, len(inputs) * TOKENS), np.float32)
+    load().mimo_multiply(
+        weights.ctypes.data, rows, columns, inputs.ctypes.data, tokens, sums.ctypes.data, out.ctypes.data,
+        out.strides[0] // out.itemsize,
+    )  # fmt: skip
+
+
 def _empty(values: NDArray[np.float32], blocks: Blocks) -> Levels:
     rows, columns = values.shape
     assert columns % blocks.size == 0 and blocks.size % 16 == 0
@@ -178,7 +226,8 @@ def load() -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         found = "of other sources" if path.exists() else "not there"
         raise QuantizationError(
-            f"{path}: {found}, and quantizing needs what a C compiler makes of kernels.c (sudo apt install"
-            " build-essential); install mimo-mobile again, in a checkout by `make quantize`"
+            f"{path}: {found}, and quantizing, converting to ONNX and comparing with a checkpoint need what a C"
+            " compiler makes of kernels.c (sudo apt install build-essential); install mimo-mobile again, in a checkout"
+            " by `make quantize`"
         ) from error
     return library

@@ -99,7 +99,9 @@ class SecondMoments:
         if layer == HEAD:
             norm = self._tensors["model.norm.weight"].float32()
             return {"": [forward.rms_norm(x, norm, config.rms_norm_eps) for x in self._states.of(layer)]}
-        weights = forward.layer_weights(config, self._tensors, layer)
+        weights = {
+            end: forward.Held(each.float32()) for end, each in forward.of_layer(config, self._tensors, layer).items()
+        }
         made: dict[str, list[Array]] = {}
         for x in self._states.of(layer):
             inputs = forward.layer(config, weights, x).inputs()

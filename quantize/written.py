@@ -21,6 +21,7 @@ from mimo_mobile.errors import ModelLoadError, require
 from mimo_mobile.gguf_header import GgufHeader, GgufTensor
 from mimo_mobile.layout import mtp_file
 from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.quantize import kernels
 from mimo_mobile.quantize.forward import Rows
 
 if TYPE_CHECKING:
@@ -134,11 +135,9 @@ class _OnnxRows:
             if self.transposed:
                 return _rows(self.values)[:, first:last].T.astype(np.float32)
             return _rows(self.values, first, last).astype(np.float32)
-        packed = _rows(self.values, first, last) ^ np.uint8(self.flip)
+        made = np.empty((last - first, *self.shape[1:]), np.float32)
         scales = _rows(self.scales, first, last).astype(np.float32)
-        levels = packed if self.bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1)
-        blocks = levels.reshape(*scales.shape, -1).astype(np.float32) - (1 << (self.bits - 1))
-        made: NDArray[np.float32] = (blocks * scales[..., None]).reshape(end - begin, -1)
+        kernels.unpack(_rows(self.values, first, last).view(np.uint8), scales, self.bits, self.flip, made)
         return made
 
 

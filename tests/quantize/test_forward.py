@@ -66,7 +66,8 @@ def test_what_matrices_read_times_the_matrices_is_what_they_give(tiny: Checkpoin
     trace = seen["mtp_layers.0"]
     for end, given in (("input_proj", trace.x), ("self_attn.o_proj", trace.attended), ("mlp.down_proj", trace.added)):
         weight = tiny.tensors[f"model.mtp_layers.0.{end}.weight"].float32()
-        np.testing.assert_array_equal(trace.inputs()[f"{end}.weight"] @ weight.T, given)
+        expected = trace.inputs()[f"{end}.weight"].astype(np.float64) @ weight.T.astype(np.float64)
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
     np.testing.assert_allclose(trace.x + trace.attended + trace.added, trace.x_out, atol=1e-6)
 
 

@@ -79,8 +79,9 @@ def test_kernels_that_were_not_built_say_what_to_do(state: str, tmp_path: Path) 
         quantize_checkpoint({str(ROOT / "src/mimo_mobile/nano")!r}, {str(tmp_path / "out")!r}, ["int4_b32"])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == (
-        f"mimo_mobile.errors.QuantizationError: {package}/quantize/libkernels.so: {state}, and quantizing needs what a"
-        " C compiler makes of kernels.c (sudo apt install build-essential); install mimo-mobile again, in a checkout by"
+        f"mimo_mobile.errors.QuantizationError: {package}/quantize/libkernels.so: {state}, and quantizing, converting"
+        " to ONNX and comparing with a checkpoint need what a C compiler makes of kernels.c (sudo apt install"
+        " build-essential); install mimo-mobile again, in a checkout by"
         " `make quantize`"
     )
 
@@ -89,6 +90,34 @@ def test_the_package_is_imported_without_its_kernels() -> None:
     code = "import mimo_mobile, sys; mimo_mobile.load; print('mimo_mobile.quantize' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (11, 32), (16, 70)])
+def test_products_equal_numpys_bit_for_bit_whatever_other_tokens_there_are(rows: int, tokens: int) -> None:
+    rng = np.random.Generator(np.random.PCG64(2))
+    weights, inputs = (rng.standard_normal((count, 600), np.float32) for count in (rows, tokens))
+    expected = np.zeros((tokens, rows), np.float32)
+    for start in range(0, 600, 256):  # so many columns are added together
+        part = np.zeros_like(expected)
+        for column in range(start, min(start + 256, 600)):
+            part += inputs[:, column, None] * weights[:, column]
+        expected += part
+    out = np.full((tokens, rows + 2), np.nan, np.float32)
+    kernels.multiply(weights, kernels.side_by_side(inputs), out[:, 1:-1])
+    assert out[:, 1:-1].tobytes() == expected.tobytes()
+    assert np.isnan(out[:, [0, -1]]).all(), "nothing else is written"
+
+
+@pytest.mark.parametrize(("bits", "flip"), [(4, 0), (4, 0x88), (8, 0)])
+def test_what_is_unpacked_is_each_level_times_its_scale(bits: Literal[4, 8], flip: int) -> None:
+    rng = np.random.Generator(np.random.PCG64(3))
+    middle = 1 << (bits - 1)
+    levels = rng.integers(-middle, middle, (5, 96)).astype(np.int8)
+    scales = rng.standard_normal((5, 3), np.float32)
+    packed = kernels.pack_pairs(levels) if bits == 4 else levels.view(np.uint8) ^ np.uint8(0x80)
+    out = np.empty((5, 96), np.float32)
+    kernels.unpack(packed ^ np.uint8(flip), scales, bits, flip, out)
+    np.testing.assert_array_equal(out, levels * np.repeat(scales, 32, axis=1))
 
 
 def test_pairs_are_packed_with_the_first_in_the_low_half() -> None:
