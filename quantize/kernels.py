@@ -194,9 +194,10 @@ def multiply(weights: NDArray[np.float32], inputs: NDArray[np.float32], out: NDA
     Raises:
         QuantizationError: The kernels were not built.
     """
+    weights = np.ascontiguousarray(weights, np.float32)
     (rows, columns), tokens = weights.shape, len(out)
     assert inputs.shape == (-(-tokens // TOKENS), columns, TOKENS) and out.shape == (tokens, rows)
-    assert weights.flags.c_contiguous and inputs.flags.c_contiguous and out.strides[1] == out.itemsize
+    assert inputs.flags.c_contiguous and out.strides[1] == out.itemsize
     sums = np.empty((rows, len(inputs) * TOKENS), np.float32)
     load().mimo_multiply(
         weights.ctypes.data, rows, columns, inputs.ctypes.data, tokens, sums.ctypes.data, out.ctypes.data,

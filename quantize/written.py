@@ -133,7 +133,7 @@ class _OnnxRows:
         first, last = self.first + begin, self.first + end
         if self.scales is None:
             if self.transposed:
-                return _rows(self.values)[:, first:last].T.astype(np.float32)
+                return _columns(self.values, first, last).T.astype(np.float32, order="C")
             return _rows(self.values, first, last).astype(np.float32)
         made = np.empty((last - first, *self.shape[1:]), np.float32)
         scales = _rows(self.scales, first, last).astype(np.float32)
@@ -153,6 +153,18 @@ def _rows(tensor: ir.ExternalTensor, first: int = 0, last: int | None = None) ->
     if len(data) != (last - first) * row_bytes:
         raise ModelLoadError(f"{tensor.path}: it ends before its weights do; download it again")
     return np.frombuffer(data, dtype).reshape(last - first, *([-1] if packed else others))
+
+
+def _columns(tensor: ir.ExternalTensor, first: int, last: int) -> NDArray[Any]:
+    """Columns of a plain matrix, read from its file row by row: a part of it may be asked for often."""
+    (rows, columns), dtype = (int(size) for size in tensor.shape), tensor.dtype.numpy()
+    made = np.empty((rows, last - first), dtype)
+    with untrusted.opened(Path(tensor.path)) as file:
+        for place, row in enumerate(made.view(np.uint8)):
+            file.seek((tensor.offset or 0) + (place * columns + first) * dtype.itemsize)
+            if file.readinto(row.data) != row.nbytes:
+                raise ModelLoadError(f"{tensor.path}: it ends before its weights do; download it again")
+    return made
 
 
 def _onnx(folder: Path, config: MimoConfig) -> tuple[MimoConfig, dict[str, Rows]]:

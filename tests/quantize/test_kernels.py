@@ -103,7 +103,7 @@ def test_products_equal_numpys_bit_for_bit_whatever_other_tokens_there_are(rows:
             part += inputs[:, column, None] * weights[:, column]
         expected += part
     out = np.full((tokens, rows + 2), np.nan, np.float32)
-    kernels.multiply(weights, kernels.side_by_side(inputs), out[:, 1:-1])
+    kernels.multiply(np.asfortranarray(weights), kernels.side_by_side(inputs), out[:, 1:-1])
     assert out[:, 1:-1].tobytes() == expected.tobytes()
     assert np.isnan(out[:, [0, -1]]).all(), "nothing else is written"
 
