@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -251,6 +252,12 @@ def npu_options(command: Command) -> Command:
 single_file = click.option(
     "--single-file", is_flag=True, help="GGUF: write trunk and MTP layer to one file, for llama.cpp's draft-mtp."
 )
+
+
+def show_log() -> None:
+    """Let what the library logs, such as warnings, come out on stderr, a line each."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mimo_mobile").setLevel(logging.INFO)
 
 
 def named(context: click.Context, parameter: str) -> bool:
