@@ -170,7 +170,7 @@ class Endpoint:
     def close(self) -> None:
         """End what is under way, and ask nothing any more; closing twice does no harm."""
         self._closed = True
-        self._client.cancel()
+        self._client.close()
 
     def _check_open(self) -> None:
         if self._closed:

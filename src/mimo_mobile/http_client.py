@@ -118,6 +118,7 @@ class HttpClient:
             raise BadArgumentError("the endpoint's key is empty or holds characters that no key has; nothing was sent")
         self.address, self.timeout_s, self._key = address, timeout_s, key
         self._lock, self._open = threading.Lock(), dict[threading.Event, socket.socket | None]()
+        self._closed = False
         if key is not None and not address.secure and not address.is_this_machine:
             logger.warning("%s: the key goes there unencrypted, so that others on the way can read it", address)
 
@@ -166,6 +167,12 @@ class HttpClient:
                     with suppress(OSError):  # it has ended by itself
                         opened.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """End all requests that are under way, and begin none any more."""
+        with self._lock:
+            self._closed = True
+        self.cancel()
+
     def error(self, path: str, found: str, status: int | None = None) -> EndpointError:
         """The error that says what was found at a path."""
         text = found if self._key is None else found.replace(self._key, "…")
@@ -205,6 +212,8 @@ class HttpClient:
             made = http.client.HTTPConnection(where.host, where.port, timeout=CONNECT_S)
         ended = threading.Event()
         with self._lock:
+            if self._closed:
+                raise Cancelled
             self._open[ended] = None
         try:
             yield made, ended

@@ -1,0 +1,149 @@
+"""What can be measured of a server's model over its API, beside the same file measured here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimo_mobile.cli import main
+from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.errors import BadArgumentError, EndpointError
+from mimo_mobile.hub import Source
+from mimo_mobile.quantize import served as serving
+from mimo_mobile.quantize.quality import Job, Quality, measure_endpoint, measure_quality
+from mimo_mobile.quantize.served import ServedModel
+from mimo_mobile.quantize.texts import Window
+from mimo_mobile.runtime import Endpoint, LoadConfig, Model, load
+from tests.commands import runner
+from tests.model_server import Form, model_server
+from tests.served import json_reply, server
+
+PLAIN = LoadConfig(speculate="off")
+JOB = Job(PLAIN, against="nano", tokens=200, problems=4, seeds=2, max_tokens=160)
+
+
+@pytest.fixture(scope="module")
+def file(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mimo_mobile.quantize.pipeline import quantize_checkpoint
+
+    out = tmp_path_factory.mktemp("nano")
+    quantize_checkpoint(nano, out, ["q4_0"], problems=0, effort="none")
+    return out / "mimo-nano-q4_0.gguf"
+
+
+@pytest.fixture(scope="module")
+def model(file: Path) -> Iterator[Model]:
+    with load(file, PLAIN) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def here(file: Path) -> Quality:
+    return measure_quality(file, JOB)
+
+
+def measured(model: Model, form: Form, job: Job = JOB) -> Quality:
+    with model_server(model, form) as there, Endpoint(there.url) as endpoint:
+        return measure_endpoint(endpoint, job)
+
+
+@pytest.mark.parametrize("form", ["vllm", "llama"])
+def test_a_server_is_measured_as_its_file_is(form: Form, model: Model, here: Quality, monkeypatch: Any) -> None:
+    monkeypatch.setitem(serving.TOLD, "next", 20)
+    there = measured(model, form)
+    assert there.greedy == here.greedy and there.greedy is not None and there.greedy.share > 0.5
+    assert there.sampled is not None and (there.sampled.problems, there.sampled.seeds) == (4, 2)
+    assert there.thinking is not None and there.thinking.answers == 12 and there.thinking.unclosed < 0.2
+    assert there.perplexity == pytest.approx(here.perplexity, rel=1e-5)
+    assert there.tokens == here.tokens  # the checkpoint's text, which was kept
+    ours, theirs = here.divergence, there.divergence
+    assert ours is not None and theirs is not None and there.excerpt is not None and there.excerpt.likeliest == 20
+    assert theirs.same_top == ours.same_top and theirs.reference_perplexity == ours.reference_perplexity
+    assert 0.5 * ours.mean_kld < theirs.mean_kld <= ours.mean_kld + 1e-6
+    assert theirs.kld_bound == float("inf")
+
+
+def test_thinking_is_counted_in_the_checkpoints_tokens(model: Model, file: Path) -> None:
+    job = Job(PLAIN, against="nano", tokens=0, problems=6, seeds=0, max_tokens=48)  # some are cut off
+    there = measured(model, "llama", job)
+    here = measure_quality(file, Job(PLAIN, against="nano", tokens=64, problems=6, seeds=0, max_tokens=48))
+    assert there.thinking == here.thinking and there.perplexity is None and there.unavailable is None
+
+
+def test_what_a_server_does_not_tell_is_said(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words " * 100)
+    with model_server(model, "plain") as there:
+        words = ["eval", "--endpoint", there.url, "--against", "nano", "--problems", "2", "--seeds", "0"]
+        found = runner().invoke(main, words)
+        assert found.exit_code == 0, found.stderr
+        assert "exact match, greedy" in found.stdout and "perplexity" not in found.stdout
+        assert "There is no perplexity or KL divergence: the server tells the ids of likely tokens" in found.stderr
+        found = runner().invoke(main, [*words, "--json"])
+        assert json.loads(found.stdout)["perplexity"] is None
+        found = runner().invoke(main, [*words, "--text", str(tmp_path / "text.txt")])
+        assert found.exit_code == 2 and "--text: the server tells the ids" in found.stderr
+
+
+def test_the_table_says_that_a_divergence_is_a_lower_bound(model: Model) -> None:
+    with model_server(model, "vllm") as there:
+        words = ["eval", "--endpoint", there.url, "--against", "nano", "--problems", "0", "--tokens", "300"]
+        found = runner().invoke(main, words)
+    assert found.exit_code == 0, found.stderr
+    assert "mean KL divergence, at least (by 20 tokens)" in found.stdout and "99 %" not in found.stdout
+    assert "mimo at http://127.0.0.1" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--endpoint needs --against with the checkpoint"),
+        (["--against", __file__ + ".gguf"], "--endpoint needs --against with the checkpoint"),
+        (["--against", "nano", "--threads", "2"], "--threads is for a MODEL"),
+        (["--against", "nano", "--tokens", "3"], "--tokens must be 64 or more, or 0"),
+    ],
+)
+def test_eval_of_a_server_refuses_what_makes_no_sense(words: list[str], message: str) -> None:
+    found = runner().invoke(main, ["eval", "--endpoint", "http://127.0.0.1:1", *words])
+    assert found.exit_code == 2 and message in found.stderr, found.stderr
+
+
+@pytest.fixture
+def tiny_served(tiny_checkpoint: Checkpoint) -> Iterator[Any]:
+    def made(answer: object) -> str | list[object]:
+        with server(json_reply(answer)) as there, Endpoint(there.url) as endpoint:
+            served = ServedModel(endpoint, tiny_checkpoint)
+            way = served.way()
+            if way not in ("prompt", "next"):
+                return way
+            return [*served.predictions(way, Window((1, 2), 0)).ids.tolist()]
+
+    yield made
+
+
+def test_another_model_is_found_out(tiny_served: Any) -> None:
+    with pytest.raises(BadArgumentError, match="cuts a text into 3 tokens, the checkpoint into"):
+        tiny_served({"choices": [{}], "usage": {"prompt_tokens": 3}})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [None], [None, None], [None, {}], [None, {"-1": {"logprob": -1}}], [None, {"9999999": {"logprob": -1}}],
+        [None, {"1": {"logprob": 2}}], [None, {"1": {"logprob": "x"}}], [None, {"1": {}}], 4,
+    ],
+)  # fmt: skip
+def test_predictions_that_are_none_are_refused(told: object, tiny_served: Any) -> None:
+    with pytest.raises(EndpointError, match="predictions have another form than expected"):
+        tiny_served({"choices": [{"prompt_logprobs": told}]})
+
+
+def test_a_server_without_completions_still_answers_problems(tiny_checkpoint: Checkpoint) -> None:
+    with server(json_reply({}, "404 Not Found")) as there, Endpoint(there.url) as endpoint:
+        assert "the server says nothing of its predictions" in ServedModel(endpoint, tiny_checkpoint).way()
+    with server(json_reply({}, "500 Oh")) as there, Endpoint(there.url) as endpoint:
+        with pytest.raises(EndpointError, match="500"):
+            ServedModel(endpoint, tiny_checkpoint).way()
