@@ -185,7 +185,7 @@ def measure_endpoint(endpoint: Endpoint, job: Job, progress: ProgressCallback = 
 
     thinking, greedy, sampled, _ = _answers(job, heldout, answer)
     return Quality(
-        model=f"{endpoint.model} at {endpoint.name}",
+        model=served.name,
         against=job.against,
         text=_text_of(job, heldout),
         tokens=sum(len(each.ids) for each in told.windows),

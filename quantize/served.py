@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -56,17 +57,34 @@ class ServedModel:
         tokenizer: The checkpoint's.
         context_length: The checkpoint's; what the server leaves of it shows when it is asked.
         has_chat_template: Whether the checkpoint has a chat template.
-        name: The server's address, for messages.
     """
 
     def __init__(self, endpoint: Endpoint, checkpoint: Checkpoint) -> None:
         """Ask nothing yet."""
-        self.endpoint, self.name = endpoint, endpoint.name
+        self.endpoint = endpoint
         self.tokenizer = TextTokenizer.from_file(checkpoint.path / TOKENIZER)
         self.context_length = checkpoint.config.max_position_embeddings
         self._template = checkpoint.vocabulary.chat_template
         self._vocabulary = checkpoint.config.vocab_size
         self.has_chat_template = self._template is not None
+
+    @property
+    def name(self) -> str:
+        """The model's name there, and the server's address.
+
+        Raises:
+            EndpointError: The server cannot be asked, or has several models or none.
+        """
+        return f"{self.endpoint.model} at {self.endpoint.name}"
+
+    def check(self) -> None:
+        """See that the server runs the checkpoint, as far as its tokens tell.
+
+        Raises:
+            BadArgumentError: It has another tokenizer.
+            EndpointError: It cannot be reached, or refuses.
+        """
+        self._check_tokenizer(self._ask({"prompt": _TEXT, "max_tokens": 1, "temperature": 0}))
 
     def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt, by the checkpoint's chat template.
@@ -110,13 +128,14 @@ class ServedModel:
                 raise
             return f"the server says nothing of its predictions: {error}"
         self._check_tokenizer(found)
-        choice = found["choices"].items(1, 1)[0]
-        if choice.get("prompt_logprobs") is not None:
-            return "prompt"
-        logprobs = choice.get("logprobs")
-        content = logprobs.get("content") if logprobs else None
-        if content is not None and content.items(1)[0].get("id") is not None:
-            return "next"
+        with self._forms("predictions"):
+            choice = found["choices"].items(1, 1)[0]
+            if choice.get("prompt_logprobs") is not None:
+                return "prompt"
+            logprobs = choice.get("logprobs")
+            content = logprobs.get("content") if logprobs else None
+            if content is not None and content.items(1)[0].get("id") is not None:
+                return "next"
         return "the server tells the ids of likely tokens neither for prompts nor for what comes next"
 
     def predictions(self, way: Way, window: Window) -> TopRows:
@@ -127,22 +146,29 @@ class ServedModel:
         Raises:
             EndpointError: It cannot be reached, fails, or answers something else.
         """
-        try:
+        with self._forms("predictions"):
             rows = self._of_prompt(window) if way == "prompt" else self._of_next(window)
             return self._joined(list(rows), window.targets)
+
+    @contextmanager
+    def _forms(self, what: str) -> Iterator[None]:
+        """Values of another form than expected become an EndpointError."""
+        try:
+            yield
         except ValueError as error:
-            raise EndpointError(f"{self.name}: predictions have another form than expected: {error}") from error
+            raise EndpointError(f"{self.endpoint.name}: {what} have another form than expected: {error}") from error
 
     def _ask(self, body: Mapping[str, object]) -> Value:
         return self.endpoint.ask("/completions", {"model": self.endpoint.model, **body})
 
     def _check_tokenizer(self, found: Value) -> None:
-        if (usage := found.get("usage")) is None:
-            return
-        theirs, ours = usage["prompt_tokens"].integer(), len(self.tokenizer.encode(_TEXT))
+        with self._forms("numbers of tokens"):
+            if (usage := found.get("usage")) is None:
+                return
+            theirs, ours = usage["prompt_tokens"].integer(), len(self.tokenizer.encode(_TEXT))
         if theirs != ours:
             raise BadArgumentError(
-                f"{self.name}: the model there cuts a text into {theirs} tokens, the checkpoint into {ours}; name the"
+                f"{self.endpoint.name}: it cuts a text into {theirs} tokens, the checkpoint into {ours}; name the"
                 " checkpoint that the server runs"
             )
 

@@ -52,7 +52,9 @@ LEAST_TEXT = 8
 class Answering(Protocol):
     """What answers prompts with token ids: a ``Model``, or a server's."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is, for messages."""
 
     @property
     def tokenizer(self) -> TextTokenizer:

@@ -32,6 +32,9 @@ KEY_VARIABLE = "MIMO_ENDPOINT_KEY"
 TIMEOUT_S = 300.0
 """So long a server may be silent; a CPU that reads a long prompt says nothing meanwhile."""
 
+_ALL_TOKENS = 2**30
+"""A ``top_k`` that leaves nothing out: what else does, -1 or 0, is an error with some servers."""
+
 MOST_SHOWN = 20
 """So many of a server's models an error lists."""
 
@@ -273,7 +276,7 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
     """
     made: dict[str, Any] = {"temperature": config.temperature, "stream_options": {"include_usage": True}}
     if config.temperature > 0:
-        made |= {"top_p": config.top_p, "top_k": config.top_k or -1, "min_p": config.min_p}
+        made |= {"top_p": config.top_p, "top_k": config.top_k or _ALL_TOKENS, "min_p": config.min_p}
     if config.seed is not None:
         made["seed"] = config.seed
     if config.max_tokens is not None:

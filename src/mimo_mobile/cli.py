@@ -153,7 +153,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 )
 @click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
-@endpoint_options
+@endpoint_options()
 @generation_options
 @load_options
 def run(
@@ -182,7 +182,7 @@ def run(
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
 @click.option("--hide-thinking", is_flag=True, help="Print the answers only.")
-@endpoint_options
+@endpoint_options()
 @generation_options
 @load_options
 def chat(system: str, hide_thinking: bool, model: Path | None = None, **options: Any) -> None:
@@ -219,7 +219,7 @@ def chat(system: str, hide_thinking: bool, model: Path | None = None, **options:
     help="How often to measure; the median is printed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@endpoint_options
+@endpoint_options()
 @load_options
 def bench(
     prompt_tokens: int,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimo_mobile.cli_options import named, show_log
+from mimo_mobile.cli_options import Command, decorated, named, show_log
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime import Endpoint
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 OPTION = "--endpoint"
+
+INSTEAD = "Ask a server with OpenAI's API instead of MODEL, which is left out"
 
 
 class EndpointCommand(click.Command):
@@ -32,14 +32,16 @@ class EndpointCommand(click.Command):
         return [each for each in super().get_params(ctx) if each.name != "model" or not ctx.meta.get(OPTION)]
 
 
-def endpoint_options(command: Command) -> Command:
-    """The options that say which server is asked instead of MODEL; ``endpoint_of`` reads them."""
-    options: Sequence[Callable[[Command], Command]] = (
+def endpoint_options(
+    what: str = "Ask a server with OpenAI's API instead of MODEL, which is left out",
+) -> Callable[[Command], Command]:
+    """The options that name a server; ``endpoint_of`` reads them. ``what`` says what it is asked for."""
+    options = (
         click.option(
             OPTION,
             metavar="URL",
-            help="Ask a server with OpenAI's API instead of MODEL, which is left out: http://HOST:PORT. If it wants a"
-            " key, that is taken from the environment variable MIMO_ENDPOINT_KEY.",
+            help=f"{what}: http://HOST:PORT. If it wants a key, that is taken from the environment variable"
+            " MIMO_ENDPOINT_KEY.",
         ),
         click.option("--endpoint-model", metavar="NAME", help="The model's name there [default: the only one]."),
         click.option(
@@ -49,9 +51,7 @@ def endpoint_options(command: Command) -> Command:
             help="How long the server may be silent [default: 300].",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return lambda command: decorated(command, options)
 
 
 def endpoint_of(options: dict[str, Any], meaningless: Collection[str] = ()) -> Endpoint | None:

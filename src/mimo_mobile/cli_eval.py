@@ -56,7 +56,7 @@ LEAST_TOKENS = 64
     "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longer answers are cut off."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@endpoint_options
+@endpoint_options()
 @reading_options
 def evaluate(as_json: bool, model: Path | None = None, **options: Any) -> None:
     """Measure how good MODEL is: a .gguf file, an ONNX folder or a quantized folder, ours or a peer's.

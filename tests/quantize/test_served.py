@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import BadArgumentError, EndpointError
 from mimo_mobile.hub import Source
+from mimo_mobile.manifest import Manifest
+from mimo_mobile.quantize import disjoint
 from mimo_mobile.quantize import served as serving
+from mimo_mobile.quantize.given import Given
+from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.quality import Job, Quality, measure_endpoint, measure_quality
+from mimo_mobile.quantize.recipes import recipe_named
 from mimo_mobile.quantize.served import ServedModel
-from mimo_mobile.quantize.texts import Window
+from mimo_mobile.quantize.texts import Window, prompts
 from mimo_mobile.runtime import Endpoint, LoadConfig, Model, load
+from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.commands import runner
 from tests.model_server import Form, model_server
-from tests.served import json_reply, server
+from tests.served import Request, json_reply, server, stream
 
 PLAIN = LoadConfig(speculate="off")
 JOB = Job(PLAIN, against="nano", tokens=200, problems=4, seeds=2, max_tokens=160)
@@ -28,8 +35,6 @@ JOB = Job(PLAIN, against="nano", tokens=200, problems=4, seeds=2, max_tokens=160
 
 @pytest.fixture(scope="module")
 def file(nano: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mimo_mobile.quantize.pipeline import quantize_checkpoint
-
     out = tmp_path_factory.mktemp("nano")
     quantize_checkpoint(nano, out, ["q4_0"], problems=0, effort="none")
     return out / "mimo-nano-q4_0.gguf"
@@ -147,3 +152,45 @@ def test_a_server_without_completions_still_answers_problems(tiny_checkpoint: Ch
     with server(json_reply({}, "500 Oh")) as there, Endpoint(there.url) as endpoint:
         with pytest.raises(EndpointError, match="500"):
             ServedModel(endpoint, tiny_checkpoint).way()
+
+
+def test_numbers_that_are_none_are_refused(tiny_served: Any) -> None:
+    with pytest.raises(EndpointError, match="numbers of tokens have another form than expected: usage"):
+        tiny_served({"choices": [{}], "usage": {"prompt_tokens": "3"}})
+    with pytest.raises(EndpointError, match="predictions have another form than expected: choices"):
+        tiny_served({"choices": 3})
+
+
+@pytest.mark.slow
+def test_a_server_answers_for_calibration_and_the_manifest_says_so(tiny: Source, tmp_path: Path) -> None:
+    said = "<think>\nSeven boxes hold 84 pens.\n</think>\n\nSo there are 84 pens." * 2
+
+    def answer(request: Request, connection: socket.socket) -> None:
+        streams = request.body.get("stream")
+        events = [{"choices": [{"index": 0, "text": said, "finish_reason": "stop"}]}]
+        connection.sendall(stream(*events) if streams else json_reply({"choices": [{"text": "x"}]}))
+
+    def made(**options: Any) -> Manifest:
+        return quantize_checkpoint(tiny, tmp_path / "out", ["q4_0"], problems=0, effort="high", **options)
+
+    with server(answer, names=["tiny-bf16"]) as there, Endpoint(there.url) as endpoint:
+        (entry,) = made(endpoint=endpoint).entries
+        asked = [each.body["prompt"] for each in there.requests if each.body and each.body.get("stream")]
+        assert entry.calibrated_by["answered_by"] == f"tiny-bf16 at {there.url}/v1"
+        tokenizer = TextTokenizer.from_file(tiny.path / "tokenizer.json")
+        questions = [each.text for each in prompts("calibration")]
+        assert asked and all(question in tokenizer.decode(ids) for question, ids in zip(questions, asked, strict=False))
+        known = disjoint.read(tmp_path / "out")
+        assert disjoint.hashes([tokenizer.encode(said)[1:40]]) <= known  # what measures is kept apart from it
+        assert made(endpoint=endpoint).entries == (entry,)  # and nothing is asked again
+        assert len([each for each in there.requests if each.body and each.body.get("stream")]) == len(asked)
+    assert not Given.read(Checkpoint.open(tiny.path), "high", None, None, True).made(entry, recipe_named("q4_0"))
+
+
+def test_a_server_that_would_answer_nothing_is_a_mistake(tmp_path: Path) -> None:
+    words = ["quantize", "nano", "--endpoint", "http://127.0.0.1:1", "--out", str(tmp_path)]
+    for more in ([], ["--effort", "high", "--calibration", __file__]):
+        found = runner().invoke(main, [*words, *more])
+        assert found.exit_code == 2 and "--endpoint answers the prompts that --effort high" in found.stderr
+    found = runner().invoke(main, [*words, "--effort", "high"])
+    assert found.exit_code == 1 and "cannot be reached" in found.stderr and not list(tmp_path.iterdir())

@@ -93,7 +93,7 @@ def test_all_of_a_config_is_asked_for_in_the_servers_words() -> None:
         first, greedy, third = (each.body for each in there.requests if each.method == "POST")
     messages = [{"role": "system", "content": ""}, {"role": "user", "content": "2 + 2?"}]
     plain = {"model": "mimo", "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
-    sampled = {"temperature": 0.6, "top_p": 0.95, "top_k": -1, "min_p": 0.0}
+    sampled = {"temperature": 0.6, "top_p": 0.95, "top_k": 2**30, "min_p": 0.0}
     assert first == plain | sampled | {"seed": 3, "stop": ["x"], "max_tokens": 5}
     assert greedy == plain | {"temperature": 0}
     assert third == plain | sampled | {"top_k": 8, "min_p": 0.05}
