@@ -104,8 +104,8 @@ class ServedModel:
         Raises:
             EndpointError: The server cannot be reached, refuses, or answers something else.
         """
-        ids = self.tokenizer.encode(self.endpoint.complete(prompt, config))
-        for token in ids[: config.max_tokens]:
+        text = _limited(self.endpoint.complete(prompt, config), config)
+        for token in self.tokenizer.encode(text)[: config.max_tokens]:
             yield GeneratedToken("", token, "answer")
 
     def way(self) -> Way | str:
@@ -251,10 +251,16 @@ def _reply(served: ServedModel, problem: Problem, config: GenerationConfig) -> R
     if last.finish_reason == "cancelled":
         raise Cancelled
     unclosed = last.finish_reason == "length" and last.channel == "thinking"
-    thought = f"{THINK_OPEN}\n{text['thinking']}" + ("" if unclosed else f"\n{THINK_CLOSE[:-1]}")
+    thought = f"{THINK_OPEN}\n{_limited(text['thinking'], config)}" + ("" if unclosed else f"\n{THINK_CLOSE[:-1]}")
     tokens = len(served.tokenizer.encode(thought)) if text["thinking"] else 0
     right = text["answer"].strip() == problem.answer
     return Reply(problem.kind, right, (), 0.0, 0, 0, tokens, unclosed)
+
+
+def _limited(text: str, config: GenerationConfig) -> str:
+    """A text as long as so many tokens may be; of a server that sends more, minutes would go into cutting all of it."""
+    assert config.max_tokens is not None
+    return text[: texts.LONGEST_TOKEN * config.max_tokens]
 
 
 def _log_prob(found: Value) -> float:

@@ -33,7 +33,7 @@ MOST_BYTES = 32_000_000
 MOST_LINE_BYTES = 1_000_000
 """The longest line of a stream; a token's event has some hundred bytes."""
 
-MOST_STREAM_BYTES = 256_000_000
+MOST_STREAM_BYTES = 64_000_000
 """The most that one stream may bring; the events of 32,768 tokens have about 10 MB."""
 
 MOST_ERROR_BYTES = 65_536

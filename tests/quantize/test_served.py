@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ import pytest
 from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import BadArgumentError, EndpointError
-from mimo_mobile.hub import Source
+from mimo_mobile.hub import Source, resolve
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize import disjoint
 from mimo_mobile.quantize import served as serving
+from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.given import Given
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from mimo_mobile.quantize.quality import Job, Quality, measure_endpoint, measure_quality
+from mimo_mobile.quantize.quality import Excerpt, Job, Quality, measure_endpoint, measure_quality
 from mimo_mobile.quantize.recipes import recipe_named
 from mimo_mobile.quantize.served import ServedModel
 from mimo_mobile.quantize.texts import Window, prompts
-from mimo_mobile.runtime import Endpoint, LoadConfig, Model, load
+from mimo_mobile.runtime import Endpoint, GenerationConfig, LoadConfig, Message, Model, load
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.commands import runner
+from tests.llama_server import served
 from tests.model_server import Form, model_server
 from tests.served import Request, json_reply, server, stream
 
@@ -120,11 +123,11 @@ def test_eval_of_a_server_refuses_what_makes_no_sense(words: list[str], message:
 def tiny_served(tiny_checkpoint: Checkpoint) -> Iterator[Any]:
     def made(answer: object) -> str | list[object]:
         with server(json_reply(answer)) as there, Endpoint(there.url) as endpoint:
-            served = ServedModel(endpoint, tiny_checkpoint)
-            way = served.way()
+            there_served = ServedModel(endpoint, tiny_checkpoint)
+            way = there_served.way()
             if way not in ("prompt", "next"):
                 return way
-            return [*served.predictions(way, Window((1, 2), 0)).ids.tolist()]
+            return [*there_served.predictions(way, Window((1, 2), 0)).ids.tolist()]
 
     yield made
 
@@ -194,3 +197,31 @@ def test_a_server_that_would_answer_nothing_is_a_mistake(tmp_path: Path) -> None
         assert found.exit_code == 2 and "--endpoint answers the prompts that --effort high" in found.stderr
     found = runner().invoke(main, [*words, "--effort", "high"])
     assert found.exit_code == 1 and "cannot be reached" in found.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_llama_server_answers_and_is_measured_as_our_runtime_with_the_same_file(
+    file: Path, model: Model, tmp_path: Path
+) -> None:
+    greedy = GenerationConfig(temperature=0, max_tokens=160)
+    job = replace(JOB, problems=44, seeds=1)
+    here = measure_quality(file, job)
+    with served(file, tmp_path / "log") as address, Endpoint(address) as endpoint:
+        for problem in read_problems(resolve("nano").path)[::60]:
+            asked = [Message("user", problem.question)]
+            answers = ["".join(each.text for each in tokens.generate(asked, greedy)) for tokens in (model, endpoint)]
+            assert answers[0] == answers[1]
+        *_, last = endpoint.generate(asked, greedy)
+        assert last.stats is not None and last.stats.decode_tps > 0
+        there = measure_endpoint(endpoint, job)
+        words = ["--endpoint", address, "--json"]
+        run = runner().invoke(main, ["run", *words, "What is 12 + 30?", "--seed", "1", "--max-tokens", "99"])
+        assert run.exit_code == 0 and json.loads(run.stdout)["answer"] == "42", run.stderr
+        bench = runner().invoke(main, ["bench", *words, "--repeats", "2"])
+        assert bench.exit_code == 0 and json.loads(bench.stdout)["client_decode_tps"] > 0, bench.stderr
+    assert there.greedy == here.greedy and there.thinking is not None and there.sampled is not None
+    assert there.perplexity == pytest.approx(here.perplexity, rel=1e-3)
+    ours, theirs = here.divergence, there.divergence
+    assert ours is not None and theirs is not None and there.excerpt == Excerpt(512, 0)
+    assert abs(theirs.same_top - ours.same_top) < 0.01
+    assert theirs.mean_kld == pytest.approx(ours.mean_kld, rel=0.1, abs=1e-5)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -386,3 +389,33 @@ def test_bench_measures_what_arrives() -> None:
 def test_options_that_come_to_nothing_beside_a_server_are_a_mistake(words: list[str], message: str) -> None:
     found = mimo(*words, text="x\n")
     assert message in found.stderr, found.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--endpoint", "{url}", "2 + 2?"],
+        ["run", "--endpoint", "{url}", "2 + 2?", "--json"],
+        ["eval", "--endpoint", "{url}", "--against", "nano", "--tokens", "0", "--problems", "11"],
+    ],
+)
+def test_ctrl_c_closes_all_connections_and_says_so(words: list[str]) -> None:
+    asked, gone = threading.Semaphore(0), threading.Semaphore(0)
+
+    def thinking(_: Request, connection: socket.socket) -> None:
+        connection.sendall(stream({"choices": [{"delta": {"content": "<think>4"}}]}, done=False))
+        asked.release()
+        wait_for_the_end(connection)
+        gone.release()
+
+    most = 8 if words[0] == "eval" else 1
+    with server(thinking) as there:
+        command = [sys.executable, "-m", "mimo_mobile", *(word.format(url=there.url) for word in words)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(most):
+            assert asked.acquire(timeout=60)
+        process.send_signal(signal.SIGINT)
+        for _ in range(most):
+            assert gone.acquire(timeout=60)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.endswith("Aborted!\n") and "Traceback" not in said, said
