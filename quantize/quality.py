@@ -171,6 +171,7 @@ def measure_endpoint(endpoint: Endpoint, job: Job, progress: ProgressCallback = 
     source = resolve(job.against)
     heldout = evaluate.read_problems(source.path)
     served = ServedModel(endpoint, Checkpoint.open(source.path))
+    served.check()
     told, measured, excerpt, unavailable = Told([]), None, None, None
     if job.tokens and (way := served.way()) in ("prompt", "next"):
         told = told_by_checkpoint(served, job, source, _asked(heldout), progress)

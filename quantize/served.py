@@ -6,6 +6,7 @@ of the next token, with the ids of the likeliest ones; others give no ids, and t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ from mimo_mobile.quantize.measures import TopRows
 from mimo_mobile.quantize.texts import Window
 from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
-from mimo_mobile.runtime.text.chat_template import Message, MessageLike, encode_messages
+from mimo_mobile.runtime.text.chat_template import CLOSE_THINKING, Message, MessageLike, encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """So many problems a server is asked at the same time; one that has too much to do says so, or lets them wait."""
@@ -77,15 +80,6 @@ class ServedModel:
         """
         return f"{self.endpoint.model} at {self.endpoint.name}"
 
-    def check(self) -> None:
-        """See that the server runs the checkpoint, as far as its tokens tell.
-
-        Raises:
-            BadArgumentError: It has another tokenizer.
-            EndpointError: It cannot be reached, or refuses.
-        """
-        self._check_tokenizer(self._ask({"prompt": _TEXT, "max_tokens": 1, "temperature": 0}))
-
     def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt, by the checkpoint's chat template.
 
@@ -98,15 +92,39 @@ class ServedModel:
             raise SessionError("this checkpoint has no chat template")
         return encode_messages(self._template, prompt, self.tokenizer, thinking=config.thinks)
 
-    def generate(self, prompt: Sequence[int], config: GenerationConfig) -> Generator[GeneratedToken, None, None]:
-        """The tokens of the text that follows token ids, tags included: as the checkpoint's tokenizer cuts it.
+    def generate(
+        self, prompt: str | Sequence[MessageLike], config: GenerationConfig
+    ) -> Generator[GeneratedToken, None, None]:
+        """The tokens of an answer, as the checkpoint's tokenizer cuts it, with the tags that MiMo puts around thinking.
 
         Raises:
             EndpointError: The server cannot be reached, refuses, or answers something else.
         """
-        text = _limited(self.endpoint.complete(prompt, config), config)
-        for token in self.tokenizer.encode(text)[: config.max_tokens]:
+        text, last = _answer(self.endpoint, prompt, config)
+        whole = text["answer"]
+        if text["thinking"]:
+            closed = last.channel == "answer"
+            whole = f"{THINK_OPEN}\n{text['thinking']}" + (f"{CLOSE_THINKING}{whole}" if closed else "")
+        for token in self.tokenizer.encode(_limited(whole, config))[: config.max_tokens]:
             yield GeneratedToken("", token, "answer")
+
+    def check(self) -> None:
+        """See that the server makes a prompt of a question as the checkpoint does; a warning says if it does not.
+
+        Raises:
+            EndpointError: It cannot be reached, or refuses.
+        """
+        asked, config = [Message("user", _TEXT)], GenerationConfig(temperature=0, max_tokens=1)
+        *_, last = self.endpoint.generate(asked, config)
+        ours = len(self.encode_prompt(asked, config)) if self.has_chat_template else 0
+        if last.stats is not None and ours and last.stats.prompt_tokens != ours:
+            logger.warning(
+                "%s: a question becomes a prompt of %d tokens there, and of %d by the checkpoint; another model is"
+                " there, or another chat template",
+                self.endpoint.name,
+                last.stats.prompt_tokens,
+                ours,
+            )
 
     def way(self) -> Way | str:
         """How the server tells its predictions, or else why it does not.
@@ -244,17 +262,29 @@ def _config(seed: int | None, place: int, max_tokens: int) -> GenerationConfig:
 
 
 def _reply(served: ServedModel, problem: Problem, config: GenerationConfig) -> Reply:
-    text, last = {"thinking": "", "answer": ""}, None
-    for last in served.endpoint.generate([Message("user", problem.question)], config):
-        text[last.channel] += last.text
-    assert last is not None
-    if last.finish_reason == "cancelled":
-        raise Cancelled
+    text, last = _answer(served.endpoint, [Message("user", problem.question)], config)
     unclosed = last.finish_reason == "length" and last.channel == "thinking"
     thought = f"{THINK_OPEN}\n{_limited(text['thinking'], config)}" + ("" if unclosed else f"\n{THINK_CLOSE[:-1]}")
     tokens = len(served.tokenizer.encode(thought)) if text["thinking"] else 0
     right = text["answer"].strip() == problem.answer
     return Reply(problem.kind, right, (), 0.0, 0, 0, tokens, unclosed)
+
+
+def _answer(
+    endpoint: Endpoint, prompt: str | Sequence[MessageLike], config: GenerationConfig
+) -> tuple[dict[str, str], GeneratedToken]:
+    """Thinking and answer, and the last record.
+
+    Raises:
+        Cancelled: The endpoint was closed meanwhile.
+        EndpointError: The server cannot be reached, refuses, or answers something else.
+    """
+    text = {"thinking": "", "answer": ""}
+    for last in endpoint.generate(prompt, config):
+        text[last.channel] += last.text
+    if last.finish_reason == "cancelled":
+        raise Cancelled
+    return text, last
 
 
 def _limited(text: str, config: GenerationConfig) -> str:

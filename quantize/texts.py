@@ -71,8 +71,8 @@ class Answering(Protocol):
     def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
         """Token ids of a prompt."""
 
-    def generate(self, prompt: Sequence[int], config: GenerationConfig) -> Iterable[GeneratedToken]:
-        """Stream what follows token ids."""
+    def generate(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> Iterable[GeneratedToken]:
+        """Stream what follows a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def own_answers(
             continue
         config = GenerationConfig(seed=seed, speculate=False, max_tokens=room)
         answer = list(known.get(seed, ()))[:room]
-        for token in [] if seed in known else model.generate(ids, config):
+        for token in [] if seed in known else model.generate(question, config):
             answer += [] if token.token_id is None else [token.token_id]
             progress(Progress(stage, done + len(ids) + len(answer), tokens, prompt.kind, "tokens"))
         known[seed] = answer

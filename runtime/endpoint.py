@@ -144,17 +144,6 @@ class Endpoint:
             asked = {"prompt": prompt if isinstance(prompt, str) else list(check("prompt", prompt, Sequence[int]))}
         return self._stream(path, asked, config)
 
-    def complete(self, ids: Sequence[int], config: GenerationConfig) -> str:
-        """The text that follows token ids, with the tags around the thinking.
-
-        Raises:
-            Cancelled: ``cancel`` or ``close`` was called meanwhile.
-            EndpointError: The server cannot be reached, refuses, or answers something else.
-            SessionError: The endpoint is closed.
-        """
-        with closing(self._events("/completions", {"prompt": list(ids)}, config)) as events:
-            return "".join(_pieces(each)[1] for each in events)
-
     def ask(self, path: str, body: Mapping[str, object] | None = None) -> Value:
         """What the server answers at once to a GET of a path, or to a POST of ``body``.
 

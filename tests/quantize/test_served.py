@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +12,25 @@ import pytest
 
 from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.entries import Entry
 from mimo_mobile.errors import BadArgumentError, EndpointError
 from mimo_mobile.hub import Source, resolve
-from mimo_mobile.manifest import Manifest
-from mimo_mobile.quantize import disjoint
 from mimo_mobile.quantize import served as serving
+from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.evaluate import read_problems
-from mimo_mobile.quantize.given import Given
+from mimo_mobile.quantize.given import Given, hash_of, texts_for
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.quality import Excerpt, Job, Quality, measure_endpoint, measure_quality
 from mimo_mobile.quantize.recipes import recipe_named
 from mimo_mobile.quantize.served import ServedModel
 from mimo_mobile.quantize.texts import Window, prompts
 from mimo_mobile.runtime import Endpoint, GenerationConfig, LoadConfig, Message, Model, load
+from mimo_mobile.runtime.text.chat_template import encode_messages
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.commands import runner
 from tests.llama_server import served
 from tests.model_server import Form, model_server
-from tests.served import Request, json_reply, server, stream
+from tests.served import chat, json_reply, server, stream
 
 PLAIN = LoadConfig(speculate="off")
 JOB = Job(PLAIN, against="nano", tokens=200, problems=4, seeds=2, max_tokens=160)
@@ -149,6 +149,13 @@ def test_predictions_that_are_none_are_refused(told: object, tiny_served: Any) -
         tiny_served({"choices": [{"prompt_logprobs": told}]})
 
 
+def test_another_chat_template_is_told(tiny_checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 1}
+    with server(stream(*chat({"content": "x"}, usage=usage))) as there, Endpoint(there.url) as endpoint:
+        ServedModel(endpoint, tiny_checkpoint).check()
+    assert "a question becomes a prompt of 7 tokens there, and of " in caplog.text
+
+
 def test_a_server_without_completions_still_answers_problems(tiny_checkpoint: Checkpoint) -> None:
     with server(json_reply({}, "404 Not Found")) as there, Endpoint(there.url) as endpoint:
         assert "the server says nothing of its predictions" in ServedModel(endpoint, tiny_checkpoint).way()
@@ -164,30 +171,34 @@ def test_numbers_that_are_none_are_refused(tiny_served: Any) -> None:
         tiny_served({"choices": 3})
 
 
-@pytest.mark.slow
-def test_a_server_answers_for_calibration_and_the_manifest_says_so(tiny: Source, tmp_path: Path) -> None:
-    said = "<think>\nSeven boxes hold 84 pens.\n</think>\n\nSo there are 84 pens." * 2
+def test_a_server_answers_for_calibration_and_the_manifest_will_say_so(tiny: Source, tmp_path: Path) -> None:
+    thought, said = "Seven boxes hold 84 pens.", "So there are 84 pens. " * 8
+    checkpoint, recipe = Checkpoint.open(tiny.path), recipe_named("q4_0")
+    with server(stream(*chat({"reasoning_content": thought}, {"content": said})), names=["tiny-bf16"]) as there:
+        given = Given.read(checkpoint, "high", None, None, True, Endpoint(there.url))
+        by = Calibrator(checkpoint, given, [recipe], tmp_path / "work", "x").calibrated_by(recipe)
+        asked = [each.body["messages"][-1]["content"] for each in there.requests if each.method == "POST"][1:]
+        assert asked == [each.text for each in prompts("calibration")][: len(asked)] and len(asked) > 10
+        count = len(there.requests)
+        assert Calibrator(checkpoint, given, [recipe], tmp_path / "work", "x").calibrated_by(recipe) == by
+        assert len(there.requests) == count  # what a killed run was told is kept
+    tokenizer = TextTokenizer.from_file(tiny.path / "tokenizer.json")
+    answer = tokenizer.encode(f"<think>\n{thought}\n</think>\n\n{said}")
+    length = min(512, checkpoint.config.max_position_embeddings)
+    ours = [token for piece in texts_for(checkpoint) for token in piece]
+    pieces = [tuple(ours[start : start + length]) for start in range(0, len(ours), length)]
+    pieces += [tuple((*served_prompt(checkpoint, question), *answer)[:length]) for question in asked]
+    assert by["answered_by"] == f"tiny-bf16 at {there.url}/v1"
+    assert by["answers"] == hash_of(pieces)
+    entry = Entry("q4_0", "gguf", "x", 4.5, 1, (), {}, effort="high", calibrated_by=by)
+    assert given.made(entry, recipe)
+    assert not Given.read(checkpoint, "high", None, None, True).made(entry, recipe)
 
-    def answer(request: Request, connection: socket.socket) -> None:
-        streams = request.body.get("stream")
-        events = [{"choices": [{"index": 0, "text": said, "finish_reason": "stop"}]}]
-        connection.sendall(stream(*events) if streams else json_reply({"choices": [{"text": "x"}]}))
 
-    def made(**options: Any) -> Manifest:
-        return quantize_checkpoint(tiny, tmp_path / "out", ["q4_0"], problems=0, effort="high", **options)
-
-    with server(answer, names=["tiny-bf16"]) as there, Endpoint(there.url) as endpoint:
-        (entry,) = made(endpoint=endpoint).entries
-        asked = [each.body["prompt"] for each in there.requests if each.body and each.body.get("stream")]
-        assert entry.calibrated_by["answered_by"] == f"tiny-bf16 at {there.url}/v1"
-        tokenizer = TextTokenizer.from_file(tiny.path / "tokenizer.json")
-        questions = [each.text for each in prompts("calibration")]
-        assert asked and all(question in tokenizer.decode(ids) for question, ids in zip(questions, asked, strict=False))
-        known = disjoint.read(tmp_path / "out")
-        assert disjoint.hashes([tokenizer.encode(said)[1:40]]) <= known  # what measures is kept apart from it
-        assert made(endpoint=endpoint).entries == (entry,)  # and nothing is asked again
-        assert len([each for each in there.requests if each.body and each.body.get("stream")]) == len(asked)
-    assert not Given.read(Checkpoint.open(tiny.path), "high", None, None, True).made(entry, recipe_named("q4_0"))
+def served_prompt(checkpoint: Checkpoint, question: str) -> list[int]:
+    tokenizer = TextTokenizer.from_file(checkpoint.path / "tokenizer.json")
+    assert checkpoint.vocabulary.chat_template is not None
+    return encode_messages(checkpoint.vocabulary.chat_template, [Message("user", question)], tokenizer)
 
 
 def test_a_server_that_would_answer_nothing_is_a_mistake(tmp_path: Path) -> None:
