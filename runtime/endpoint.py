@@ -226,6 +226,8 @@ class Endpoint:
             details = usage.get("prompt_tokens_details")
             cached = details.get("cached_tokens") if details else None
             from_cache = cached.integer(0, prompt) if cached else 0
+            drafts = (usage.get(f"{name}_tokens") for name in ("drafted", "accepted"))  # of which `mimo serve` tells
+            drafted, accepted = (each.integer(0, MOST_TOKENS) if each else 0 for each in drafts)
         except ValueError as error:
             raise self._client.error(path, f"the numbers of tokens are none: {error}") from error
         first_s, rest_s = clock.seconds
@@ -233,8 +235,8 @@ class Endpoint:
             prompt_tokens=prompt,
             cached_tokens=from_cache,
             generated_tokens=generated,
-            drafted_tokens=0,
-            accepted_tokens=0,
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
             prefill_tps=(prompt - from_cache) / first_s if first_s else 0.0,
             decode_tps=(generated - 1) / rest_s if rest_s else 0.0,
             time_to_first_token_s=first_s,

@@ -132,7 +132,7 @@ def server_options(command: Command) -> Command:
     """The options that ServerConfig has, for serve."""
     from mimo_mobile.runtime.server.config import ServerConfig
 
-    return _decorated(command, list(_options_of(ServerConfig).values()))
+    return decorated(command, list(_options_of(ServerConfig).values()))
 
 
 def load_config(options: dict[str, Any]) -> LoadConfig:
