@@ -117,7 +117,7 @@ class HttpClient:
         if key is not None and not (key.isascii() and key.isprintable() and key and " " not in key):
             raise BadArgumentError("the endpoint's key is empty or holds characters that no key has; nothing was sent")
         self.address, self.timeout_s, self._key = address, timeout_s, key
-        self._lock, self._open = threading.Lock(), dict[threading.Event, socket.socket | None]()
+        self._lock, self._open = threading.RLock(), dict[threading.Event, socket.socket | None]()
         self._closed = False
         if key is not None and not address.secure and not address.is_this_machine:
             logger.warning("%s: the key goes there unencrypted, so that others on the way can read it", address)
