@@ -198,11 +198,17 @@ class ServedModel:
             yield {int(name): _log_prob(each) for name, each in row.fields().items() if _is_id(name)}
 
     def _of_next(self, window: Window) -> Iterator[dict[int, float]]:
-        """The form of llama-server: the likeliest tokens that come next; the beginning of a prompt is cached."""
+        """The form of llama-server: the likeliest tokens that come next; the beginning of a prompt is cached.
+
+        The token itself is a digit each time, which leaves the predictions as they are. With a part of a character
+        llama-server would go on, and tell the predictions of the token after it.
+        """
+        digit = {str(self.tokenizer.encode("0")[0]): 100}
+        asked = {"max_tokens": 1, "temperature": 0, "logprobs": TOLD["next"], "logit_bias": digit, "cache_prompt": True}
         for end in range(window.first + 1, len(window.ids)):
-            body = {"prompt": list(window.ids[:end]), "max_tokens": 1, "temperature": 0, "logprobs": TOLD["next"]}
-            choice = self._ask({**body, "cache_prompt": True})["choices"].items(1, 1)[0]
-            told = choice["logprobs"]["content"].items(1)[0]["top_logprobs"].items(1)
+            found = self._ask({**asked, "prompt": list(window.ids[:end])})
+            found["usage"]["completion_tokens"].integer(1, 1)
+            told = found["choices"].items(1, 1)[0]["logprobs"]["content"].items(1, 1)[0]["top_logprobs"].items(1)
             yield {each["id"].integer(0, _LARGEST_ID): _log_prob(each) for each in told}
 
     def _joined(self, rows: Sequence[Mapping[int, float]], targets: Sequence[int]) -> TopRows:

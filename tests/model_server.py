@@ -70,7 +70,12 @@ def _predicted(model: Model, form: Form, body: dict[str, Any]) -> dict[str, Any]
         choice["prompt_logprobs"] = told
     elif form == "llama":
         top = [{"id": each, "logprob": rows[-1][each]} for each in np.argsort(-rows[-1])[: body["logprobs"]].tolist()]
-        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+        bias = body.get("logit_bias", {})  # it decides what is sampled, and leaves the predictions alone
+        sampled = max(range(len(rows[-1])), key=lambda each: rows[-1][each] + bias.get(str(each), 0))
+        # A part of a character makes llama-server go on to the next token, and tell of that alone.
+        whole = model.tokenizer.token_bytes(sampled).isascii()
+        content = [{"id": sampled, "top_logprobs": top if whole else top[::-1]}]
+        choice["logprobs"] = {"content": content}
     else:
         choice["logprobs"] = {"tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [{"x": -1.0}]}
     return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
