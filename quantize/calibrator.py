@@ -89,12 +89,12 @@ class Calibrator:
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
         """Hashes of what a recipe's files depend on, and of what was read if the model's answers are a part of it."""
-        asked = {ANSWERS: hash_of(self._texts)} if self._given.asks_model else {}
+        asked = {ANSWERS: hash_of(self._texts)} if self._given.adds_answers else {}
         return self._given.calibrated_by(recipe) | asked
 
     @cached_property
     def _texts(self) -> Sequence[tuple[int, ...]]:
-        return self._with_answers() if self._given.asks_model else self._given.texts
+        return self._with_answers() if self._given.adds_answers else self._given.texts
 
     @cached_property
     def _layers(self) -> KeptLayers:
@@ -105,13 +105,23 @@ class Calibrator:
         return KeptLayers(work, every=effort == "high" and any(fed))
 
     def _with_answers(self) -> list[tuple[int, ...]]:
-        """Our text, and what the model itself answers to our prompts, quantized with less effort: ours is too short."""
-        work = KeptWork.of(self._folder, "answers", self._fingerprint, self._given.texts)
+        """Our text, which is too short, and what the model itself answers to our prompts, quantized with less effort.
+
+        Where a server runs the model, that answers.
+        """
+        served = self._given.served
+        by = () if served is None else (served.name,)
+        work = KeptWork.of(self._folder, "answers", self._fingerprint, self._given.texts, *by)
         answers = KeptAnswers(work, self._checkpoint.config.vocab_size)
         if not answers.texts:
             work.make_folder()
-            with files.workplace(self._folder / "answering") as folder:
-                answers.texts = self._answered(answers, folder)
+            if served is None:
+                with files.workplace(self._folder / "answering") as folder:
+                    answers.texts = self._answered(answers, folder)
+            else:
+                answers.texts = calibration_texts(
+                    served.tokenizer, model=served, known=answers, progress=self._progress
+                )
             answers.complete(answers.texts)
         return answers.texts
 

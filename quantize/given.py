@@ -19,7 +19,9 @@ from mimo_mobile.entries import Effort, Entry
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.quantize.importance import read_importance
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.quantize.served import ServedModel
 from mimo_mobile.quantize.texts import calibration_texts
+from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 CHANNELS, UNBALANCED = "channels", "unbalanced"
@@ -27,6 +29,9 @@ CHANNELS, UNBALANCED = "channels", "unbalanced"
 
 ANSWERS = "answers"
 """Under this name the manifest has a hash of all that was read when the model's own answers are a part of it."""
+
+ANSWERED_BY = "answered_by"
+"""Under this name it says which server's model gave these answers; without it, the quantized model gave them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Given:
         ours: Whether the text is ours, to which the highest effort adds what the model answers.
         importance: What an importance matrix says; None where there is none.
         balanced: Whether channels may get scales, which NPUs with quantized activations lose by.
+        served: The server's model that answers instead of the quantized one; None where that answers itself.
     """
 
     effort: Effort
@@ -46,24 +52,40 @@ class Given:
     ours: bool = True
     importance: Mapping[str, NDArray[np.float32]] | None = None
     balanced: bool = True
+    served: ServedModel | None = None
 
     @classmethod
     def read(
-        cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None, balanced: bool
+        cls,
+        checkpoint: Checkpoint,
+        effort: Effort,
+        text: Path | None,
+        matrix: Path | None,
+        balanced: bool,
+        endpoint: Endpoint | None = None,
     ) -> Given:
-        """Read the files that were given.
+        """Read the files that were given, and see that the server runs the checkpoint.
 
         Raises:
-            BadArgumentError: The text cannot be read, or is too short.
+            BadArgumentError: The text cannot be read, or is too short; or the server has another tokenizer.
+            EndpointError: The server cannot be reached, or refuses.
             QuantizationError: The matrix cannot be read, is damaged, or belongs to another model.
         """
         importance = read_importance(matrix, checkpoint.config) if matrix else None
-        return cls(effort, texts_for(checkpoint, text), text is None, importance, balanced)
+        served = ServedModel(endpoint, checkpoint) if endpoint else None
+        if served is not None:
+            served.check()
+        return cls(effort, texts_for(checkpoint, text), text is None, importance, balanced, served)
+
+    @property
+    def adds_answers(self) -> bool:
+        """Whether answers are read after the text."""
+        return self.effort == "high" and self.ours
 
     @property
     def asks_model(self) -> bool:
-        """Whether the model's own answers are read after the text."""
-        return self.effort == "high" and self.ours
+        """Whether these are the quantized model's own."""
+        return self.adds_answers and self.served is None
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
         """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if channels get no scales."""
@@ -75,6 +97,8 @@ class Given:
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
         if not self.balanced and self.effort != "none":
             made[CHANNELS] = UNBALANCED
+        if self.served is not None:
+            made[ANSWERED_BY] = self.served.name
         return made
 
     def made(self, entry: Entry, recipe: Recipe) -> bool:
@@ -88,8 +112,10 @@ class Given:
         return entry.effort == self.effort and known == self.calibrated_by(recipe)
 
 
-def check_effects(recipes: Sequence[str], effort: Effort, text: Path | None, matrix: Path | None) -> None:
-    """Check that a text and a matrix have an effect.
+def check_effects(
+    recipes: Sequence[str], effort: Effort, text: Path | None, matrix: Path | None, endpoint: Endpoint | None = None
+) -> None:
+    """Check that a text, a matrix and a server have an effect.
 
     Raises:
         BadArgumentError: One has none.
@@ -103,6 +129,11 @@ def check_effects(recipes: Sequence[str], effort: Effort, text: Path | None, mat
         )
     if matrix and text:
         raise BadArgumentError("--importance is taken instead of a text, and --calibration names one; give one of them")
+    if endpoint and (effort != "high" or text):
+        raise BadArgumentError(
+            "--endpoint answers the prompts that --effort high calibrates on where no text is given; add --effort high,"
+            " and leave --calibration out"
+        )
     if text and not any(_reads_text(recipe_named(name), effort) for name in recipes):
         raise BadArgumentError(
             "--calibration has no effect on GGUF files that --effort none makes; leave it out, or give more --effort"

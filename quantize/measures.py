@@ -262,6 +262,33 @@ def _compare(reference: TopRows, logits: Array) -> RowMeasures:
     )
 
 
+def compare_told(reference: TopRows, told: TopRows) -> RowMeasures:
+    """What a model's rows of likeliest tokens are beside a reference's, as far as they say it.
+
+    A KL divergence treats all tokens as one that are not known of both. So it is never larger than the true one, and
+    ``bound`` is infinite. A following token that is not known is taken as likely as it can be, so that ``nll`` is never
+    too large.
+    """
+    kld = np.zeros(len(reference))
+    for row in range(len(reference)):
+        p, q = reference.rows(row, row + 1), told.rows(row, row + 1)
+        _, ours, theirs = np.intersect1d(p.ids, q.ids, assume_unique=True, return_indices=True)
+        log_p, log_q = p.log_probs[ours].astype(np.float64), q.log_probs[theirs].astype(np.float64)
+        p_rest, q_rest = 1 - np.exp(log_p).sum(), 1 - np.exp(log_q).sum()
+        kld[row] = (np.exp(log_p) * (log_p - log_q)).sum()
+        if p_rest > 0:  # what rounding leaves of a sum near 1 must not look like a divergence
+            kld[row] += p_rest * np.log(p_rest / max(q_rest, UNCOVERED))
+    least = told.log_probs[told.starts[1:] - 1].astype(np.float64)
+    unknown = np.minimum(least, np.log(np.maximum(told.rest, UNCOVERED)))
+    log_probs = np.where(np.isnan(told.target_log_probs), unknown, told.target_log_probs)
+    return RowMeasures(
+        np.maximum(0, kld),
+        np.full(len(reference), np.inf),
+        -log_probs,
+        reference.ids[reference.starts[:-1]] == told.ids[told.starts[:-1]],
+    )
+
+
 def log_softmax(logits: Array) -> NDArray[np.float64]:
     """The natural logarithms of the probabilities `[R, V]` that logits stand for.
 

@@ -36,6 +36,7 @@ from mimo_mobile.quantize.importance import write_importance
 from mimo_mobile.quantize.preflight import IMPORTANCE
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
 
@@ -72,6 +73,7 @@ def quantize_checkpoint(
     effort: Effort = "normal",
     calibration: Path | None = None,
     importance: Path | None = None,
+    endpoint: Endpoint | None = None,
     limits: Mapping[str, Limits] = DEFAULTS,
     tokens: int = 0,
     progress: ProgressCallback = ignore,
@@ -91,6 +93,7 @@ def quantize_checkpoint(
             errors of some columns are also made good by others.
         calibration: The text; ours by default.
         importance: An importance matrix in llama.cpp's form, by which alone errors are weighed.
+        endpoint: A server that runs the checkpoint, and answers what the highest effort asks.
         limits: What each recipe may lose at most, by name.
         tokens: How many tokens of a text are read to compare predictions with bf16's; 0 compares none. Random weights
             are never compared.
@@ -106,11 +109,12 @@ def quantize_checkpoint(
     out, source = Path(out), resolve(source)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
     check_options(recipes, single_file, npu)
-    check_effects(recipes, effort, calibration, importance)
+    check_effects(recipes, effort, calibration, importance, endpoint)
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
-    given = Given.read(checkpoint, effort, calibration, importance, balanced=npu is None or not npu.quantized)
+    balanced = npu is None or not npu.quantized
+    given = Given.read(checkpoint, effort, calibration, importance, balanced, endpoint)
     outputs = [(recipe, out / _name(source, recipe, single_file)) for recipe in chosen]
     job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions))
     preflight.check_checkpoint(job)

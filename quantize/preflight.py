@@ -126,7 +126,7 @@ def needed_bytes(job: Job, known: Manifest | None, *, same: bool) -> int:
     drafts = len(draft_ids(checkpoint.path, checkpoint.vocabulary))
     taken = -sum(entry.size_bytes for entry in known.entries) if known and not same else 0
     if job.given.effort == "high" and any(feeds_back(recipe, checkpoint) for recipe, _ in job.outputs):
-        tokens = MOST_CALIBRATION if job.given.asks_model else sum(map(len, job.given.texts))
+        tokens = MOST_CALIBRATION if job.given.adds_answers else sum(map(len, job.given.texts))
         taken += (checkpoint.config.num_hidden_layers + 1) * tokens * checkpoint.config.hidden_size * 4
     most = taken
     for recipe, _ in job.outputs:

@@ -6,11 +6,12 @@ It joins texts, references, measures and held-out problems, and knows no formats
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,10 @@ from mimo_mobile.quantize import answering, disjoint, evaluate, measures, refere
 from mimo_mobile.quantize.answering import Asking
 from mimo_mobile.quantize.evaluate import Problem, Reply
 from mimo_mobile.quantize.measures import RowMeasures, Share, Thinking, TopRows
+from mimo_mobile.quantize.served import ServedModel, Way
+from mimo_mobile.quantize.served import answer_all as answer_served
 from mimo_mobile.quantize.texts import Prompt, Window
+from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.scores import Divergence, Drafts
 
@@ -50,24 +54,41 @@ class Quality:
         against: The checkpoint or the other model that it was compared with, or None.
         text: What was read: a text file, the answers to held-out problems, or those to our prompts.
         tokens: How many tokens were read.
-        perplexity: The model's perplexity on the text.
+        perplexity: The model's perplexity on the text; None where a server does not tell its predictions.
         divergence: How far its predictions are from those of ``against``; None when it was compared with nothing.
         thinking: How long it thinks, in greedy and sampled answers; None when no prompts were answered.
         greedy: Exact match of its greedy answers to held-out problems; None when there are none.
         sampled: The same for answers that are sampled.
         drafts: How often its MTP layer drafts right in the greedy answers; None without one, or without answers.
+        excerpt: What a server tells of its predictions; None for a model that was read here.
+        unavailable: Why nothing was read; None when something was, or when nothing was to be.
     """
 
     model: str
     against: str | None
     text: str
     tokens: int
-    perplexity: float
+    perplexity: float | None
     divergence: Divergence | None = None
     thinking: Thinking | None = None
     greedy: Share | None = None
     sampled: Share | None = None
     drafts: Drafts | None = None
+    excerpt: Excerpt | None = None
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What a server tells of its predictions, from which a KL divergence is no more than a lower bound.
+
+    Attributes:
+        likeliest: So many of the likeliest tokens it tells of each prediction.
+        unknown: How many of the following tokens are not among them; with any, perplexity is a lower bound, too.
+    """
+
+    likeliest: int
+    unknown: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +135,16 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
         _check_same_tokenizer(model, told)
         disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
         nll, measured = read_windows(model, told, progress)
-    thinking, greedy, sampled, drafts = _answers(path, job, heldout, progress)
+
+    def answer(asked: Sequence[Problem], seed: int | None, stage: str) -> list[Reply]:
+        asking = Asking(job.config, seed, job.max_tokens)
+        return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
+
+    thinking, greedy, sampled, drafts = _answers(job, heldout, answer)
     return Quality(
         model=str(path),
         against=job.against,
-        text=str(job.text) if job.text else "answers to held-out problems" if heldout else "answers to our prompts",
+        text=_text_of(job, heldout),
         tokens=sum(len(each.ids) for each in told.windows),
         perplexity=measures.perplexity(nll),
         divergence=None if told.rows is None or measured is None else measures.summary(told.rows, measured),
@@ -127,6 +153,71 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
         sampled=sampled,
         drafts=drafts,
     )
+
+
+def measure_endpoint(endpoint: Endpoint, job: Job, progress: ProgressCallback = ignore) -> Quality:
+    """What is found out about a server's model, of the checkpoint ``against``: as much as the server tells.
+
+    Raises:
+        BadArgumentError: No checkpoint is named, the server runs another one, or a text is named though the server does
+            not tell its predictions.
+        CheckpointError: The checkpoint cannot be used.
+        EndpointError: The server cannot be reached, refuses, or answers something else.
+    """
+    if job.against is None or _model_at(Path(job.against)) is not None:
+        raise BadArgumentError(
+            "--endpoint needs --against with the checkpoint that the server runs, which brings tokenizer and problems"
+        )
+    source = resolve(job.against)
+    heldout = evaluate.read_problems(source.path)
+    served = ServedModel(endpoint, Checkpoint.open(source.path))
+    served.check()
+    told, measured, excerpt, unavailable = Told([]), None, None, None
+    if job.tokens and (way := served.way()) in ("prompt", "next"):
+        told = told_by_checkpoint(served, job, source, _asked(heldout), progress)
+        measured, excerpt = _read_served(served, cast(Way, way), told, progress)
+    elif job.tokens:
+        unavailable = way
+        if job.text is not None:
+            raise BadArgumentError(f"--text: {way}; leave it out, and the answers alone are measured")
+
+    def answer(asked: Sequence[Problem], seed: int | None, stage: str) -> list[Reply]:
+        return answer_served(served, asked, seed, job.max_tokens, stage=stage, progress=progress)
+
+    thinking, greedy, sampled, _ = _answers(job, heldout, answer)
+    return Quality(
+        model=served.name,
+        against=job.against,
+        text=_text_of(job, heldout),
+        tokens=sum(len(each.ids) for each in told.windows),
+        perplexity=None if measured is None else measures.perplexity(measured.nll),
+        divergence=None if told.rows is None or measured is None else measures.summary(told.rows, measured),
+        thinking=thinking,
+        greedy=greedy,
+        sampled=sampled,
+        excerpt=excerpt,
+        unavailable=unavailable,
+    )
+
+
+def _read_served(served: ServedModel, way: Way, told: Told, progress: ProgressCallback) -> tuple[RowMeasures, Excerpt]:
+    parts = []
+    for number, window in enumerate(told.windows, 1):
+        parts.append(served.predictions(way, window))
+        progress(Progress("read", number, len(told.windows), unit="windows"))
+    rows = TopRows.joined(parts)
+    assert told.rows is not None
+    unknown = int(np.isnan(rows.target_log_probs).sum())
+    return measures.compare_told(told.rows, rows), Excerpt(int(np.diff(rows.starts).min()), unknown)
+
+
+def _text_of(job: Job, heldout: Sequence[Problem]) -> str:
+    return str(job.text) if job.text else "answers to held-out problems" if heldout else "answers to our prompts"
+
+
+def _asked(heldout: Sequence[Problem]) -> list[Prompt]:
+    """What is asked for answers to read."""
+    return [Prompt(each.kind, each.question) for each in evaluate.problems_of_kinds(heldout, MOST_ASKED)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +255,7 @@ def _told(
     heldout: Sequence[Problem],
     progress: ProgressCallback,
 ) -> Told:
-    asked = [Prompt(each.kind, each.question) for each in evaluate.problems_of_kinds(heldout, MOST_ASKED)]
+    asked = _asked(heldout)
     if source is not None:
         return told_by_checkpoint(path, job, source, asked, progress)
     with _loaded(other or path, _plain(job) if other else job) as model:
@@ -175,7 +266,7 @@ def _told(
 
 
 def told_by_checkpoint(
-    path: Path, job: Job, source: Source, asked: Sequence[Prompt], progress: ProgressCallback
+    model: Path | ServedModel, job: Job, source: Source, asked: Sequence[Prompt], progress: ProgressCallback
 ) -> Told:
     """What was kept of this checkpoint and text, or else is computed, with the model's own answers as the text.
 
@@ -195,9 +286,10 @@ def told_by_checkpoint(
     if (kept := references.kept(place)) is not None:
         return Told(*kept, tokenizer)
     if not windows:
-        with _loaded(path, job) as model:
-            _check_same_tokenizer(model, Told([], None, tokenizer))
-            windows = _windows(model, job, asked, progress)
+        asked_model = nullcontext(model) if isinstance(model, ServedModel) else _loaded(model, job)
+        with asked_model as answers:
+            _check_same_tokenizer(answers, Told([], None, tokenizer))
+            windows = _windows(answers, job, asked, progress)
     rows = references.of_checkpoint(checkpoint, windows, progress)
     references.keep(place, windows, rows)
     return Told(windows, rows, tokenizer)
@@ -211,14 +303,14 @@ def _plain(job: Job) -> Job:
     return dataclasses.replace(job, config=plain)
 
 
-def _windows(model: Model, job: Job, asked: Sequence[Prompt], progress: ProgressCallback) -> list[Window]:
+def _windows(model: texts.Answering, job: Job, asked: Sequence[Prompt], progress: ProgressCallback) -> list[Window]:
     if job.text is not None:
         length = min(texts.WINDOW, model.context_length)
         return texts.file_windows(job.text, model.tokenizer, job.tokens, length)
     return texts.evaluation_texts(model, heldout=asked, tokens=job.tokens, progress=progress)
 
 
-def _check_same_tokenizer(model: Model, told: Told) -> None:
+def _check_same_tokenizer(model: texts.Answering, told: Told) -> None:
     """See that model and reference mean the same by token ids, on the texts that we have.
 
     Raises:
@@ -260,7 +352,7 @@ def read_windows(
 
 
 def _answers(
-    path: Path, job: Job, heldout: Sequence[Problem], progress: ProgressCallback
+    job: Job, heldout: Sequence[Problem], answer: Callable[[Sequence[Problem], int | None, str], list[Reply]]
 ) -> tuple[Thinking | None, Share | None, Share | None, Drafts | None]:
     """How long the model thinks, its exact match greedily and sampled, and how often its MTP layer drafts right."""
     if job.problems == 0:
@@ -271,12 +363,8 @@ def _answers(
         chosen = texts.prompts("evaluation")[: job.problems or OUR_PROBLEMS]
         asked = [Problem(each.kind, each.text, "") for each in chosen]
 
-    def answer(seed: int | None, stage: str) -> list[Reply]:
-        asking = Asking(job.config, seed, job.max_tokens)
-        return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
-
-    greedy = answer(None, "answer greedily")
-    sampled = [each for seed in range(job.seeds) for each in answer(seed, f"answer with seed {seed}")]
+    greedy = answer(asked, None, "answer greedily")
+    sampled = [each for seed in range(job.seeds) for each in answer(asked, seed, f"answer with seed {seed}")]
     replies = [*greedy, *sampled]
     lengths, unclosed = [each.thinking_tokens for each in replies], [each.unclosed for each in replies]
     thinking = Thinking(len(replies), mean(lengths), float(median(lengths)), mean(unclosed))

@@ -6,17 +6,18 @@ held-out problems, which only measure, or a text of the user's. This module know
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mimo_mobile import untrusted
 from mimo_mobile.errors import BadArgumentError, ContextFullError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
 if TYPE_CHECKING:
-    from mimo_mobile.runtime import Model
+    from mimo_mobile.runtime import GeneratedToken, GenerationConfig
+    from mimo_mobile.runtime.text.chat_template import MessageLike
     from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 Half = Literal["calibration", "evaluation"]
@@ -46,6 +47,32 @@ LONGEST_TOKEN = 64
 
 LEAST_TEXT = 8
 """Tokens of a text, of which the second half can be measured."""
+
+
+class Answering(Protocol):
+    """What answers prompts with token ids: a ``Model``, or a server's."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for messages."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens prompt and answer may have together."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be given."""
+
+    def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
+        """Token ids of a prompt."""
+
+    def generate(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> Iterable[GeneratedToken]:
+        """Stream what follows a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +112,7 @@ def calibration_texts(
     tokenizer: TextTokenizer,
     *,
     file: Path | None = None,
-    model: Model | None = None,
+    model: Answering | None = None,
     tokens: int = MOST_CALIBRATION,
     length: int = WINDOW,
     known: Answers | None = None,
@@ -123,7 +150,7 @@ def calibration_texts(
 
 
 def evaluation_texts(
-    model: Model,
+    model: Answering,
     *,
     heldout: Sequence[Prompt] = (),
     tokens: int = 4096,
@@ -179,7 +206,7 @@ def cut(ids: Sequence[int], length: int = WINDOW) -> list[Window]:
 
 
 def own_answers(
-    model: Model,
+    model: Answering,
     asked: Sequence[Prompt],
     tokens: int,
     length: int,
@@ -213,7 +240,7 @@ def own_answers(
             continue
         config = GenerationConfig(seed=seed, speculate=False, max_tokens=room)
         answer = list(known.get(seed, ()))[:room]
-        for token in [] if seed in known else model.generate(ids, config):
+        for token in [] if seed in known else model.generate(question, config):
             answer += [] if token.token_id is None else [token.token_id]
             progress(Progress(stage, done + len(ids) + len(answer), tokens, prompt.kind, "tokens"))
         known[seed] = answer

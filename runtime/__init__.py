@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.conversation import Conversation
     from mimo_mobile.runtime.decode.exchange import Turn
     from mimo_mobile.runtime.decode.session import Session
+    from mimo_mobile.runtime.endpoint import Endpoint
     from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.text.chat_template import Message
 
 __all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
-    "load", "LoadConfig", "Model", "Backend",
+    "load", "LoadConfig", "Model", "Endpoint", "Backend",
     "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
 ]  # fmt: skip
 
@@ -37,6 +38,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime.decode.conversation": ("Conversation",),
         "mimo_mobile.runtime.decode.exchange": ("Turn",),
         "mimo_mobile.runtime.decode.session": ("Session",),
+        "mimo_mobile.runtime.endpoint": ("Endpoint",),
         "mimo_mobile.runtime.generation_config": ("GeneratedToken", "GenerationConfig", "GenerationStats"),
         "mimo_mobile.runtime.load_config": ("LoadConfig",),
         "mimo_mobile.runtime.loading": ("load",),

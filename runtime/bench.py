@@ -12,6 +12,7 @@ import numpy as np
 
 from mimo_mobile.errors import ContextFullError, SessionError
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
+from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.runtime.generation_config import GenerationConfig
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.text.chat_template import Message
@@ -151,4 +152,61 @@ def bench_speculation(model: Model, *, generate_tokens: int = 64, repeats: int =
         decode_tps=median(pair[0] for pair in pairs),
         plain_decode_tps=median(pair[1] for pair in pairs),
         speedup=median(first / second for first, second in pairs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointResult:
+    """How fast a server's answers arrive here, with all that is on the way: a queue, a network, other users.
+
+    Attributes:
+        endpoint: The server's address.
+        model: The model's name there.
+        repeats: How many questions were measured, one after the other; the figures are medians.
+        prompt_tokens: How many tokens the prompt of a question has, as the server counts them.
+        generated_tokens: How many tokens an answer has, as the server counts them.
+        client_time_to_first_token_s: The time from the question to the first text.
+        client_decode_tps: How many tokens arrive per second after the first text.
+        client_decode_tps_slowest: The same in the slowest answer.
+        client_decode_tps_fastest: The same in the fastest answer.
+    """
+
+    endpoint: str
+    model: str
+    repeats: int
+    prompt_tokens: int
+    generated_tokens: int
+    client_time_to_first_token_s: float
+    client_decode_tps: float
+    client_decode_tps_slowest: float
+    client_decode_tps_fastest: float
+
+
+def bench_endpoint(endpoint: Endpoint, *, generate_tokens: int = 64, repeats: int = 5) -> EndpointResult:
+    """Ask a server questions that it has not been asked before, greedily; a first one warms up and is not counted.
+
+    Raises:
+        EndpointError: The server cannot be reached, or refuses.
+        SessionError: It does not say how many tokens its answers have, or gives them all at once.
+    """
+    config = GenerationConfig(temperature=0, max_tokens=generate_tokens)
+    found = []
+    for number in range(repeats + 1):  # another question each time, which no server has kept
+        stats = list(endpoint.generate([Message("user", f"What is {number + 348} + 27 * 6?")], config))[-1].stats
+        if stats is None:
+            raise SessionError(f"{endpoint.name}: it does not say how many tokens an answer has, so speed is unknown")
+        found.append(stats)
+    speeds = [each.decode_tps for each in found[1:]]
+    if not all(speeds):
+        raise SessionError(f"{endpoint.name}: an answer came all at once, so the speed of its tokens is unknown")
+    return EndpointResult(
+        endpoint=endpoint.name,
+        model=endpoint.model,
+        repeats=repeats,
+        prompt_tokens=int(median(each.prompt_tokens for each in found[1:])),
+        generated_tokens=int(median(each.generated_tokens for each in found[1:])),
+        client_time_to_first_token_s=median(each.time_to_first_token_s for each in found[1:]),
+        client_decode_tps=median(speeds),
+        client_decode_tps_slowest=min(speeds),
+        client_decode_tps_fastest=max(speeds),
     )

@@ -15,7 +15,7 @@ from mimo_mobile.errors import MimoMobileError, MissingDependencyError, require
 
 def test_every_error_is_in_the_tree_of_the_docstring() -> None:
     classes = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)]
-    assert errors.__doc__ is not None and len(classes) == 19
+    assert errors.__doc__ is not None and len(classes) == 20
     for each in classes:
         assert issubclass(each, MimoMobileError) and each.__name__ in errors.__doc__
 

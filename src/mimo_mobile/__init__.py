@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.conversation import Conversation
     from mimo_mobile.runtime.decode.exchange import Turn
     from mimo_mobile.runtime.decode.session import Session
+    from mimo_mobile.runtime.endpoint import Endpoint
     from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
@@ -31,7 +32,7 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     # convert, quantize
     "convert_checkpoint", "quantize_checkpoint",
     # load
-    "load", "LoadConfig", "Model", "Backend",
+    "load", "LoadConfig", "Model", "Endpoint", "Backend",
     # generate
     "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
     # shared
@@ -46,7 +47,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.progress": ("Progress",),
         "mimo_mobile.quantize.pipeline": ("quantize_checkpoint",),
         "mimo_mobile.runtime": (
-            "load", "LoadConfig", "Model", "Backend",
+            "load", "LoadConfig", "Model", "Endpoint", "Backend",
             "Session", "Conversation", "Turn", "Message",
             "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
         ),

@@ -6,13 +6,14 @@ Knows no terminal: the caller gives functions that read a text, show an answer a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 from mimo_mobile import files
 from mimo_mobile.errors import ContextFullError, MimoMobileError, OutputExistsError, SessionError
-from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Model
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message
 
 Read = Callable[[], str]
 """The next text of the user, which may have several lines; EOFError when there is none."""
@@ -22,6 +23,18 @@ Show = Callable[[Iterator[GeneratedToken]], tuple[str, GeneratedToken]]
 
 Tell = Callable[[str], None]
 """It tells the user something that the model did not say."""
+
+
+class Answering(Protocol):
+    """What answers: a ``Model`` here, or an ``Endpoint``."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be given."""
+
+    def generate(self, prompt: Sequence[Message], config: GenerationConfig) -> Iterator[GeneratedToken]:
+        """Stream the answer to messages."""
+
 
 HELP = """\
 /help         shows this list
@@ -40,7 +53,7 @@ class Chat:
         messages: The system prompt, and all questions that were answered, with their answers.
     """
 
-    def __init__(self, model: Model, config: GenerationConfig, *, system: str, show: Show, tell: Tell) -> None:
+    def __init__(self, model: Answering, config: GenerationConfig, *, system: str, show: Show, tell: Tell) -> None:
         """Begin a conversation.
 
         Raises:
@@ -89,7 +102,7 @@ class Chat:
             self._tell(" ".join(notes))
 
     def _early_end(self, last: GeneratedToken) -> str:
-        if last.notice == "context_full":
+        if last.notice == "context_full" or self._config.max_tokens is None:
             return f"The text ends early, since the context is full; {MAKE_ROOM}."
         return f"The text ends early, since max_tokens is {self._config.max_tokens}."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
+from mimo_mobile.cli_endpoint import EndpointCommand, endpoint_of, endpoint_options
 from mimo_mobile.cli_eval import evaluate
 from mimo_mobile.cli_npu import npu_plan
 from mimo_mobile.cli_options import (
@@ -20,6 +20,7 @@ from mimo_mobile.cli_options import (
     load_config,
     load_options,
     npu_options,
+    show_log,
     single_file,
 )
 from mimo_mobile.cli_quantize import chips_of, quantize, report_compiled
@@ -55,11 +56,11 @@ def main() -> None:
     """
 
 
-def _load(path: Path, config: LoadConfig) -> Model:
+def _load(path: Path | None, config: LoadConfig) -> Model:
     from mimo_mobile.runtime import load
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("mimo_mobile").setLevel(logging.INFO)
+    assert path is not None  # click asks for MODEL where no server is named
+    show_log()
     return load(path, config)
 
 
@@ -141,7 +142,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
     click.echo(written)
 
 
-@main.command()
+@main.command(cls=EndpointCommand)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("prompt")
 @click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
@@ -152,17 +153,21 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 )
 @click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
+@endpoint_options()
 @generation_options
 @load_options
-def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, **options: Any) -> None:
+def run(
+    prompt: str, system: str, raw: bool, hide_thinking: bool, as_json: bool, model: Path | None = None, **options: Any
+) -> None:
     """Answer PROMPT with MODEL. It is a .gguf file, an ONNX folder or a folder that `mimo quantize` wrote."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime import GenerationConfig, Message
 
+    server = endpoint_of(options, ["loop_guard"])
     loading, config = load_config(options), built(GenerationConfig, options)
     if raw and (system or not config.thinking):
         raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")
-    with _load(model, loading) as loaded:
+    with server or _load(model, loading) as loaded:
         messages = prompt if raw else [Message("system", system), Message("user", prompt)]
         tokens = loaded.generate(messages, config)
         if as_json:
@@ -173,13 +178,14 @@ def run(model: Path, prompt: str, system: str, raw: bool, hide_thinking: bool, a
                 raise click.Abort
 
 
-@main.command()
+@main.command(cls=EndpointCommand)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--system", default="", help="System prompt [default: empty, as Xiaomi recommends].")
 @click.option("--hide-thinking", is_flag=True, help="Print the answers only.")
+@endpoint_options()
 @generation_options
 @load_options
-def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
+def chat(system: str, hide_thinking: bool, model: Path | None = None, **options: Any) -> None:
     """Talk with MODEL; /help lists commands. Ctrl-C stops an answer, Ctrl-D ends the conversation.
 
     When the input is no terminal, each line is a turn.
@@ -188,13 +194,14 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     from mimo_mobile.chat_loop import Chat
     from mimo_mobile.runtime import GenerationConfig
 
+    server = endpoint_of(options, ["loop_guard"])
     loading, config = load_config(options), built(GenerationConfig, options)
-    with _load(model, loading) as loaded:
+    with server or _load(model, loading) as loaded:
         show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
         Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
 
 
-@main.command()
+@main.command(cls=EndpointCommand)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--prompt-tokens",
@@ -212,12 +219,25 @@ def chat(model: Path, system: str, hide_thinking: bool, **options: Any) -> None:
     help="How often to measure; the median is printed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@endpoint_options()
 @load_options
-def bench(model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, as_json: bool, **options: Any) -> None:
-    """Measure the speed and memory of MODEL on this machine, and what drafts gain."""
+def bench(
+    prompt_tokens: int,
+    generate_tokens: int,
+    repeats: int,
+    as_json: bool,
+    model: Path | None = None,
+    **options: Any,
+) -> None:
+    """Measure the speed and memory of MODEL on this machine, and what drafts gain; of a server, what arrives here."""
     from mimo_mobile import terminal
     from mimo_mobile.runtime import bench as measure
 
+    if (server := endpoint_of(options, ["prompt_tokens"])) is not None:
+        with server:
+            seen = measure.bench_endpoint(server, generate_tokens=generate_tokens, repeats=repeats)
+        terminal.record(seen, as_json=as_json)
+        return
     loading = load_config(options)
     drafting = loading.speculate != "off"
     with _load(model, loading) as loaded:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimo_mobile.cli_endpoint import EndpointCommand, endpoint_of, endpoint_options
 from mimo_mobile.cli_options import load_config, reading_options
 
 if TYPE_CHECKING:
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from mimo_mobile.quantize.quality import Quality
 
 
-@click.command("eval")
+LEAST_TOKENS = 64
+"""Fewer would tell nothing."""
+
+
+@click.command("eval", cls=EndpointCommand)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--against",
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(min=64),
+    type=click.IntRange(min=0),
     default=4096,
     show_default=True,
     help="How many tokens are read at most; they set how long a checkpoint's reference takes.",
@@ -50,35 +56,51 @@ if TYPE_CHECKING:
     "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longer answers are cut off."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@endpoint_options()
 @reading_options
-def evaluate(model: Path, as_json: bool, **options: Any) -> None:
+def evaluate(as_json: bool, model: Path | None = None, **options: Any) -> None:
     """Measure how good MODEL is: a .gguf file, an ONNX folder or a quantized folder, ours or a peer's.
 
     It prints perplexity; with --against the KL divergence from the other model's predictions and the share of the same
     likeliest token; how long it thinks; how many of the checkpoint's held-out problems it answers rightly; how
     often its MTP layer drafts right. What a checkpoint predicts is computed once for each text, and kept in the cache.
+
+    With --endpoint a server is measured that runs the checkpoint --against: its answers, and perplexity and a lower
+    bound of the KL divergence where it tells likely tokens with their ids. --tokens 0 leaves these out.
     """
     from mimo_mobile import terminal
-    from mimo_mobile.quantize.quality import Job, measure_quality
+    from mimo_mobile.quantize.quality import Job, measure_endpoint, measure_quality
 
+    server = endpoint_of(options)
+    if options["tokens"] < LEAST_TOKENS and (server is None or options["tokens"]):
+        raise click.UsageError(f"--tokens must be {LEAST_TOKENS} or more" + (", or 0" if server else ""))
     job = Job(load_config(options), **options)
-    with terminal.progress_shown() as progress:
-        found = measure_quality(model, job, progress)
+    with terminal.progress_shown() as progress, server or nullcontext():
+        if server is None:
+            assert model is not None  # click asks for MODEL where no server is named
+            found = measure_quality(model, job, progress)
+        else:
+            found = measure_endpoint(server, job, progress)
     if as_json:
         terminal.print_json(dataclasses.asdict(found))
     else:
-        terminal.table(
-            f"{found.model}  ({found.tokens} tokens of {found.text})", ("figure", "value"), list(_rows(found))
-        )
+        read = f"  ({found.tokens} tokens of {found.text})" if found.tokens else ""
+        terminal.table(f"{found.model}{read}", ("figure", "value"), list(_rows(found)))
+        if found.unavailable is not None:
+            terminal.tell(f"There is no perplexity or KL divergence: {found.unavailable}.")
 
 
 def _rows(found: Quality) -> Iterator[tuple[str, str]]:
-    yield "perplexity", f"{found.perplexity:.4f}"
+    unknown = found.excerpt.unknown if found.excerpt else 0
+    if found.perplexity is not None:
+        yield "perplexity" + (", at least" if unknown else ""), f"{found.perplexity:.4f}"
     if (apart := found.divergence) is not None:
         yield f"perplexity of {found.against}", f"{apart.reference_perplexity:.4f}"
-        yield "mean KL divergence", f"{apart.mean_kld:.6f} ± {apart.mean_kld_error:.6f}"
-        yield "median KL divergence", f"{apart.median_kld:.6f}"
-        yield "99 % stay below", f"{apart.p99_kld:.6f}"
+        least = f", at least (by {found.excerpt.likeliest} tokens)" if found.excerpt else ""
+        yield f"mean KL divergence{least}", f"{apart.mean_kld:.6f} ± {apart.mean_kld_error:.6f}"
+        if not least:
+            yield "median KL divergence", f"{apart.median_kld:.6f}"
+            yield "99 % stay below", f"{apart.p99_kld:.6f}"
         yield "same likeliest token", f"{100 * apart.same_top:.2f} % of {apart.tokens}"
     if (thought := found.thinking) is not None:
         yield "tokens of thinking, mean", f"{thought.mean_tokens:.1f} in {thought.answers} answers"

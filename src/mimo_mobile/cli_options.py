@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,7 +107,8 @@ class RecipeCommand(click.Command):
             formatter.write_dl([(name, f"{each.target.upper()}: {each.summary}") for name, each in RECIPES.items()])
 
 
-def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+def decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """A command with several options, in this order in its help."""
     for option in reversed(options):  # the last decorator is the first in --help
         command = option(command)
     return command
@@ -116,21 +118,21 @@ def generation_options(command: Command) -> Command:
     """The options that GenerationConfig has, for run and chat; whether to speculate is LoadConfig's there."""
     from mimo_mobile.runtime.generation_config import GenerationConfig
 
-    return _decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name != "speculate"])
+    return decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name != "speculate"])
 
 
 def load_options(command: Command) -> Command:
     """The options that LoadConfig has, for run, chat and bench."""
     from mimo_mobile.runtime.load_config import LoadConfig
 
-    return _decorated(command, list(_options_of(LoadConfig).values()))
+    return decorated(command, list(_options_of(LoadConfig).values()))
 
 
 def server_options(command: Command) -> Command:
     """The options that ServerConfig has, for serve."""
     from mimo_mobile.runtime.server.config import ServerConfig
 
-    return _decorated(command, list(_options_of(ServerConfig).values()))
+    return decorated(command, list(_options_of(ServerConfig).values()))
 
 
 def load_config(options: dict[str, Any]) -> LoadConfig:
@@ -153,7 +155,7 @@ def reading_options(command: Command) -> Command:
     from mimo_mobile.runtime.load_config import LoadConfig
 
     drafting = ("speculate", "mtp_drafts")
-    return _decorated(command, [made for name, made in _options_of(LoadConfig).items() if name not in drafting])
+    return decorated(command, [made for name, made in _options_of(LoadConfig).items() if name not in drafting])
 
 
 def _options_of(config: type[Any]) -> dict[str, Callable[[Any], Any]]:
@@ -205,7 +207,7 @@ def limit_options(command: Command) -> Command:
             help="Choose the best recipe of each format that fits in a phone's memory, e.g. phone-12gb.",
         ),
     )
-    return _decorated(command, options)
+    return decorated(command, options)
 
 
 def limit_of(target_size: int | None, phone: Device | None) -> Limit | None:
@@ -245,12 +247,18 @@ def npu_options(command: Command) -> Command:
             " [default: shared with --device, else not].",
         ),
     )
-    return _decorated(command, options)
+    return decorated(command, options)
 
 
 single_file = click.option(
     "--single-file", is_flag=True, help="GGUF: write trunk and MTP layer to one file, for llama.cpp's draft-mtp."
 )
+
+
+def show_log() -> None:
+    """Let what the library logs, such as warnings, come out on stderr, a line each."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mimo_mobile").setLevel(logging.INFO)
 
 
 def named(context: click.Context, parameter: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimo_mobile.cli_endpoint import endpoint_of, endpoint_options
 from mimo_mobile.cli_npu import fitted, tell_plans
 from mimo_mobile.cli_options import (
     RecipeCommand,
@@ -116,6 +117,7 @@ def report_compiled(folder: Path) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TOML file that says what each recipe may lose at most, instead of the defaults.",
 )
+@endpoint_options("Let a server with OpenAI's API, which runs MODEL, give the answers that --effort high calibrates on")
 @click.option("--force", is_flag=True, help="Write these recipes' files anew, and remove those of another checkpoint.")
 @click.option(
     "--answer/--no-answer", default=True, show_default=True, help="Let one file of each format answer a first question."
@@ -149,7 +151,8 @@ def quantize(
     if limit and named(click.get_current_context(), "recipes"):
         raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
     known = list(RECIPES) if limit else recipes  # before anything is downloaded
-    given.check_effects(known, options["effort"], options["calibration"], options["importance"])
+    options["endpoint"] = endpoint_of(options)
+    given.check_effects(known, options["effort"], options["calibration"], options["importance"], options["endpoint"])
     if not limit:
         pipeline.check_options(recipes, options["single_file"], npu)
     limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS

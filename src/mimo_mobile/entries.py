@@ -53,7 +53,8 @@ class Entry:
         divergence: How far its predictions are from the checkpoint's; None when that was not measured.
         effort: How much was done for its weights.
         calibrated_by: Hashes of the ``text`` that was read, ours or the user's, of it and the model's ``answers``, and
-            of the user's ``importance``; and whether ``channels`` are ``unbalanced``, which have no scales then.
+            of the user's ``importance``; ``answered_by``, the server's model that gave the answers, if one did; and
+            whether ``channels`` are ``unbalanced``, which have no scales then.
         ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
             earlier versions wrote.
     """

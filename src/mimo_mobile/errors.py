@@ -15,6 +15,7 @@
     │   ├── ContextFullError         prompt and answer do not fit the context
     │   ├── ConversationError        a saved conversation is damaged, or another model's
     │   ├── NumericsError            a model computed NaN, infinity or wrong numbers
+    │   ├── EndpointError            a server that was asked does not answer, refuses, or answers nonsense
     │   ├── Cancelled                a computation was cut off by cancel() or close()
     │   └── BackendUnavailableError  a backend or an execution provider is not here
     ├── MissingDependencyError       an extra was not installed
@@ -106,6 +107,19 @@ class ConversationError(SessionError):
 
 class NumericsError(SessionError):
     """A model computed NaN or infinity, or other numbers than it should on this machine."""
+
+
+class EndpointError(SessionError):
+    """A server that was asked does not answer, refuses, or answers nonsense.
+
+    Attributes:
+        status: The HTTP status with which it refused; None when it came to none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Say what was asked and found."""
+        super().__init__(message)
+        self.status = status
 
 
 class Cancelled(SessionError):

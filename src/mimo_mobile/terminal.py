@@ -343,7 +343,8 @@ def _number(item: object) -> str:
 
 def _summary(last: GeneratedToken) -> str:
     stats = last.stats
-    assert stats is not None
+    if stats is None:  # a server that told nothing, or was cut off before
+        return f"[{last.finish_reason}]"
     return (
         f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens,"
         f" prefill {stats.prefill_tps:.0f}/s, decode {stats.decode_tps:.0f}/s,"

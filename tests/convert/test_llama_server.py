@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +14,9 @@ from mimo_mobile.layout import mtp_file
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.runtime import GenerationConfig, Message, load
+from tests.llama_server import served
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def served(model: Path, log: Path, *options: str) -> Iterator[str]:
-    """The address of a llama-server on ``model``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        f"{os.environ['MIMO_LLAMA_PROGRAMS']}/llama-server",
-        "-m",
-        str(model),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    with log.open("w") as out:
-        process = subprocess.Popen([*command, "-c", "1024", "-np", "1", *options], stdout=out, stderr=out)
-        try:
-            for _ in range(300):
-                time.sleep(0.2)
-                assert process.poll() is None, log.read_text()[-2000:]
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                        break
-                except OSError:
-                    continue
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def complete(address: str, prompt: list[int]) -> dict[str, Any]:

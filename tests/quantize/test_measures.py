@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import NumericsError
 from mimo_mobile.quantize import measures
-from mimo_mobile.quantize.measures import Share, TopRows, compare, summary, surprise, top_rows, wilson
+from mimo_mobile.quantize.measures import Share, TopRows, compare, compare_told, summary, surprise, top_rows, wilson
 
 Array = NDArray[np.float32]
 
@@ -143,3 +143,36 @@ def test_more_seeds_do_not_pretend_to_be_more_problems() -> None:
     once = Share.of([True, False, True, True], problems=4, seeds=0)
     thrice = Share.of([True, False, True, True] * 3, problems=4, seeds=3)
     assert (once.share, once.low, once.high) == (thrice.share, thrice.low, thrice.high)
+
+
+def told(logits: Array, targets: list[int], count: int) -> TopRows:
+    """What a server tells of its predictions: the likeliest tokens, and not more."""
+    p = probabilities(logits)
+    ids = np.argsort(-p, axis=1)[:, :count]
+    known = np.take_along_axis(p, ids, axis=1)
+    chosen = np.where((ids == np.array(targets)[:, None]).any(axis=1), p[np.arange(len(p)), targets], np.nan)
+    return TopRows(
+        logits.shape[1],
+        np.arange(len(p) + 1) * count,
+        ids.astype(np.uint32).ravel(),
+        np.log(known).astype(np.float32).ravel(),
+        np.maximum(0, 1 - known.sum(axis=1)),
+        np.array(targets),
+        np.log(chosen),
+    )
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 4.0])
+def test_what_a_server_tells_gives_no_more_than_the_true_divergence(sharpness: float) -> None:
+    first, second, targets = pair(60, 300, sharpness, 0.3)
+    rows, true = top_rows([(0, first)], targets), divergence(first, second)
+    nll = surprise(second, targets)
+    before = np.zeros(60)
+    for count in (1, 20, 100, 300):
+        measured = compare_told(rows, told(second, targets, count))
+        assert (measured.kld <= true + 1e-6).all() and (measured.kld >= before - 1e-6).all(), count
+        assert (measured.nll <= nll + 1e-6).all() and np.isinf(measured.bound).all()
+        assert (measured.same_top == (first.argmax(axis=1) == second.argmax(axis=1))).all()
+        before = measured.kld
+    np.testing.assert_allclose(before, true, atol=1e-6)
+    np.testing.assert_allclose(measured.nll, nll, atol=1e-5)

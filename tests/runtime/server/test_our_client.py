@@ -1,0 +1,46 @@
+"""``mimo serve`` beside ``Endpoint``: the same code gets the same from a loaded model and from a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_mobile.errors import EndpointError
+from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Model
+from tests.runtime.server.conftest import Served, serving
+
+ASKED = [Message("user", "What is 348 + 27 * 6?")]
+
+
+def answered(asked: Model | Endpoint, config: GenerationConfig) -> tuple[str, str, str | None]:
+    tokens = list(asked.generate(ASKED, config))
+    texts = ["".join(each.text for each in tokens if each.channel == name) for name in ("thinking", "answer")]
+    return texts[0], texts[1], tokens[-1].finish_reason
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GenerationConfig(temperature=0),
+        GenerationConfig(temperature=0, max_tokens=20),
+        GenerationConfig(temperature=0.8, seed=5, top_k=8, min_p=0.05, stop=["16"]),
+    ],
+)
+def test_the_same_code_gets_the_same_from_a_model_and_from_a_server(
+    served: Served, model: Model, config: GenerationConfig
+) -> None:
+    with Endpoint(served.url) as endpoint:
+        assert answered(endpoint, config) == answered(model, config)
+
+
+def test_a_server_tells_what_a_generation_took(served: Served) -> None:
+    with Endpoint(served.url) as endpoint:
+        stats = list(endpoint.generate(ASKED, GenerationConfig(temperature=0)))[-1].stats
+    assert stats is not None and stats.generated_tokens > 50 and stats.prompt_tokens > 20
+    assert 0 < stats.accepted_tokens <= stats.drafted_tokens
+
+
+def test_a_server_that_wants_a_key_gets_it(model: Model) -> None:
+    with serving(model, api_key="k" * 32) as there:
+        assert answered(Endpoint(there.url, key="k" * 32), GenerationConfig(temperature=0))[1] == "510"
+        with pytest.raises(EndpointError, match="the server does not accept the key"):
+            answered(Endpoint(there.url, key="another"), GenerationConfig())
