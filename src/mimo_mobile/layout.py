@@ -121,7 +121,7 @@ class NpuSettings:
         soc: The chip.
         context_length: Tokens that the caches hold.
         windows: Tokens in one run, the largest first; a single one is for prompts, and the CPU computes tokens.
-        layers: The trunk's layers in each of its parts.
+        layers: How many of the trunk's layers each of its parts has.
         mtp: Whether the MTP layer is there.
         graphs: The binaries.
         embedding_bytes: Bytes of the embedding.
@@ -131,7 +131,7 @@ class NpuSettings:
     soc: str
     context_length: int
     windows: tuple[int, ...]
-    layers: tuple[range, ...]
+    layers: tuple[int, ...]
     mtp: bool
     graphs: tuple[Binary, ...]
     embedding_bytes: int
@@ -197,7 +197,7 @@ def read_npu_settings(folder: Path) -> NpuSettings:
             soc,
             context_length,
             windows,
-            tuple(range(start, stop) for start, stop in parts),
+            tuple(stop - start for start, stop in parts),
             mtp,
             tuple(_binary(each) for each in found["graphs"].items(most=MOST_GRAPHS)),
             found["embedding_bytes"].integer(),

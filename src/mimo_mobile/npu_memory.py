@@ -120,22 +120,20 @@ def compiled(folder: Path, settings: NpuSettings, cpu_bytes: int = 0, runtime_by
     Raises:
         ModelLoadError: A graph cannot be read.
     """
-    names = [f"layers-{index}" for index in range(len(settings.layers))]
-    layers = dict(zip(names, map(len, settings.layers), strict=True))
-    windows: dict[str, list[int]] = {}
-    sizes: dict[str, list[int]] = {}
-    for each in settings.graphs:
-        name, _, window = each.name.partition(".")
-        windows.setdefault(name, []).append(int(window))
-        sizes.setdefault(name, []).append(each.size_bytes)
+    named = [(f"layers-{index}", layers, settings.windows) for index, layers in enumerate(settings.layers)]
+    if settings.computes_tokens:
+        named.append(("head", 0, (2, 1)))
+    if settings.mtp:
+        named += [("mtp", 1, settings.windows), ("draft_head", 0, (1,))]
+    sizes = {name: [settings.sizes.get(f"{name}.{window}", 0) for window in windows] for name, _, windows in named}
     # A shared binary is counted once, for its last window; the other graphs are small references.
     shared = any(len(each) > 1 and max(each) > 2 * min(each) for each in sizes.values())
     pieces, caches = [], 0
-    for name, found in windows.items():
-        cache = _caches(folder / f"{name}.{found[0]}.onnx") if name in layers or name == "mtp" else 0
+    for name, layers, windows in named:
+        cache = _caches(folder / f"{name}.{windows[0]}.onnx") if layers else 0
         caches += cache
         weights = sum(sizes[name]) if shared else max(sizes[name])
-        pieces.append(Piece(name, layers.get(name, 0), weights, 2 * cache, tuple(found)))
+        pieces.append(Piece(name, layers, weights, 2 * cache, windows))
     mode: Mode = "npu" if settings.computes_tokens else "split"
     cpu_bytes = 0 if settings.computes_tokens else cpu_bytes
     return Plan(
