@@ -139,8 +139,8 @@ def compile_for_npu(
         with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
             temporary.mkdir()
             kept.move_to(temporary)
-            if drafts(weights, cut):
-                np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())  # type: ignore[union-attr]
+            if (ids := drafted(weights, cut)) is not None:
+                np.save(temporary / DRAFT_IDS, ids.numpy())
             settings = described(
                 weights,
                 soc,
@@ -187,7 +187,7 @@ def described(
         "context_length": cut.context_length,
         "windows": list(cut.windows),
         "layers": [[each.start, each.stop] for each in parts],
-        "mtp": drafts(weights, cut),
+        "mtp": drafted(weights, cut) is not None,
         "embedding_bytes": weights.nbytes("model.embed_tokens."),
         "made_with": made_with,
         "graphs": graphs,
@@ -213,9 +213,9 @@ def parts_of(weights: WrittenWeights, cut: Cut) -> list[range]:
     return cut.parts(weights.config, weights.nbytes("model.layers.0."))
 
 
-def drafts(weights: WrittenWeights, cut: Cut) -> bool:
-    """Whether the MTP layer is compiled, which drafts tokens where the NPU computes them."""
-    return cut.computes_tokens and weights.draft_ids is not None
+def drafted(weights: WrittenWeights, cut: Cut) -> ir.TensorProtocol | None:
+    """The tokens that the MTP layer scores; None where there is none, or the CPU computes tokens."""
+    return weights.draft_ids if cut.computes_tokens else None
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
@@ -263,7 +263,7 @@ def graphs_of(
             add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found, centers=centers)
     for tokens in HEAD_WINDOWS if cut.computes_tokens else ():
         add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
-    if drafts(weights, cut):
+    if drafted(weights, cut) is not None:
         for window in windows:
             add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None, centers=centers)
         add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)
