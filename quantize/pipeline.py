@@ -17,6 +17,7 @@ from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import BF16, F32
 from mimo_mobile.convert.model import origin, write_plain
+from mimo_mobile.convert.npu.pieces import WINDOWS, checked
 from mimo_mobile.convert.weight_values import check_values
 from mimo_mobile.entries import Effort, Entry, Part
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, MissingDependencyError
@@ -49,16 +50,19 @@ class NpuTarget:
         socs: The chips to compile for.
         context_length: How many tokens prompt and answer may have together, which compiling fixes; None takes the
             model's context length, but at most 4096.
-        chunk: How many tokens of a prompt are computed in one run.
+        windows: How many tokens are computed in one run: of a prompt, and 2 and 1 unless the CPU computes tokens.
         quantized: Whether activations are uint16, for NPUs that compute with nothing else.
         shared: Whether the windows of a piece have one copy of its weights, as phones load them.
+        memory_bytes: What compiling may take, which decides how many layers a piece has; None is three quarters of
+            this machine's memory.
     """
 
     socs: tuple[Soc, ...]
     context_length: int | None = None
-    chunk: int = 64
+    windows: tuple[int, ...] = WINDOWS
     quantized: bool = False
     shared: bool = False
+    memory_bytes: int | None = None
 
 
 def quantize_checkpoint(
@@ -227,10 +231,9 @@ def questions_of(source: Source, limit: int | None) -> list[evaluate.Problem]:
 def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
     """The context length to compile for; what would make compiling fail in the end is an error here already."""
     from mimo_mobile import providers
-    from mimo_mobile.convert.npu.pieces import checked_context
 
     providers.register(onnxruntime_library.load(), providers.PROVIDERS["qnn"])
-    return checked_context(npu.context_length, npu.chunk, checkpoint.config.max_position_embeddings)
+    return checked(npu.context_length, npu.windows, checkpoint.config.max_position_embeddings).context_length
 
 
 def _name(source: Source, recipe: Recipe, single_file: bool) -> str:
@@ -304,7 +307,7 @@ def _compile(
     assert entry is not None
     folder = out / entry.path
     files.remove_partials(folder)
-    how = (context, npu.chunk, npu.quantized, npu.shared)
+    how = (context, npu.windows, npu.quantized, npu.shared)
     todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, *how)]
     centers = key_centers(folder, calibration_ids(folder)[:context], context, progress) if todo else {}
     ranges = activation_ranges(folder, centers, progress) if npu.quantized and todo else None
@@ -318,10 +321,11 @@ def _compile(
             folder,
             soc,
             context_length=context,
-            chunk=npu.chunk,
+            windows=npu.windows,
             ranges=ranges,
             centers=centers,
             shared=npu.shared,
+            memory_bytes=npu.memory_bytes,
             force=True,
             progress=progress,
         )

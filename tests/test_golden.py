@@ -62,8 +62,8 @@ def test_pieces_for_tests_without_an_npu_are_those_that_would_be_compiled(nano: 
     folder = npu_fixture.write(tmp_path / "out", tmp_path / "npu", 2048)
     settings = read_npu_settings(folder / "qnn-SM8750")
     assert (settings.context_length, settings.windows, settings.mtp) == (2048, (64, 2, 1), True)
-    assert settings.parts > 1
-    layers = [f"layers-{part}.{window}" for part in range(settings.parts) for window in settings.windows]
+    assert len(settings.layers) > 1
+    layers = [f"layers-{part}.{window}" for part in range(len(settings.layers)) for window in settings.windows]
     assert list(settings.sizes)[: len(layers)] == layers
     assert inspection.verify(tmp_path / "npu") > len(layers)
 

@@ -17,11 +17,12 @@ import onnx_ir as ir
 from mimo_mobile import manifest
 from mimo_mobile.convert.npu import file as npu_file
 from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu.pieces import Cut
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.layout import DRAFT_IDS, EMBEDDING, NPU_FORMAT, NPU_SETTINGS
 from mimo_mobile.socs import SOCS
 
-RECIPE, SOC, CHUNK = "int4_b32", "SM8750", 64
+RECIPE, SOC = "int4_b32", "SM8750"
 
 SESSION_BYTES = 6_000_000
 """Half of MiMo-nano's layers: the NPU's would take them all at once."""
@@ -40,7 +41,9 @@ def write(model: Path, out: Path, context_length: int) -> Path:
     pieces = folder / f"qnn-{SOC}"
     pieces.mkdir()
     ir.save(npu_graph.embedding(weights.config, weights, weights.compute), folder / EMBEDDING)
-    graphs = npu_file.graphs_of(weights, context_length, CHUNK, session_bytes=SESSION_BYTES)
+    cut = Cut(context_length, session_bytes=SESSION_BYTES)
+    parts = npu_file.parts_of(weights, cut)
+    graphs = npu_file.graphs_of(weights, cut, parts)
     for name, build in graphs.items():
         ir.save(build(), pieces / f"{name}.onnx", external_data=f"{name}.data")
     if weights.draft_ids is not None:
@@ -48,12 +51,11 @@ def write(model: Path, out: Path, context_length: int) -> Path:
     settings = npu_file.described(
         weights,
         SOCS[SOC],
-        context_length,
-        CHUNK,
+        cut,
+        parts,
         activations="float",
         made_with="not compiled",
         graphs=[{"name": name, "size_bytes": (pieces / f"{name}.data").stat().st_size} for name in graphs],
-        session_bytes=SESSION_BYTES,
     )
     (pieces / NPU_SETTINGS).write_text(NPU_FORMAT.to_text(settings, indent=1), encoding="utf-8")
     parts = tuple(manifest.part(out, path) for path in sorted(folder.rglob("*")) if path.is_file())

@@ -24,7 +24,7 @@ from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.compiler import Builders, Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
-from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, checked_context, split, windows_of
+from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD
@@ -75,10 +75,11 @@ def compile_for_npu(
     soc: Soc,
     *,
     context_length: int | None = None,
-    chunk: int = 64,
+    windows: Sequence[int] = WINDOWS,
     ranges: Ranges | None = None,
     centers: Centers = NOTHING,
     shared: bool = False,
+    memory_bytes: int | None = None,
     force: bool = False,
     progress: ProgressCallback = ignore,
 ) -> tuple[Path, list[Compiled]]:
@@ -90,18 +91,20 @@ def compile_for_npu(
         folder: What ``write_onnx`` made.
         soc: The chip.
         context_length: Tokens of prompt and answer, fixed; None is the model's, at most 4096.
-        chunk: Tokens of a prompt in one run.
+        windows: Tokens of one run: a prompt's, and 2 and 1 unless the CPU computes tokens.
         ranges: Those of the activations, to quantize them to uint16 for NPUs that compute with integers only.
         centers: What is taken from the keys of layers that attend in float32 elsewhere.
         shared: Whether the windows of a piece go into one binary with one copy of the weights, which phones load and
             the simulator on a PC does not.
+        memory_bytes: What compiling may take, which decides how many layers a piece has; None is three quarters of
+            this machine's memory.
         force: Replace an earlier folder of binaries.
         progress: Called after each graph.
 
     Raises:
         ModelLoadError: ``folder`` is no ONNX folder of ours.
-        QuantizationError: ``context_length`` or ``chunk`` do not fit the model, or a layer
-            that attends in float32 has no center.
+        QuantizationError: ``context_length`` or ``windows`` do not fit the model, or a layer that attends in float32
+            has no center.
         BackendUnavailableError: QNN does not take a graph, or made another binary than it was asked for.
         MissingDependencyError: onnxruntime-qnn is not installed.
         OutputExistsError: There is such a folder and ``force`` is false.
@@ -110,17 +113,19 @@ def compile_for_npu(
     weights = WrittenWeights(folder)
     ort = onnxruntime_library.load()
     providers.register(ort, providers.PROVIDERS["qnn"])
-    context_length = checked_context(context_length, chunk, weights.config.max_position_embeddings)
-    graphs = graphs_of(weights, context_length, chunk, ranges, centers)
+    most = weights.config.max_position_embeddings
+    cut = checked(context_length, windows, most, shared=shared, memory_bytes=memory_bytes)
+    parts = parts_of(weights, cut)
+    graphs = graphs_of(weights, cut, parts, ranges, centers)
     out = folder / npu_folder_name(soc, ranges is not None)
     files.replaceable(out, force=force, kind=NPU_FOLDER)
     made_with, activations = providers.versions(ort, providers.PROVIDERS["qnn"]), "uint16" if ranges else "float"
-    what = (soc, context_length, chunk, shared, ranges, made_with, __version__)
+    what = (soc, cut.context_length, cut.windows, shared, parts, ranges, made_with, __version__)
     decides = [*what, *((name, _hashed(each)) for name, each in centers.items()), *_state(folder)]
     made: list[Compiled] = []
     with KeptPieces.beside(out, *decides) as kept:
         groups = Compiler.groups(graphs, shared)
-        files.check_room(out, _needed(weights, context_length, [each for each in groups if not kept.of(each)]))
+        files.check_room(out, _needed(weights, parts, [each for each in groups if not kept.of(each)]))
         with files.whole(folder / EMBEDDING, force=True) as temporary:
             ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
         compiler = Compiler(ort, folder, kept.folder, soc, quantized=ranges is not None)
@@ -134,13 +139,13 @@ def compile_for_npu(
         with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
             temporary.mkdir()
             kept.move_to(temporary)
-            if weights.draft_ids is not None:
-                np.save(temporary / DRAFT_IDS, weights.draft_ids.numpy())
+            if (ids := drafted(weights, cut)) is not None:
+                np.save(temporary / DRAFT_IDS, ids.numpy())
             settings = described(
                 weights,
                 soc,
-                context_length,
-                chunk,
+                cut,
+                parts,
                 activations=activations,
                 made_with=made_with,
                 graphs=[dataclasses.asdict(each) for each in made],
@@ -167,24 +172,22 @@ def float16_compute(weights: WrittenWeights, centers: Centers) -> Compute:
 def described(
     weights: WrittenWeights,
     soc: Soc,
-    context_length: int,
-    chunk: int,
+    cut: Cut,
+    parts: Sequence[range],
     *,
     activations: str,
     made_with: Any,
     graphs: list[dict[str, Any]],
-    session_bytes: int | None = None,
 ) -> dict[str, Any]:
     """What npu.json says beside the list of graphs, so that the runtime knows how to run them."""
-    layers = _split(weights, context_length, session_bytes)
     return {
         "ep": "qnn",
         "activations": activations,
         "soc": soc.name,
-        "context_length": context_length,
-        "windows": list(windows_of(chunk)),
-        "layers": [[each.start, each.stop] for each in layers],
-        "mtp": weights.draft_ids is not None,
+        "context_length": cut.context_length,
+        "windows": list(cut.windows),
+        "layers": [[each.start, each.stop] for each in parts],
+        "mtp": drafted(weights, cut) is not None,
         "embedding_bytes": weights.nbytes("model.embed_tokens."),
         "made_with": made_with,
         "graphs": graphs,
@@ -192,20 +195,27 @@ def described(
 
 
 def is_compiled(
-    folder: Path, soc: Soc, context_length: int, chunk: int, quantized: bool = False, shared: bool = False
+    folder: Path, soc: Soc, context_length: int, windows: Sequence[int], quantized: bool = False, shared: bool = False
 ) -> bool:
-    """Whether an ONNX folder has binaries for a chip, with this context, chunk, and copies of the weights."""
+    """Whether an ONNX folder has binaries for a chip, with this context, windows, and copies of the weights."""
     made = folder / npu_folder_name(soc, quantized)
     try:
         found = read_npu_settings(made)
-        same = shares_weights(made / f"layers-0.{found.windows[-1]}.onnx") == shared
+        # One window has one copy in either way.
+        same = len(windows) == 1 or shares_weights(made / f"layers-0.{found.windows[-1]}.onnx") == shared
     except (ModelLoadError, OSError, ValueError):
         return False
-    return same and found.context_length == context_length and found.windows[0] == chunk
+    return same and found.context_length == context_length and found.windows == tuple(windows)
 
 
-def _split(weights: WrittenWeights, context_length: int, session_bytes: int | None) -> list[range]:
-    return split(weights.config, weights.nbytes("model.layers.0."), context_length, session_bytes)
+def parts_of(weights: WrittenWeights, cut: Cut) -> list[range]:
+    """The layers of each part of a folder's trunk."""
+    return cut.parts(weights.config, weights.nbytes("model.layers.0."))
+
+
+def drafted(weights: WrittenWeights, cut: Cut) -> ir.TensorProtocol | None:
+    """The tokens that the MTP layer scores; None where there is none, or the CPU computes tokens."""
+    return weights.draft_ids if cut.computes_tokens else None
 
 
 def _state(folder: Path) -> list[tuple[str, int, int]]:
@@ -218,22 +228,21 @@ def _hashed(array: NDArray[np.float32]) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def _needed(weights: WrittenWeights, context_length: int, groups: Sequence[Builders]) -> int:
+def _needed(weights: WrittenWeights, parts: Sequence[range], groups: Sequence[Builders]) -> int:
     """About the bytes that binaries take, each with a copy of its piece's weights."""
     sizes = {"head": weights.nbytes("lm_head.weight"), "draft_head": weights.nbytes(DRAFT_HEAD)}
     sizes["mtp"] = weights.nbytes("model.mtp_layers.")
-    for index, which in enumerate(_split(weights, context_length, None)):
+    for index, which in enumerate(parts):
         sizes[f"layers-{index}"] = sum(weights.nbytes(f"model.layers.{layer}.") for layer in which)
     return round(ADDED * sum(sizes[next(iter(group)).partition(".")[0]] for group in groups))
 
 
 def graphs_of(
     weights: WrittenWeights,
-    context_length: int,
-    chunk: int,
+    cut: Cut,
+    parts: Sequence[range],
     ranges: Ranges | None = None,
     centers: Centers = NOTHING,
-    session_bytes: int | None = None,
 ) -> Mapping[str, Callable[[], ir.Model]]:
     """Every graph by its file's name; each is made when its turn comes."""
     config, compute = weights.config, float16_compute(weights, centers)
@@ -247,14 +256,14 @@ def graphs_of(
 
         graphs[name] = made
 
-    windows = [Window(tokens, context_length) for tokens in windows_of(chunk)]
-    for index, which in enumerate(_split(weights, context_length, session_bytes)):
+    windows = [Window(tokens, cut.context_length) for tokens in cut.windows]
+    for index, which in enumerate(parts):
         for window in windows:
             found = ranges.of_layers(which) if ranges else None
             add(f"layers-{index}.{window.tokens}", npu_graph.layers, which, window, found=found, centers=centers)
-    for tokens in HEAD_WINDOWS:
+    for tokens in HEAD_WINDOWS if cut.computes_tokens else ():
         add(f"head.{tokens}", npu_graph.head, tokens, found=ranges.head if ranges else None)
-    if weights.draft_ids is not None:
+    if drafted(weights, cut) is not None:
         for window in windows:
             add(f"mtp.{window.tokens}", npu_graph.mtp, window, found=ranges.mtp if ranges else None, centers=centers)
         add("draft_head.1", npu_graph.draft_head, 1, found=ranges.draft_head if ranges else None)

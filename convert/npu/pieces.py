@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.layout import DEFAULT_CONTEXT
@@ -15,35 +18,98 @@ from mimo_mobile.mimo7b import MimoConfig
 SESSION_BYTES = 3_000_000_000
 """Weights and cache of one piece; activations get the rest of a Hexagon session's address space of 3.75 GB."""
 
+WINDOWS = (64, 2, 1)
+"""The windows that each layer is compiled for: a prompt's, that of a draft which is verified, and one token."""
 
 HEAD_WINDOWS = (2, 1)
 """The head computes the rows of a draft that is verified, or one; of a prompt it reads the last row only."""
 
+COMPILER_BYTES, FIRST_WINDOW, FURTHER_WINDOW = 300_000_000, 6.0, 3.2
+"""What compiling a piece takes: the compiler itself, and its weights so many times for the first window and for each
+further one with the same copy. Layers of MiMo-7B's shapes in windows of 64, 2 and 1 tokens took 0.97, 1.34 and 1.77 GB
+(one layer of 121 MB), 1.57, 2.28 and 3.05 GB (two), and 3.02, 4.45 and 5.91 GB (four)."""
 
-def checked_context(context_length: int | None, chunk: int, most: int) -> int:
-    """The context to compile for; None is the model's ``most``, at most ``DEFAULT_CONTEXT``.
+SHARE_OF_MACHINE = 0.75
+"""Compiling may take so much of a machine's memory, if nobody says otherwise."""
+
+
+def compile_bytes(weights_bytes: int, windows: int) -> int:
+    """About the memory that compiling a piece with such weights takes, for so many windows with one copy of them."""
+    return round(COMPILER_BYTES + weights_bytes * (FIRST_WINDOW + FURTHER_WINDOW * (windows - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a model is cut, and what its pieces are compiled for.
+
+    Attributes:
+        context_length: Tokens of prompt and answer, for which the caches have room.
+        windows: Tokens of one run: a prompt's, and 2 and 1 where the NPU computes tokens, too.
+        shared: Whether the windows of a piece have one copy of its weights.
+        memory_bytes: What compiling one piece may take; None is a share of this machine's memory.
+        session_bytes: What weights and cache of a piece may take on the NPU; None is what its sessions have.
+    """
+
+    context_length: int
+    windows: tuple[int, ...] = WINDOWS
+    shared: bool = False
+    memory_bytes: int | None = None
+    session_bytes: int | None = None
+
+    @property
+    def computes_tokens(self) -> bool:
+        """Whether the NPU computes tokens, with head and MTP layer; else prompts alone."""
+        return len(self.windows) > 1
+
+    def parts(self, config: MimoConfig, layer_bytes: int) -> list[range]:
+        """The trunk's layers in parts of equal length that each fit an NPU's session and the memory to compile.
+
+        Raises:
+            QuantizationError: One layer takes more memory to compile.
+        """
+        # Keys and values in float16, once as input and once as output.
+        layer = layer_bytes + 2 * 2 * 2 * self.context_length * config.num_key_value_heads * config.head_dim
+        memory = machine_bytes() if self.memory_bytes is None else self.memory_bytes
+        together = len(self.windows) if self.shared else 1
+        compiled = (memory - COMPILER_BYTES) // (compile_bytes(layer_bytes, together) - COMPILER_BYTES)
+        if compiled < 1:
+            raise QuantizationError(
+                f"compiling takes about {compile_bytes(layer_bytes, together) / 1e9:.1f} GB of memory for one layer,"
+                f" and may take {memory / 1e9:.1f} GB here; allow more with --compile-memory, or take another machine"
+            )
+        most = max(1, min((self.session_bytes or SESSION_BYTES) // layer, compiled))
+        count = config.num_hidden_layers
+        edges = [round(count * part / math.ceil(count / most)) for part in range(math.ceil(count / most) + 1)]
+        return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def machine_bytes() -> int:
+    """What compiling may take of this machine: of its whole memory, so that a run goes on with the pieces it began."""
+    return int(SHARE_OF_MACHINE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def checked(
+    context_length: int | None,
+    windows: Sequence[int],
+    most: int,
+    *,
+    shared: bool = False,
+    memory_bytes: int | None = None,
+    session_bytes: int | None = None,
+) -> Cut:
+    """The cut with a context and windows; a context of None is the model's ``most``, at most ``DEFAULT_CONTEXT``.
 
     Raises:
-        QuantizationError: It does not fit the model or the chunk.
+        QuantizationError: Context or windows do not fit the model or each other.
     """
     chosen = context_length or min(most, DEFAULT_CONTEXT)
-    if not 2 < chunk < chosen <= most:
+    if not windows or (len(windows) > 1 and tuple(windows[1:]) != HEAD_WINDOWS):
         raise QuantizationError(
-            f"--context {chosen} with chunks of {chunk}: a context up to {most} and smaller chunks expected"
+            f"--windows {','.join(map(str, windows))}: a prompt's window alone expected, such as 64, or with those of"
+            " tokens, as in 64,2,1"
         )
-    return chosen
-
-
-def windows_of(chunk: int) -> tuple[int, ...]:
-    """The windows that each layer is compiled for: a prompt's, that of a draft which is verified, and one token."""
-    return (chunk, 2, 1)
-
-
-def split(config: MimoConfig, layer_bytes: int, context_length: int, session_bytes: int | None = None) -> list[range]:
-    """The layers in parts of equal length that each fit ``session_bytes``; None is what an NPU's session has."""
-    # Keys and values in float16, once as input and once as output.
-    layer = layer_bytes + 2 * 2 * 2 * context_length * config.num_key_value_heads * config.head_dim
-    count = config.num_hidden_layers
-    parts = math.ceil(count / max(1, (session_bytes or SESSION_BYTES) // layer))
-    edges = [round(count * part / parts) for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+    if not 2 < windows[0] < chosen <= most:
+        raise QuantizationError(
+            f"--context {chosen} with windows of {windows[0]}: a context up to {most} and smaller windows expected"
+        )
+    return Cut(chosen, tuple(windows), shared, memory_bytes, session_bytes)

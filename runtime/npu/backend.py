@@ -92,7 +92,7 @@ class SplitBackend:
         Raises:
             NumericsError: One of both computed NaN or infinity.
         """
-        prompt = len(ids) - rows
+        prompt = self._npu.model.reach(len(ids) - rows, position)
         if prompt >= self._npu.model.windows[0] // 2:
             self._npu.decode(ids[:prompt], position, cancel, rows=0)
             ids, position = ids[prompt:], position + prompt

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimo_mobile import untrusted
+from mimo_mobile import npu_memory, untrusted
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
-from mimo_mobile.layout import DRAFT_IDS, MOST_TOKENS, NPU_SETTINGS
+from mimo_mobile.layout import DRAFT_IDS, MOST_TOKENS, NPU_SETTINGS, NpuSettings
 from mimo_mobile.providers import QnnOptions
+from mimo_mobile.runtime.devices import memory
+from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.socs import soc_named
+
+logger = logging.getLogger(__name__)
 
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '<i8', 'fortran_order': False, 'shape': \((\d{1,9}),\), \} *\n", re.DOTALL
@@ -51,6 +56,22 @@ def compiled_for(folder: Path) -> list[str]:
     """The chips that an ONNX folder has binaries for."""
     names = [path.parent.name for path in folder.glob(f"q??-*/{NPU_SETTINGS}")]
     return sorted(name.replace("qnn-", "").replace("qdq-", "uint16 on ") for name in names)
+
+
+def choose_memory(folder: Path, settings: NpuSettings) -> None:
+    """Log what binaries will take of this device's memory, piece by piece, before any of them is loaded.
+
+    Raises:
+        ModelLoadError: A graph cannot be read.
+        MemoryFullError: There is no room.
+    """
+    found = npu_memory.compiled(folder, settings)
+    level = logging.INFO if found.npu_bytes >= memory.WORTH_SAYING_BYTES else logging.DEBUG
+    logger.log(level, "%s: %s", folder, found)
+    for piece in found.pieces:
+        logger.log(level, "%s: %s", folder.name, piece)
+    heap = found.npu_bytes + found.npu_cache_bytes + found.cache_bytes
+    memory.choose(folder, [MemoryNeed("on the NPU", heap, found.embedding_bytes)])
 
 
 def draft_ids(folder: Path) -> NDArray[np.int64]:

@@ -87,7 +87,7 @@ class NpuModel:
     Attributes:
         settings: What the folder's npu.json says.
         context_length: Tokens that the caches hold.
-        windows: Tokens in one run, the largest first.
+        windows: Tokens in one run, the largest first; a single one is for prompts, and there is no head then.
         cache: The trunk's KV cache, which a graph on the CPU can share.
     """
 
@@ -100,7 +100,7 @@ class NpuModel:
         """
         self._ort, self._folder, self._options = ort, folder, options
         self.settings = settings = read_npu_settings(folder)
-        self.context_length, self.windows, parts = settings.context_length, settings.windows, settings.parts
+        self.context_length, self.windows = settings.context_length, settings.windows
         embedding = folder.parent / EMBEDDING
         graph_check.check(embedding, "embedding")
         try:
@@ -109,12 +109,12 @@ class NpuModel:
             self._embedding = ort.InferenceSession(str(embedding), quiet, providers=[providers.CPU])
         except Exception as error:  # its exceptions share no public base
             raise ModelLoadError(f"{embedding}: cannot be loaded: {first_line(error)}; compile again") from error
-        trunk = [self._sessions(f"layers-{part}", self.windows) for part in range(parts)]
-        head = self._sessions("head", [2, 1])
-        first = trunk[0][1].get_inputs()
+        trunk = [self._sessions(f"layers-{part}", self.windows) for part in range(len(settings.layers))]
+        head = self._sessions("head", [2, 1]) if settings.computes_tokens else {}
+        first = trunk[0][self.windows[-1]].get_inputs()
         x = next(each for each in first if each.name == "x")
         self.hidden_size, self.dtype = int(x.shape[-1]), DTYPES[x.type]
-        self.logits_size = int(head[1].get_outputs()[0].shape[-1])
+        self.logits_size = int(head[1].get_outputs()[0].shape[-1]) if head else 0
         self.cache = self._empty_cache(trunk)
         self._length = np.zeros(1, np.int32)
         # Two arrays for each window, written and read in turns by one piece after the other.
@@ -125,10 +125,10 @@ class NpuModel:
             Piece(sessions, self.cache, {w: self._around(w, part) for w in self.windows})
             for part, sessions in enumerate(trunk)
         ]
-        heads = {w: np.zeros((1, w, self.hidden_size), self.dtype) for w in (2, 1)}
-        logits = {w: np.zeros((1, w, self.logits_size), self.dtype) for w in (2, 1)}
+        heads = {w: np.zeros((1, w, self.hidden_size), self.dtype) for w in head}
+        logits = {w: np.zeros((1, w, self.logits_size), self.dtype) for w in head}
         self._heads, self._logits = heads, logits
-        self._head = Piece(head, KvCache(ort, {}), {w: {"x": heads[w], "logits": logits[w]} for w in (2, 1)})
+        self._head = Piece(head, KvCache(ort, {}), {w: {"x": heads[w], "logits": logits[w]} for w in head})
 
     def _around(self, window: int, part: int) -> dict[str, NDArray[Any]]:
         states = self._states[window]
@@ -174,7 +174,7 @@ class NpuModel:
             ) from error
 
     def _empty_cache(self, parts: Sequence[Mapping[int, Any]]) -> KvCache:
-        inputs = [each for sessions in parts for each in sessions[1].get_inputs()]
+        inputs = [each for sessions in parts for each in next(iter(sessions.values())).get_inputs()]
         past = [each for each in inputs if each.name.startswith("past_key_values.")]
         return KvCache(self._ort, {each.name: (tuple(each.shape), DTYPES[each.type]) for each in past})
 
@@ -188,6 +188,10 @@ class NpuModel:
         fitting = [each for each in self.windows if position + each <= self.context_length]
         holding = [each for each in fitting if each >= tokens]
         return min(holding) if holding else max(fitting)
+
+    def reach(self, tokens: int, position: int) -> int:
+        """How many of so many tokens at a position go through windows; near the context's end a prompt's do not fit."""
+        return min(tokens, (self.context_length - position) // self.windows[-1] * self.windows[-1])
 
     def embed(self, ids: Sequence[int], out: NDArray[Any]) -> None:
         """Write rows of the embedding to ``out`` [n, E]; the rows after ``ids`` become 0."""
@@ -223,7 +227,7 @@ class NpuModel:
         )
 
     def logits(self, hidden: NDArray[Any]) -> NDArray[np.float32]:
-        """The logits [n, V] of hidden states [n, E]."""
+        """The logits [n, V] of hidden states [n, E], of which there are none where the CPU computes tokens."""
         made = np.empty((len(hidden), self.logits_size), np.float32)
         for start in range(0, len(hidden), 2):
             count = min(2, len(hidden) - start)
@@ -253,8 +257,12 @@ class NpuModel:
         """Where the pieces that one step runs are placed."""
         sizes = self.settings.sizes
         weights, nodes = {EMBEDDING: sizes[EMBEDDING]}, dict[str, list[Any]]()
-        pieces = [(f"layers-{index}.1", piece.sessions[1]) for index, piece in enumerate(self._pieces)]
-        for name, session in [*pieces, ("head.1", self._head.sessions[1])]:
+        pieces = [(f"layers-{index}", piece.sessions) for index, piece in enumerate(self._pieces)]
+        for name, session in [
+            (f"{name}.{min(sessions)}", sessions[min(sessions)])
+            for name, sessions in [*pieces, ("head", self._head.sessions)]
+            if sessions
+        ]:
             for part in session.get_provider_graph_assignment_info():
                 ep = "qnn" if part.ep_name == providers.PROVIDERS["qnn"].ort_name else part.ep_name
                 found = part.get_nodes()

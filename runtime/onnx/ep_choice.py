@@ -138,9 +138,16 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
     tolerance = selftest.TOLERANCE if options.activations == "float" else selftest.TOLERANCE_QUANTIZED
     file = selftest.place(opening.folder, *_circumstances(opening, "qnn", options), settings, strict)
     verdict = selftest.recall(file)
-    if verdict is not None and not strict and (verdict.wrong or _faster(verdict) == "cpu"):
-        return _on_cpu(opening, "qnn", str(verdict) if verdict.wrong else _told(verdict))
+    alone = settings.computes_tokens
+    if strict and not alone:
+        raise BackendUnavailableError(
+            f"{folder}: compiled for prompts alone, and --strict leaves no tokens to the CPU; leave --strict out,"
+            " or compile with --windows 64,2,1"
+        )
+    if verdict is not None and not strict and (verdict.wrong or _faster(verdict, alone) == "cpu"):
+        return _on_cpu(opening, "qnn", str(verdict) if verdict.wrong else _told(verdict, alone))
     try:
+        npu_folder.choose_memory(folder, settings)
         model = NpuModel(opening.ort, folder, options)
         layer = model.mtp_layer() if opening.config.speculate in ("auto", "mtp") else None
     except (BackendUnavailableError, ModelLoadError) as error:
@@ -148,17 +155,22 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
             raise
         return _on_cpu(opening, "qnn", str(error))
     npu = NpuBackend(model, MtpHead(layer) if layer is not None else None)
-    cpu = None
+    cpu = split = None
+    fits, trusted = True, False
     try:
-        if verdict is None:
+        if not alone:
+            cpu = _beside(opening, npu)
+            fits = cpu.uses(model.cache) and not opening.reads_normed_states
+            split = SplitBackend(npu, cpu) if fits else None
+        if verdict is None and fits:
             if not strict:
-                cpu = _beside(opening, npu)
-            verdict = selftest.judge(npu, cpu, opening.folder, tolerance)
+                cpu = cpu or _beside(opening, npu)
+            verdict = selftest.judge(split or npu, cpu, opening.folder, tolerance)
             selftest.keep(file, verdict)
-        trusted = _trusted(verdict, "qnn", strict)
+        trusted = verdict is not None and fits and _trusted(verdict, "qnn", strict)
         if trusted and strict:
             return npu, model.placement()
-        faster = _faster(verdict)
+        faster = _faster(verdict, alone) if verdict is not None else "cpu"
         if trusted and faster == "npu":
             if cpu is not None:
                 cpu.close()
@@ -166,17 +178,23 @@ def _on_npu(opening: OnnxOpening, options: QnnOptions) -> tuple[Backend, Placeme
         if trusted and faster == "split" and not opening.reads_normed_states:
             cpu = cpu or _beside(opening, npu)
             if cpu.uses(model.cache):
-                logger.info("qnn: %s", _told(verdict))
-                return SplitBackend(npu, cpu), model.placement()
+                assert verdict is not None
+                logger.info("qnn: %s", _told(verdict, alone))
+                return split or SplitBackend(npu, cpu), model.placement()
     except BaseException:
-        npu.close()
-        if cpu is not None:
-            cpu.close()
+        _close(split, npu, cpu)
         raise
-    if cpu is not None:
-        cpu.close()
-    npu.close()
-    return _on_cpu(opening, "qnn", _told(verdict) if trusted else str(verdict))
+    _close(split, npu, cpu)
+    if not fits or verdict is None:
+        return _on_cpu(opening, "qnn", "compiled for prompts alone, and the CPU cannot go on in the NPU's caches")
+    return _on_cpu(opening, "qnn", _told(verdict, alone) if trusted else str(verdict))
+
+
+def _close(split: SplitBackend | None, npu: NpuBackend, cpu: OrtBackend | None) -> None:
+    """Free two backends, or what joins them and frees both."""
+    for each in (split,) if split is not None else (npu, cpu):
+        if each is not None:
+            each.close()
 
 
 def _beside(opening: OnnxOpening, npu: NpuBackend) -> OrtBackend:
@@ -248,22 +266,22 @@ def _trusted(verdict: Verdict, ep: str, strict: bool) -> bool:
     return not verdict.wrong
 
 
-def _faster(verdict: Verdict) -> str:
-    """What is fastest: ``npu``, ``cpu``, or ``split``, which puts prompts on the NPU and tokens on the CPU."""
+def _faster(verdict: Verdict, alone: bool) -> str:
+    """What is fastest: ``npu``, if it may be ``alone``, ``cpu``, or ``split``: prompts there, tokens on the CPU."""
     if verdict.speed is None or verdict.cpu is None:
-        return "npu"
-    if verdict.speed.token_s < verdict.cpu.token_s:
+        return "npu" if alone else "split"
+    if alone and verdict.speed.token_s < verdict.cpu.token_s:
         return "npu"
     return "split" if verdict.speed.prompt_s < verdict.cpu.prompt_s else "cpu"
 
 
-def _told(verdict: Verdict) -> str:
+def _told(verdict: Verdict, alone: bool) -> str:
     assert verdict.speed is not None and verdict.cpu is not None
     place = {"npu": "all on the NPU", "split": "prompts on the NPU, tokens on the CPU", "cpu": "all on the CPU"}
     return (
         f"a prompt of {selftest.PROMPT_TOKENS} tokens takes {verdict.speed.prompt_s:.3f} s (CPU"
         f" {verdict.cpu.prompt_s:.3f} s), a token {verdict.speed.token_s:.4f} s (CPU {verdict.cpu.token_s:.4f} s):"
-        f" {place[_faster(verdict)]}"
+        f" {place[_faster(verdict, alone)]}"
     )
 
 

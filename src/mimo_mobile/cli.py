@@ -12,7 +12,7 @@ from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_endpoint import EndpointCommand, endpoint_of, endpoint_options
 from mimo_mobile.cli_eval import evaluate
-from mimo_mobile.cli_npu import npu_plan
+from mimo_mobile.cli_npu import npu_plan, target_of
 from mimo_mobile.cli_options import (
     Output,
     built,
@@ -23,7 +23,7 @@ from mimo_mobile.cli_options import (
     show_log,
     single_file,
 )
-from mimo_mobile.cli_quantize import chips_of, quantize, report_compiled
+from mimo_mobile.cli_quantize import quantize, report_compiled
 from mimo_mobile.cli_recipes import recipes
 from mimo_mobile.cli_serve import serve
 from mimo_mobile.errors import BadArgumentError
@@ -87,10 +87,6 @@ def convert(
     checkpoint: str,
     out: Path,
     target: Target,
-    device: str,
-    socs: str | None,
-    context: int | None,
-    shared: bool | None,
     **options: Any,
 ) -> None:
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
@@ -99,20 +95,24 @@ def convert(
     from mimo_mobile.quantize.calibrator import statistics_of
     from mimo_mobile.terminal import progress_shown
 
-    chips = chips_of(device, socs, context, shared)
-    if device == "qdq":
+    npu = target_of(options)
+    if npu and npu.quantized:
         raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
-    if chips and target != "onnx":
+    if npu and target != "onnx":
         raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
     with progress_shown() as progress:
         written = convert_checkpoint(
             resolve(checkpoint), out, to=target, progress=progress,
             calibrate=lambda checkpoint, told: statistics_of(checkpoint, progress=told).calibrated(), **options,
         )  # fmt: skip
-        for chip in chips:
+        if npu:
             from mimo_mobile.convert.npu.file import compile_for_npu
 
-            compile_for_npu(out, chip, context_length=context, shared=bool(shared), progress=progress)
+            for chip in npu.socs:
+                compile_for_npu(
+                    out, chip, shared=npu.shared, memory_bytes=npu.memory_bytes, progress=progress,
+                    context_length=npu.context_length, windows=npu.windows,
+                )  # fmt: skip
     report_compiled(out)
     for path in written:
         click.echo(path)

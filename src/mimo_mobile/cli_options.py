@@ -82,6 +82,19 @@ class Size(ParamType[int]):
         return found
 
 
+class Windows(ParamType[tuple[int, ...]]):
+    """Numbers of tokens with commas between them, such as 64,2,1."""
+
+    name = "windows"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers."""
+        try:
+            return tuple(int(each) for each in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} found, numbers of tokens such as 64,2,1 expected", param, ctx)
+
+
 class Phone(ParamType["Device"]):
     """A kind of phone."""
 
@@ -219,6 +232,25 @@ def limit_of(target_size: int | None, phone: Device | None) -> Limit | None:
     return None if target_size is None and phone is None else Limit(target_size, phone)
 
 
+def cut_options(command: Command) -> Command:
+    """The options that decide how a model is cut for an NPU."""
+    options = (
+        click.option(
+            "--windows",
+            type=Windows(),
+            help="Tokens of one run: 64,2,1 for prompts, drafts that are verified, and tokens; 64 for prompts alone,"
+            " while the CPU computes tokens [default: 64,2,1].",
+        ),
+        click.option(
+            "--compile-memory",
+            type=Size(),
+            help="What compiling may take of memory, such as 16GB: with less of it there are more and smaller pieces"
+            " [default: three quarters of this machine's].",
+        ),
+    )
+    return decorated(command, options)
+
+
 def npu_options(command: Command) -> Command:
     """The options on NPUs that convert and quantize share."""
     options = (
@@ -247,7 +279,7 @@ def npu_options(command: Command) -> Command:
             " [default: shared with --device, else not].",
         ),
     )
-    return decorated(command, options)
+    return decorated(cut_options(command), options)
 
 
 single_file = click.option(

@@ -1,4 +1,4 @@
-"""The command ``mimo quantize``, and what it shares with ``mimo convert``: the chips to compile for."""
+"""The command ``mimo quantize``, and what it shares with ``mimo convert``: the table of what was compiled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimo_mobile.cli_endpoint import endpoint_of, endpoint_options
-from mimo_mobile.cli_npu import fitted, tell_plans
+from mimo_mobile.cli_npu import fitted, target_of, tell_plans
 from mimo_mobile.cli_options import (
     RecipeCommand,
     Recipes,
@@ -26,25 +26,11 @@ from mimo_mobile.errors import MimoMobileError
 if TYPE_CHECKING:
     from mimo_mobile.manifest import Manifest
     from mimo_mobile.quantize.choice import Device
-    from mimo_mobile.socs import Soc
 
 TOKENS = 2048
 """Tokens that are read to compare with bf16."""
 
 FIRST_QUESTION = "What is 348 + 27 * 6?"
-
-
-def chips_of(device: str, socs: str | None, context: int | None, shared: bool | None) -> tuple[Soc, ...]:
-    """What --soc names; options that come to nothing are an error."""
-    from mimo_mobile.socs import soc_named
-
-    if device == "cpu":
-        if socs or context or shared is not None:
-            raise click.UsageError("--soc, --context and --shared are for --target qnn or qdq")
-        return ()
-    if not socs:
-        raise click.UsageError(f"--target {device} compiles for a chip: --soc SM8750, for instance")
-    return tuple(soc_named(name) for name in socs.split(","))
 
 
 def report_compiled(folder: Path) -> None:
@@ -133,10 +119,6 @@ def quantize(
     tokens: int | None,
     answer: bool,
     as_json: bool,
-    device: str,
-    socs: str | None,
-    context: int | None,
-    shared: bool | None,
     **options: Any,
 ) -> None:
     """Quantize MODEL to GGUF and ONNX, score it and ask a first question. MODEL is nano, a folder or a hub id."""
@@ -145,8 +127,7 @@ def quantize(
     from mimo_mobile.quantize import gate, given, pipeline, report_file
     from mimo_mobile.quantize.recipes import RECIPES
 
-    chips = chips_of(device, socs, context, shared)
-    npu = pipeline.NpuTarget(chips, context, quantized=device == "qdq", shared=bool(shared)) if chips else None
+    npu = target_of(options, phone)
     limit = limit_of(target_size, phone)
     if limit and named(click.get_current_context(), "recipes"):
         raise click.UsageError("--recipe names recipes, --target-size and --device choose them; give one of them")
@@ -158,11 +139,11 @@ def quantize(
     limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS
     source = resolve(model)
     if npu:
-        tell_plans(source, ["int4_b32"] if limit else recipes, context)
+        tell_plans(source, ["int4_b32"] if limit else recipes, npu)
     if limit:
         recipes = chosen(source, limit, options["single_file"], options["effort"])
     if npu and phone:
-        npu = fitted(source, recipes, npu, phone, shared is not False)
+        npu = fitted(source, recipes, npu, phone)
     folder = out / source.name
     tokens = (0 if options["problems"] == 0 else TOKENS) if tokens is None else tokens
     with terminal.progress_shown() as progress:

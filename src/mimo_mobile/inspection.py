@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mimo_mobile import files, graph_file, manifest, ranges
+from mimo_mobile import files, graph_file, manifest, npu_memory, ranges
 from mimo_mobile.errors import CheckpointError, MimoMobileError
 from mimo_mobile.gguf_header import GgufHeader
-from mimo_mobile.layout import MODEL
+from mimo_mobile.layout import DATA, MODEL, NPU_SETTINGS, read_npu_settings
 
 LONG, SHORT = 60, 8
 """At most so many characters of a metadata value are shown, and an array of at most so many values whole."""
@@ -143,8 +143,25 @@ def _onnx(folder: Path, listed: bool) -> Inspection:
         for tensor in graph.tensors.values():
             shape = "×".join(map(str, tensor.shape))
             rows.append(TensorRow(f"{file.stem}:{tensor.name}", tensor.type, shape, tensor.nbytes))
+    for file in sorted(folder.glob(f"q??-*/{NPU_SETTINGS}")):
+        facts |= _npu(file.parent)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Inspection(str(folder), "onnx", None, size, _rows(rows), facts, tuple(rows) if listed else ())
+
+
+def _npu(folder: Path) -> dict[str, str]:
+    """What lies in a folder of binaries for an NPU, piece by piece, and which phones have room for it."""
+    from mimo_mobile.quantize.choice import PREPACKED, RUNTIME_BYTES
+    from mimo_mobile.quantize.npu_plan import PHONES
+
+    settings, data = read_npu_settings(folder), folder.parent / DATA
+    weights = data.stat().st_size - settings.embedding_bytes if data.is_file() else 0
+    plan = npu_memory.compiled(folder, settings, round(PREPACKED * weights), RUNTIME_BYTES)
+    room = [each.name for each in PHONES if plan.fits(each.available_bytes)]
+    phones = f"fits {', '.join(room)}" if room else f"fits none of {', '.join(each.name for each in PHONES)}"
+    facts = {folder.name: f"mode {plan.mode}, {plan}", f"{folder.name} made with": settings.made_with}
+    facts |= {f"{folder.name} {each.name}": str(each).partition(": ")[2] for each in plan.pieces}
+    return facts | {f"{folder.name} memory": f"{npu_memory.gb(plan.memory_bytes)} in all, {phones} (assumed)"}
 
 
 def _checkpoint(folder: Path, listed: bool) -> Inspection:

@@ -67,7 +67,7 @@ MOST_LOGIT = 3.4e38
 """Logits are 32-bit numbers."""
 
 MOST_WINDOWS, MOST_GRAPHS = 16, 4096
-"""Windows and binaries of a folder for an NPU; we write 3 windows."""
+"""Windows and binaries of a folder for an NPU; we write 3 windows, or 1."""
 
 COPIED = (CONFIG, "generation_config.json", TOKENIZER, "vocab.json", "merges.txt")
 """A checkpoint's files that an ONNX folder holds as they are."""
@@ -120,8 +120,8 @@ class NpuSettings:
     Attributes:
         soc: The chip.
         context_length: Tokens that the caches hold.
-        windows: Tokens in one run, the largest first.
-        parts: How many pieces the trunk's layers are cut into.
+        windows: Tokens in one run, the largest first; a single one is for prompts, and the CPU computes tokens.
+        layers: How many of the trunk's layers each of its parts has.
         mtp: Whether the MTP layer is there.
         graphs: The binaries.
         embedding_bytes: Bytes of the embedding.
@@ -131,11 +131,16 @@ class NpuSettings:
     soc: str
     context_length: int
     windows: tuple[int, ...]
-    parts: int
+    layers: tuple[int, ...]
     mtp: bool
     graphs: tuple[Binary, ...]
     embedding_bytes: int
     made_with: str
+
+    @property
+    def computes_tokens(self) -> bool:
+        """Whether tokens are computed on the NPU, and not prompts alone."""
+        return self.windows[-1] == 1
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -168,10 +173,15 @@ def read_npu_settings(folder: Path) -> NpuSettings:
     def build(found: Value) -> NpuSettings:
         context_length = found["context_length"].integer(1, MOST_TOKENS)
         windows = tuple(each.integer(1, MOST_TOKENS) for each in found["windows"].items(least=1, most=MOST_WINDOWS))
-        if windows[-1] != 1 or list(windows) != sorted(set(windows), reverse=True) or windows[0] > context_length:
+        falling = list(windows) == sorted(set(windows), reverse=True) and windows[0] <= context_length
+        if not falling or (len(windows) > 1 and windows[-1] != 1):
             raise DocumentError(
-                f"windows: falling numbers from at most {context_length} to 1 expected, {windows} found"
+                f"windows: falling numbers from at most {context_length} to 1, or a single one, expected,"
+                f" {windows} found"
             )
+        mtp = found["mtp"].flag()
+        if mtp and windows[-1] != 1:
+            raise DocumentError(f"mtp: no MTP layer expected for prompts alone, with windows {windows}")
         found["ep"].choice("qnn")
         found["activations"].choice("float", "uint16")
         listed = found["layers"].items(least=1, most=MOST_GRAPHS)
@@ -187,8 +197,8 @@ def read_npu_settings(folder: Path) -> NpuSettings:
             soc,
             context_length,
             windows,
-            len(parts),
-            found["mtp"].flag(),
+            tuple(stop - start for start, stop in parts),
+            mtp,
             tuple(_binary(each) for each in found["graphs"].items(most=MOST_GRAPHS)),
             found["embedding_bytes"].integer(),
             found["made_with"].text(),

@@ -8,18 +8,28 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from mimo_mobile import npu_memory
 from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.npu.pieces import WINDOWS, Cut
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BadArgumentError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MIMO_7B
 from mimo_mobile.quantize import npu_plan
 from mimo_mobile.quantize.choice import DEVICES
+from mimo_mobile.quantize.npu_plan import Asked
 from mimo_mobile.quantize.recipes import RECIPES
 from tests.commands import runner
 
 INT4 = RECIPES["int4_b32"]
+
+LARGE_BYTES = 64_000_000_000
+"""The memory of a machine where the NPU alone decides how long pieces are."""
+
+
+def cut(context_length: int, windows: tuple[int, ...] = WINDOWS, memory_bytes: int = LARGE_BYTES) -> Cut:
+    return Cut(context_length, windows, shared=True, memory_bytes=memory_bytes)
 
 
 def mimo(*arguments: object) -> Result:
@@ -28,7 +38,7 @@ def mimo(*arguments: object) -> Result:
 
 def test_mimo_7bs_pieces_hold_its_weights_and_caches_by_hand_computed_sizes() -> None:
     """A layer has 192,937,984 weights in blocks of 32 with a float32 scale, that is 5 bits each, and a few vectors."""
-    plan = npu_plan.plan(INT4, MIMO_7B, "npu", shared=True, context_length=4096)
+    plan = npu_plan.plan(INT4, MIMO_7B, cut(4096))
     pieces = {each.name: each for each in plan.pieces}
     assert list(pieces) == ["layers-0", "layers-1", "head", "mtp", "draft_head"]
     matrices = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 11008
@@ -37,12 +47,12 @@ def test_mimo_7bs_pieces_hold_its_weights_and_caches_by_hand_computed_sizes() ->
     assert pieces["layers-0"].weights_bytes == 18 * (matrices * 5 // 8 + vectors * 4)
     assert pieces["layers-0"].cache_bytes == 2 * 18 * 2 * 4096 * 8 * 128 * 2, "in and out, keys and values, float16"
     assert plan.cache_bytes == 37 * 2 * 4096 * 8 * 128 * 2, "36 layers and the MTP layer"
-    assert all(each.address_bytes < npu_plan.ADDRESS_BYTES for each in plan.pieces)
+    assert all(each.address_bytes < npu_memory.ADDRESS_BYTES for each in plan.pieces)
     assert (plan.sessions, plan.cpu_bytes) == (5, 0)
 
 
 def test_a_copy_for_each_window_triples_layers_and_doubles_the_head() -> None:
-    shared, own, split = npu_plan.plans(INT4, MIMO_7B)
+    shared, own, split = npu_plan.plans(INT4, MIMO_7B, Asked(memory_bytes=LARGE_BYTES))
     sizes = {each.name: each.weights_bytes for each in shared.pieces}
     assert (
         own.npu_bytes - shared.npu_bytes == 2 * (sizes["layers-0"] + sizes["layers-1"] + sizes["mtp"]) + sizes["head"]
@@ -58,14 +68,45 @@ def test_a_phone_gets_the_longest_context_that_fits() -> None:
     with pytest.raises(BadArgumentError, match=r"int4_b32 does not fit on the NPU of phone-8gb.* a context of 512 it"):
         npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-8gb"])
     with pytest.raises(BadArgumentError, match=r"a context of 4096 it takes 7\.24 GB, and an app may take 7\.09 GB"):
-        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-12gb"], 4096)
-    with pytest.raises(QuantizationError, match="--context 40000 with chunks of 64: a context up to 32768"):
-        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-24gb"], 40000)
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-12gb"], Asked(4096))
+    with pytest.raises(QuantizationError, match="--context 40000 with windows of 64: a context up to 32768"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-24gb"], Asked(40000))
+
+
+def test_prompts_alone_need_one_window_and_room_for_the_cpus_weights_beside_it() -> None:
+    asked = Asked(windows=(64,), memory_bytes=LARGE_BYTES)
+    found = npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-24gb"], asked)
+    assert (found.mode, found.sessions, found.context_length) == ("split", 2, 4096)
+    with pytest.raises(BadArgumentError, match=r"with prompts there and tokens on the CPU and a context of 512 it"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-12gb"], asked)
+    with pytest.raises(QuantizationError, match="--windows 64,1: a prompt's window alone expected, such as 64, or"):
+        npu_plan.choose(INT4, MIMO_7B, DEVICES["phone-24gb"], Asked(windows=(64, 1)))
+
+
+def test_pieces_get_as_short_as_the_memory_to_compile_them_demands() -> None:
+    """9 layers with three windows took 12.4 GB here, and 4 layers 5.9 GB."""
+
+    def layers(memory_bytes: int, windows: tuple[int, ...] = WINDOWS) -> list[int]:
+        return [
+            each.layers
+            for each in npu_plan.plan(INT4, MIMO_7B, cut(4096, windows, memory_bytes)).pieces
+            if each.layers > 1
+        ]
+
+    assert layers(14_000_000_000) == [9, 9, 9, 9]
+    assert layers(16 * 2**30) == [12, 12, 12]
+    assert layers(6_500_000_000) == [4] * 9
+    assert layers(16 * 2**30, (64,)) == [18, 18], "one window needs half of it"
+    with pytest.raises(
+        QuantizationError,
+        match=r"takes about 1\.7 GB of memory for one layer, and may take 1\.5 GB here; .*--compile-memory",
+    ):
+        layers(1_500_000_000)
 
 
 def test_the_plan_counts_the_weights_that_are_written(nano_q4: dict[str, Path], nano: Source) -> None:
     written, config = WrittenWeights(nano_q4["onnx"]), Checkpoint.open(nano.path).config
-    found = {each.name: each for each in npu_plan.plan(INT4, config, "npu", shared=True, context_length=512).pieces}
+    found = {each.name: each for each in npu_plan.plan(INT4, config, cut(512)).pieces}
     unused = sum(
         written.nbytes(f"model.layers.{layer}.self_attn.{name}")
         for layer in range(4)
@@ -77,13 +118,13 @@ def test_the_plan_counts_the_weights_that_are_written(nano_q4: dict[str, Path], 
 
 
 def test_a_piece_beyond_a_sessions_address_space_fits_no_phone() -> None:
-    piece = npu_plan.Piece("head", 0, 3_800_000_000, 0, (2, 1))
-    plan = npu_plan.Plan("int4_b32", "npu", True, 4096, (piece,), 0, 0, 0)
-    assert plan.memory_bytes < DEVICES["phone-12gb"].available_bytes and not plan.fits(DEVICES["phone-12gb"])
+    piece = npu_memory.Piece("head", 0, 3_800_000_000, 0, (2, 1))
+    plan, phone = npu_memory.Plan("npu", True, 4096, (piece,), 0, 0, 0), DEVICES["phone-12gb"]
+    assert plan.memory_bytes < phone.available_bytes and not plan.fits(phone.available_bytes)
 
 
 def test_the_command_tells_it_as_a_table_and_as_json(tiny: Source) -> None:
-    said = mimo("npu-plan").output
+    said = mimo("npu-plan", "--compile-memory", "64GB").output
     assert "4096 tokens of context" in said and "layers-1" in said and "fits" in said and "of a session" in said
     plans = json.loads(mimo("npu-plan", "--json", "--device", "phone-12gb").output)["plans"]
     assert [(each["mode"], each["shared"], each["context_length"]) for each in plans] == [
@@ -93,6 +134,9 @@ def test_the_command_tells_it_as_a_table_and_as_json(tiny: Source) -> None:
     assert plans[0]["memory_bytes"] == sum(
         (plans[0]["npu_bytes"], plans[0]["npu_cache_bytes"], plans[0]["cache_bytes"], plans[0]["runtime_bytes"])
     )
+    first = json.loads(mimo("npu-plan", "--json", "--windows", "64").output)["plans"][0]
+    assert (first["mode"], {tuple(each["windows"]) for each in first["pieces"]}) == ("split", {(64,)})
+    assert "numbers of tokens such as 64,2,1 expected" in mimo("npu-plan", "--windows", "x").stderr
     small = json.loads(mimo("npu-plan", tiny.path, "--json", "--context", "128").output)["plans"][0]
     assert small["memory_bytes"] < 400_000_000
 

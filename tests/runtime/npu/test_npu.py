@@ -250,7 +250,7 @@ def test_auto_takes_no_simulator(model: Path) -> None:
 
 
 def test_what_cannot_be_compiled_is_an_error(copied: Path, out: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"--context 8 with chunks of 64"):
+    with pytest.raises(QuantizationError, match=r"--context 8 with windows of 64"):
         compile_for_npu(copied, SOCS["SM8750"], context_length=8)
     with pytest.raises(OutputExistsError):
         compile_for_npu(copied, SOCS["SM8750"], context_length=CONTEXT)

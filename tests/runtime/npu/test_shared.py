@@ -20,6 +20,7 @@ from mimo_mobile.cli import main
 from mimo_mobile.convert.npu import context_binary
 from mimo_mobile.convert.npu.context_binary import Tensor
 from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
+from mimo_mobile.convert.npu.pieces import WINDOWS
 from mimo_mobile.errors import BackendUnavailableError, DiskFullError
 from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.providers import QnnOptions
@@ -98,8 +99,12 @@ def test_a_disk_without_room_is_told_before_anything_is_compiled(shared: Path, m
 
 
 def test_folders_are_told_apart_by_their_copies(model: Path, shared: Path) -> None:
-    assert is_compiled(model, SM8750, CONTEXT, 64) and not is_compiled(model, SM8750, CONTEXT, 64, shared=True)
-    assert is_compiled(shared, SM8750, CONTEXT, 64, shared=True) and not is_compiled(shared, SM8750, CONTEXT, 64)
+    assert is_compiled(model, SM8750, CONTEXT, WINDOWS) and not is_compiled(
+        model, SM8750, CONTEXT, WINDOWS, shared=True
+    )
+    assert is_compiled(shared, SM8750, CONTEXT, WINDOWS, shared=True) and not is_compiled(
+        shared, SM8750, CONTEXT, WINDOWS
+    )
     sizes = {each.name: each.size_bytes for each in read_npu_settings(shared / "qnn-SM8750").graphs}
     on_disk = sum(file.stat().st_size for file in (shared / "qnn-SM8750").iterdir() if file.suffix in (".onnx", ".bin"))
     assert sum(sizes.values()) == on_disk, "a shared binary counts once"
@@ -166,14 +171,16 @@ def test_a_group_that_failed_half_way_is_no_part_of_the_next_binary(model: Path,
         from pathlib import Path
         from mimo_mobile import onnxruntime_library, providers
         from mimo_mobile.convert.npu.compiler import Compiler
-        from mimo_mobile.convert.npu.file import graphs_of
+        from mimo_mobile.convert.npu.file import graphs_of, parts_of
+        from mimo_mobile.convert.npu.pieces import Cut
         from mimo_mobile.convert.written_weights import WrittenWeights
         from mimo_mobile.socs import SOCS
 
         folder, out = map(Path, sys.argv[1:])
         ort = onnxruntime_library.load()
         providers.register(ort, providers.PROVIDERS["qnn"])
-        graphs = graphs_of(WrittenWeights(folder), 512, 64)
+        weights, cut = WrittenWeights(folder), Cut(512)
+        graphs = graphs_of(weights, cut, parts_of(weights, cut))
         compiler = Compiler(ort, folder, out, SOCS["SM8750"], quantized=False)
         next(iter(compiler.compiled({name: graphs[name] for name in ("head.2", "head.1")})))
         list(compiler.compiled({name: graphs[name] for name in ("mtp.2", "mtp.1")}))
@@ -193,6 +200,6 @@ def test_quantize_tells_the_plan_first_and_compiles_what_fits_the_phone(tmp_path
     done = runner().invoke(main, ["quantize", "nano", "--out", str(tmp_path), "--device", "phone-8gb", *options])
     assert done.exit_code == 0, done.output
     before = done.stderr.partition("chosen for the NPU of phone-8gb: int8 in 4 pieces, windows of 64, 2, 1 tokens")[0]
-    assert "NPU plan for int4_b32" in before and "compile" not in before
+    assert "NPU plan for int4_b32" in before and "compile for SM8750" not in before
     (folder,) = tmp_path.glob("mimo-nano/*-onnx")
-    assert is_compiled(folder, SM8750, read_npu_settings(folder / "qnn-SM8750").context_length, 64, shared=True)
+    assert is_compiled(folder, SM8750, read_npu_settings(folder / "qnn-SM8750").context_length, WINDOWS, shared=True)
