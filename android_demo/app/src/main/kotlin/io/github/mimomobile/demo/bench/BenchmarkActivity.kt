@@ -38,6 +38,8 @@ class BenchmarkActivity : ScreenActivity() {
             isEnabled = state.load is LoadState.Ready
         }
         findViewById<View>(R.id.bench_cancel).shown = running != null
+        // A phone that sleeps measures its own saving of power.
+        findViewById<View>(R.id.root).keepScreenOn = running != null
         findViewById<TextView>(R.id.bench_state).show(stateText(state))
         findViewById<ProgressBar>(R.id.bench_progress).apply {
             shown = running != null

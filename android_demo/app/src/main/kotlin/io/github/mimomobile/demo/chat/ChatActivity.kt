@@ -40,6 +40,7 @@ class ChatActivity : ScreenActivity() {
     private var signs: VitalSigns? = null
     private var sheets: ChatSheets? = null
     private var announced = -1
+    private var announcedFor: String? = null
     private var keepsPosition = false
     private var slowTicks = 0
 
@@ -101,6 +102,7 @@ class ChatActivity : ScreenActivity() {
 
     private fun send(text: String) {
         if (text.isBlank() || !chat.state.value.canSend) return
+        app.models.forgetCrash()
         chat.send(text)
         composer.text.clear()
         scroll.follow()
@@ -112,10 +114,23 @@ class ChatActivity : ScreenActivity() {
         renderComposer(state)
         renderStatus(state)
         sheets?.render(state, signs)
-        if (state.ended != announced && !state.generating) {
+        announce(state)
+    }
+
+    /** Tells a screen reader once that the answer of the conversation on the screen is complete. */
+    private fun announce(state: ChatUiState) {
+        val conversation = state.conversation.id
+        val text = findViewById<TextView>(R.id.announcement)
+        if (announcedFor != conversation || state.generating) {
+            announcedFor = conversation
             announced = state.ended
-            val answer = state.conversation.exchanges.lastOrNull()?.answer?.text.orEmpty()
-            findViewById<TextView>(R.id.announcement).text = getString(R.string.answer_ended, answer)
+            if (text.text.isNotEmpty()) text.text = ""
+        } else if (state.ended != announced) {
+            announced = state.ended
+            val answer = state.conversation.exchanges.lastOrNull()?.answer ?: return
+            if (answer.state == AnswerState.DONE || answer.state == AnswerState.LENGTH) {
+                text.text = getString(R.string.answer_ended, answer.text)
+            }
         }
     }
 
@@ -136,7 +151,7 @@ class ChatActivity : ScreenActivity() {
         meter.progress = if (all == null) 0 else (used.toLong() * meter.max / all).toInt()
         meter.contentDescription = all?.let { getString(R.string.context_used, used, it) }
         findViewById<ProblemCard>(R.id.load_problem).apply {
-            val problem = (load as? LoadState.Failed)?.problem
+            val problem = (load as? LoadState.Failed)?.problem ?: state.crash
             render(problem, problem?.kind?.let(::solution) ?: 0) { problem?.let { solve(it.kind) } }
         }
     }
@@ -196,7 +211,7 @@ class ChatActivity : ScreenActivity() {
 
     private fun renderEmpty(state: ChatUiState) {
         val empty = findViewById<View>(R.id.empty)
-        empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed
+        empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed && state.crash == null
         if (!empty.shown) return
         val nano = (state.load as? LoadState.Ready)?.info?.name?.let { it == NANO } ?: true
         findViewById<TextView>(R.id.empty_text).setText(if (nano) R.string.empty_nano else R.string.empty_model)

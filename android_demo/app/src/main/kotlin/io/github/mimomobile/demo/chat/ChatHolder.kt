@@ -54,8 +54,8 @@ class ChatHolder(
         scope.launch { store.summaries.collect { list -> current.update { it.copy(history = list) } } }
         scope.launch { withContext(disk) { store.refresh() } }
         scope.launch {
-            models.state.map { it.load }.distinctUntilChanged().collect { load ->
-                current.update { it.copy(load = load) }
+            models.state.map { it.load to it.crash?.problem }.distinctUntilChanged().collect { (load, crash) ->
+                current.update { it.copy(load = load, crash = crash) }
                 if (load is LoadState.Ready) count()
             }
         }

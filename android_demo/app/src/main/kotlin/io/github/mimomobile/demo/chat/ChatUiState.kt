@@ -1,10 +1,12 @@
 package io.github.mimomobile.demo.chat
 
+import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.models.LoadState
 
 /**
  * The chat screen.
  *
+ * @property crash That the load of another model ended the app before.
  * @property busy Something else uses the engine.
  * @property usedTokens Of the context, by the conversation; null while that is unknown.
  * @property unfolded Exchanges whose thinking is shown.
@@ -15,6 +17,7 @@ data class ChatUiState(
     val conversation: Conversation,
     val history: List<Summary> = emptyList(),
     val load: LoadState = LoadState.None,
+    val crash: Problem? = null,
     val generating: Boolean = false,
     val busy: Boolean = false,
     val usedTokens: Int? = null,

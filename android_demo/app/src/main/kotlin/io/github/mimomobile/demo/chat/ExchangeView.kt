@@ -99,7 +99,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
 /** What the button of a problem's card does; 0 for none. */
 fun solution(kind: Problem.Kind): Int = when (kind) {
     Problem.Kind.CONTEXT -> R.string.new_chat
-    Problem.Kind.MEMORY, Problem.Kind.PROVIDER -> R.string.settings_title
+    Problem.Kind.PROVIDER -> R.string.settings_title
     Problem.Kind.STATE, Problem.Kind.INFERENCE -> R.string.try_again
     else -> R.string.models_title
 }

@@ -16,6 +16,7 @@ import io.github.mimomobile.demo.view
 import java.io.File
 import org.json.JSONObject
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
@@ -66,6 +67,17 @@ class BenchmarkScreenTest {
         val sent = chooser.getParcelableExtra(Intent.EXTRA_INTENT, Intent::class.java)
         assertNotNull(sent)
         assertEquals(state.json, sent!!.getStringExtra(Intent.EXTRA_TEXT))
+    }
+
+    @Test
+    fun `the screen stays on while it measures, and only then`() {
+        val bench = start()
+        val root = bench.view<View>(R.id.root)
+        assertFalse(root.keepScreenOn)
+        press(bench.view(R.id.bench_start))
+        await("a screen that stays on") { root.keepScreenOn }
+        press(bench.view(R.id.bench_cancel))
+        await("the end of it") { !root.keepScreenOn }
     }
 
     @Test
