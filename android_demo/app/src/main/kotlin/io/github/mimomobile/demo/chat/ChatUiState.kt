@@ -10,6 +10,7 @@ import io.github.mimomobile.demo.models.LoadState
  * @property busy Something else uses the engine.
  * @property usedTokens Of the context, by the conversation; null while that is unknown.
  * @property unfolded Exchanges whose thinking is shown.
+ * @property editing Which question is being changed; what follows it will be replaced.
  * @property liveTps Tokens a second of the answer under way.
  * @property ended Counts answers that ended, so that a screen reader is told once.
  */
@@ -22,6 +23,7 @@ data class ChatUiState(
     val busy: Boolean = false,
     val usedTokens: Int? = null,
     val unfolded: Set<Int> = emptySet(),
+    val editing: Int? = null,
     val liveTps: Double? = null,
     val ended: Int = 0,
 ) {

@@ -14,6 +14,9 @@ import io.github.mimomobile.demo.ui.copyText
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
 
+/** What can be done with an exchange now: [again] asks the question once more, [edit] changes it; null for what cannot. */
+class ExchangeActions(val again: (() -> Unit)? = null, val edit: (() -> Unit)? = null)
+
 /** A question and its answer on the screen; renders only what changed. */
 class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private val solve: (Problem.Kind) -> Unit) {
     private val context: Context = parent.context
@@ -26,7 +29,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
     private val answerView = view.findViewById<AnswerView>(R.id.answer_blocks)
     private val note = view.findViewById<TextView>(R.id.note)
     private val problem = view.findViewById<ProblemCard>(R.id.problem)
-    private val actions = view.findViewById<View>(R.id.actions)
+    private val actionRow = view.findViewById<View>(R.id.actions)
     private val regenerate = view.findViewById<View>(R.id.regenerate)
     private val stats = view.findViewById<TextView>(R.id.stats)
     private var rendered: List<Any>? = null
@@ -36,9 +39,8 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         thinkingToggle.setOnClickListener { toggle() }
     }
 
-    /** [again] asks the question once more; null where that cannot be done now. */
-    fun render(exchange: Exchange, unfolded: Boolean, again: (() -> Unit)?) {
-        val wanted = listOf(exchange, unfolded, again != null)
+    fun render(exchange: Exchange, unfolded: Boolean, actions: ExchangeActions) {
+        val wanted = listOf(exchange, unfolded, actions.again != null, actions.edit != null)
         if (wanted == rendered) return
         rendered = wanted
         val answer = exchange.answer
@@ -52,14 +54,19 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         problem.render(answer.problem, answer.problem?.kind?.let(::solution) ?: 0) {
             answer.problem?.let { solve(it.kind) }
         }
-        actions.shown = !streaming
+        actionRow.shown = !streaming
         view.findViewById<View>(R.id.copy).apply {
             shown = answer.text.isNotEmpty()
             setOnClickListener { context.copyText(answer.text) }
         }
-        regenerate.shown = again != null
-        regenerate.setOnClickListener { again?.invoke() }
+        offer(regenerate, actions.again)
+        offer(view.findViewById(R.id.edit), actions.edit)
         stats.show(statsOf(answer))
+    }
+
+    private fun offer(button: View, action: (() -> Unit)?) {
+        button.shown = action != null
+        button.setOnClickListener { action?.invoke() }
     }
 
     private fun renderThinking(answer: Answer, unfolded: Boolean) {

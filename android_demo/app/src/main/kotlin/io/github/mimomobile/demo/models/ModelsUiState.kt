@@ -25,6 +25,9 @@ sealed interface LoadState {
     /** The model's folder; null when there is none. */
     val path: String?
 
+    /** Whether it is known how the load ended. */
+    val isDecided: Boolean get() = this is Ready || this is Failed
+
     data object None : LoadState {
         override val path: String? get() = null
     }
