@@ -97,9 +97,11 @@ public enum class Heat {
  * @property heat How hot the device is, asked at most once a second while tokens are generated. When it is hot the
  *   engine rests between them. On Android `AndroidDevice.heat` gives it.
  * @property cacheFolder Where weights in this CPU's order are kept, to be mapped instead of made in memory at every
- *   load; null keeps none. It takes 2.4 times the model's size of storage and gives back 1.2 times of memory, once the
- *   first load, which needs both memory and storage, has made it; its numbers are tested once. On Android a folder in
- *   `noBackupFilesDir`. [ModelInfo.mappedBytes] says whether it is used.
+ *   load; null, the default, keeps none. It takes 2.4 times the model's size of storage, 11 GB for MiMo-7B
+ *   ([WeightCache.neededBytes] tells it), and gives back 1.2 times of memory, once the first load, which needs both
+ *   memory and storage, has made it. Its bytes are verified and its numbers tested once; what it keeps of models that
+ *   are gone is removed at the next load. On Android a folder in `noBackupFilesDir`, the same for all models.
+ *   [ModelInfo.mappedBytes] says whether it is used.
  * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
  */

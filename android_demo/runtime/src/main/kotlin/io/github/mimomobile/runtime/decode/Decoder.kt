@@ -11,16 +11,19 @@ import io.github.mimomobile.runtime.text.IntList
 /**
  * Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice.
  *
+ * What runs cost is measured when it is made, so that the first answer does not wait for it.
+ *
  * @param name Which model computes on what, for errors.
+ * @throws MimoException.Inference The backend failed.
  */
 internal class Decoder(
     private val backend: Backend,
     private val name: String,
-    private val speculation: Speculation,
+    speculation: Speculation,
     private val cooling: Cooling = Cooling({ Heat.NONE }),
 ) {
     private val cached = IntList()
-    private var speculator: Speculator? = null
+    private val speculator = backend.mtp?.let { Speculator(speculation, it, Costs.measure(backend, it)) }
 
     /**
      * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].
@@ -40,7 +43,7 @@ internal class Decoder(
         var reason: FinishReason? = null
         var drafts = false
         try {
-            val speculator = if (generation.config.speculate) speculating() else null
+            val speculator = speculator?.takeIf { generation.config.speculate }?.also { it.begin() }
             reused = commonPrefix(ids).let { backend.mtp?.resume(it) ?: it }
             var pending = ids.copyOfRange(reused, ids.size)
             var position = reused
@@ -49,7 +52,7 @@ internal class Decoder(
                 cached.truncate(position)
                 val rows = if (draft == Generation.END) 1 else 2
                 val begun = System.nanoTime()
-                val logits = backend.decode(if (rows == 1) pending else pending + draft, position, rows)
+                val logits = compute(if (rows == 1) pending else pending + draft, position, rows)
                 val worked = System.nanoTime() - begun
                 val isStep = pending.size == 1
                 cached.addAll(pending)
@@ -128,14 +131,12 @@ internal class Decoder(
         cooling.begin()
     }
 
-    /** What drafts; what runs cost is measured when it is not known. */
-    private fun speculating(): Speculator? {
-        val head = backend.mtp ?: return null
-        val made = speculator ?: run {
-            cached.truncate(0)
-            Speculator(speculation, head, Costs.measure(backend, head)).also { speculator = it }
-        }
-        return made.also { it.begin() }
+    /** One run; what it had computed when it was cut off stays for the next turn. */
+    private fun compute(ids: IntArray, position: Int, rows: Int): List<FloatArray> = try {
+        backend.decode(ids, position, rows)
+    } catch (cut: Cancelled) {
+        cached.addAll(ids.copyOf(cut.computed))
+        throw cut
     }
 
     /** How many of [ids] are in the cache; at least one is left to compute. */

@@ -31,6 +31,7 @@ internal class OpenedModel(
  * @param trained Tokens that the model was trained for.
  * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
  * @param openPiece Opens what was compiled for an NPU; null is QNN.
+ * @param progress Told how much of kept weights was verified; may throw to give up.
  */
 internal class ModelOpener(
     private val folder: File,
@@ -39,6 +40,7 @@ internal class ModelOpener(
     private val memory: MemoryCheck,
     private val leastKeptBytes: Long,
     private val openPiece: OpenPiece?,
+    private val progress: Progress,
 ) {
     private val reference = File(folder, "reference.json")
 
@@ -71,7 +73,7 @@ internal class ModelOpener(
         val context = contextLength()
         // What cannot be tested is not kept.
         val cache = config.cacheFolder?.takeIf { reference.isFile }
-        val runtime = OrtRuntime(config.copy(provider = provider, cacheFolder = cache), memory, leastKeptBytes)
+        val runtime = OrtRuntime(config.copy(provider = provider, cacheFolder = cache), memory, leastKeptBytes, progress)
         val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
             memory.fits("KV cache of $context tokens", it)
         }

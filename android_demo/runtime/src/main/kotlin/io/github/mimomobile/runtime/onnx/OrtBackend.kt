@@ -24,26 +24,27 @@ internal class OrtBackend(
     override val mtp: MtpHead? = layer?.let { MtpHead(it, CachedGraph.BATCH_TOKENS) }
 
     override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
+        var done = 0
         try {
-            for (start in ids.indices step CachedGraph.BATCH_TOKENS) {
-                if (cancelled) throw Cancelled()
-                run(ids, start, minOf(CachedGraph.BATCH_TOKENS, ids.size - start), position + start)
+            while (done < ids.size && !cancelled) {
+                val count = minOf(CachedGraph.BATCH_TOKENS, ids.size - done)
+                run(ids, done, count, position + done)
+                done += count
             }
         } catch (error: MimoException.Inference) {
-            if (cancelled) throw Cancelled()
-            throw error
+            if (!cancelled) throw error
         }
-        if (cancelled) throw Cancelled()
+        if (cancelled) throw Cancelled(done)
         // One row where the last chunk has one; with drafts it always has two.
         val first = minOf(MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
         val logits = trunk.logits.buffer.duplicate().between(first * trunk.logitsSize)
         return this.rows.take(rows).onEach { logits.get(it) }
     }
 
-    @Synchronized
     /** Nothing is to be done: what attention reads ends where the text ends. */
     override fun forget() = Unit
 
+    @Synchronized
     override fun cancel() {
         cancelled = true
         if (!closed) trunk.runOptions.setTerminate(true)

@@ -9,6 +9,7 @@ import ai.onnxruntime.providers.NNAPIFlags
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.WeightCache
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.fastCores
 import java.io.File
@@ -29,11 +30,13 @@ internal class OpenedSession(val session: OrtSession, private val others: List<A
  *
  * @param memory Asked before weights are loaded.
  * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
+ * @param progress Told how much of kept weights was verified; may throw to give up.
  */
 internal class OrtRuntime(
     private val config: EngineConfig,
     private val memory: MemoryCheck = MemoryCheck(File("."), config.availableBytes),
     leastKeptBytes: Long = Prepacked.LEAST_BYTES,
+    progress: Progress = { _, _ -> },
 ) {
     val environment: OrtEnvironment
     private val prepacked: Prepacked?
@@ -46,7 +49,10 @@ internal class OrtRuntime(
         setOnAndroid("ORT_DISABLE_TELEMETRY", "1")
         environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL, "mimo")
         environment.setTelemetry(false)
-        prepacked = config.cacheFolder?.let { Prepacked(it, environment.version, config.verification, leastKeptBytes) }
+        prepacked = config.cacheFolder?.let { folder ->
+            WeightCache.clean(folder)
+            Prepacked(folder, environment.version, config.verification, leastKeptBytes, progress)
+        }
     }
 
     /**

@@ -40,9 +40,9 @@ internal class ThinkingSplitter(state: State = State.START) {
         return pieces
     }
 
-    /** What was held back, at the end. */
+    /** What was held back, at the end; a text that ends within `<think>` has neither thinking nor answer. */
     fun flush(): List<Piece> = mutableListOf<Piece>().also {
-        piece(it, if (state == State.THINKING) Channel.THINKING else Channel.ANSWER, held)
+        if (state != State.START) piece(it, channel, held)
         held = ""
     }
 
