@@ -95,8 +95,7 @@ internal class OnnxEngine : MimoEngine {
     private fun events(prompt: Prompt, config: GenerationConfig): Flow<GenerationEvent> = channelFlow {
         val (model, decoder) = opened()
         val ids = encode(model, prompt, config)
-        val thinks = prompt is Prompt.Text || config.thinks
-        val splitter = ThinkingSplitter(if (thinks) ThinkingSplitter.State.START else ThinkingSplitter.State.ANSWER)
+        val splitter = ThinkingSplitter().apply { resume(opening(prompt, config)) }
         val random = config.seed?.let(::SplittableRandom) ?: SplittableRandom()
         val job = coroutineContext.job
         val turn = claim(EngineState.Generating(model.info)) { Turn(decoder, job).also { turn = it } }
@@ -109,7 +108,8 @@ internal class OnnxEngine : MimoEngine {
             }
         }
         try {
-            decoder.run(ids, Generation(model.tokenizer, config, splitter, random::nextDouble)) { send(it) }
+            val room = model.info.contextLength - ids.size
+            decoder.run(ids, Generation(model.tokenizer, config, splitter, ids, room, random::nextDouble)) { send(it) }
         } finally {
             watch.cancel()
             turn.end()
@@ -144,14 +144,23 @@ internal class OnnxEngine : MimoEngine {
     private fun showHeat(heat: Heat) =
         current.update { if (it is EngineState.Generating) it.copy(heat = heat) else it }
 
-    private fun encode(model: LoadedModel, prompt: Prompt, config: GenerationConfig): IntArray = when (prompt) {
-        is Prompt.Text -> model.tokenizer.encode(prompt.text)
-        is Prompt.Chat -> {
-            if (!model.info.hasChatTemplate) {
-                throw MimoException.ModelLoad("${model.info.name}: no ChatML template; give Prompt.Text instead")
-            }
-            model.tokenizer.encode(ChatTemplate.render(prompt.messages, config.thinks))
+    private fun encode(model: LoadedModel, prompt: Prompt, config: GenerationConfig): IntArray {
+        val messages = when (prompt) {
+            is Prompt.Text -> return model.tokenizer.encode(prompt.text)
+            is Prompt.Chat -> prompt.messages
+            is Prompt.Continued -> prompt.messages
         }
+        if (!model.info.hasChatTemplate) {
+            throw MimoException.ModelLoad("${model.info.name}: no ChatML template; give Prompt.Text instead")
+        }
+        return model.tokenizer.encode(ChatTemplate.render(messages, opening(prompt, config)))
+    }
+
+    /** What the assistant's turn has said before anything is generated. */
+    private fun opening(prompt: Prompt, config: GenerationConfig): String = when (prompt) {
+        is Prompt.Text -> ""
+        is Prompt.Chat -> ChatTemplate.opening(config.thinks)
+        is Prompt.Continued -> ChatTemplate.opening(config.thinks, prompt.thinking, prompt.answer)
     }
 
     private fun opened(): Loaded {

@@ -359,6 +359,8 @@ class EngineTest {
         val wrong = listOf<() -> Any>(
             { GenerationConfig(temperature = -1.0) }, { GenerationConfig(topP = 0.0) },
             { GenerationConfig(topK = -1) }, { GenerationConfig(minP = 1.1) }, { GenerationConfig(maxTokens = 0) },
+            { GenerationConfig(repetitionPenalty = 0.0) }, { GenerationConfig(logitBias = mapOf(5 to 100.5)) },
+            { GenerationConfig(logitBias = mapOf(-1 to 1.0)) }, { GenerationConfig(logitBias = mapOf(5 to Double.NaN)) },
             { GenerationConfig(stop = listOf("")) }, { GenerationConfig(thinkingBudget = -1) },
             { EngineConfig(contextLength = 0) }, { EngineConfig(threads = 0) }, { Prompt.Chat(emptyList()) },
         )

@@ -5,6 +5,7 @@ import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
 import io.github.mimomobile.runtime.Heat
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Notice
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.text.IntList
 
@@ -68,7 +69,7 @@ internal class Decoder(
                     generation.accept(token).forEach { emit(it) }
                     reason = when {
                         generation.stopped -> FinishReason.STOP
-                        generation.count >= generation.config.maxTokens -> FinishReason.LENGTH
+                        generation.count >= generation.mostTokens -> FinishReason.LENGTH
                         position + 1 >= backend.contextLength -> FinishReason.LENGTH
                         else -> null
                     }
@@ -86,7 +87,7 @@ internal class Decoder(
                 if (isStep && reason == null) speculator?.learn(rows == 2, right, worked / 1e9)
                 draft = Generation.END
                 val drafting = System.nanoTime()
-                val room = minOf(generation.config.maxTokens - generation.count, backend.contextLength - position - 1)
+                val room = minOf(generation.mostTokens - generation.count, backend.contextLength - position - 1)
                 if (reason == null && room > 1 && speculator != null) {
                     drafts = true
                     draft = speculator.propose(generation, position, pending[0])
@@ -104,6 +105,7 @@ internal class Decoder(
         generation.end().forEach { emit(it) }
         // A stop string may have been in what was held back.
         if (generation.stopped && reason == FinishReason.LENGTH) reason = FinishReason.STOP
+        val full = reason == FinishReason.LENGTH && generation.count != generation.config.maxTokens
         val decodeS = secondsSince(started) - firstS
         val stats = GenerationStats(
             promptTokens = ids.size,
@@ -116,7 +118,7 @@ internal class Decoder(
             timeToFirstTokenS = firstS,
             restedS = restedS,
         )
-        emit(GenerationEvent.Finished(checkNotNull(reason), stats))
+        emit(GenerationEvent.Finished(checkNotNull(reason), stats, if (full) Notice.CONTEXT_FULL else null))
     }
 
     /** Ends a running generation within a token; called from any thread. */

@@ -92,7 +92,7 @@ internal class Speculator(
         drafting = couldPay && (mode == Speculation.MTP || speedup(rate.value) > if (drafting) 1.0 else MARGIN)
         if (!couldPay || !drafting && silentTokens < shadowTokens) return Generation.END
         val started = clock()
-        val draft = head.draftIds[generation.guess(head.draft(position, token))]
+        val draft = head.draftIds[generation.guess(head.draft(position, token), head.draftIds)]
         val seconds = (clock() - started) / 1e9
         silentTokens = 0
         if (drafting) {
