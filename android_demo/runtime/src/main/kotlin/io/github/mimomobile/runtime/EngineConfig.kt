@@ -104,6 +104,7 @@ public enum class Heat {
  *   [ModelInfo.mappedBytes] says whether it is used.
  * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
+ * @property logger Takes what the engine tells beside its results; null, the default, keeps it quiet.
  */
 public data class EngineConfig(
     val recipe: String? = null,
@@ -120,9 +121,14 @@ public data class EngineConfig(
     val heat: () -> Heat = { Heat.NONE },
     val cacheFolder: File? = null,
     val soc: String? = null,
+    val logger: Logger? = null,
 ) {
     init {
         require(contextLength == null || contextLength >= 1) { "contextLength $contextLength is out of range" }
         require(threads == null || threads >= 1) { "threads $threads is out of range" }
     }
+
+    internal fun info(message: String) = logger?.log(LogLevel.INFO, message)
+
+    internal fun warn(message: String) = logger?.log(LogLevel.WARNING, message)
 }

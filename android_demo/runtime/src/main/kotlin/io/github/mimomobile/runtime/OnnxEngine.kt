@@ -63,11 +63,13 @@ internal class OnnxEngine : MimoEngine {
                     become(EngineState.Loading(done, total))
                 }
                 loaded = try {
-                    Loaded(model, Decoder(model.backend, model.name, config.speculation, Cooling(config.heat, ::showHeat)))
+                    val cooling = Cooling(config.heat, ::showHeat)
+                    Loaded(model, Decoder(model.backend, model.name, config.speculation, cooling))
                 } catch (error: Throwable) {
                     model.close()
                     throw error
                 }
+                config.info("${model.name} is loaded${loaded?.decoder?.costs?.let { ": $it" }.orEmpty()}.")
             }
         } catch (error: Throwable) {
             val told = loadError(folder, error) ?: throw error
@@ -193,7 +195,7 @@ internal class OnnxEngine : MimoEngine {
     private fun loadError(folder: File, error: Throwable): MimoException? = when (error) {
         is MimoException -> error
         is OutOfMemoryError ->
-            MimoException.MemoryFull("$folder: no memory is left (${error.message}); take a smaller model or context", error)
+            MimoException.MemoryFull("$folder: no memory is left (${reason(error)}); take a smaller model or context", error)
         is LinkageError -> MimoException.ModelLoad(
             "$folder: ONNX Runtime's native library cannot be loaded on this device (${reason(error)}); the app needs" +
                 " onnxruntime-android, whole and for this device's ABI",

@@ -86,4 +86,22 @@ class LimitsTest {
         assertEquals("logitBias names token 9999; the model's are 0 to 1045", error.message)
         within { assertEquals(1, engine.generate(question, greedy).take(1).toList().size) }
     }
+
+    @Test
+    fun `a logger is told what was chosen and what is slower than it should be, and without one nothing is said`() = within {
+        val told = mutableListOf<Pair<LogLevel, String>>()
+        val wish = config.copy(
+            provider = ExecutionProvider.XNNPACK,
+            strict = false,
+            speculation = Speculation.AUTO,
+            logger = { level, message -> told += level to message },
+        )
+        engine.load(nano, wish)
+        val warnings = told.filter { it.first == LogLevel.WARNING }.map { it.second }
+        assertTrue("$told", warnings.single().contains("XNNPACK cannot run the model, and the CPU computes instead"))
+        val loaded = told.last()
+        assertEquals(LogLevel.INFO, loaded.first)
+        val costs = Regex("""mimo-nano in int4_b32 on CPU is loaded: \S+ ms a token, \S+ ms with a draft, \S+ ms for the draft\.""")
+        assertTrue(loaded.second, costs.matches(loaded.second))
+    }
 }

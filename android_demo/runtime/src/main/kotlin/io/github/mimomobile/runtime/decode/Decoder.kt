@@ -24,7 +24,10 @@ internal class Decoder(
     private val cooling: Cooling = Cooling({ Heat.NONE }),
 ) {
     private val cached = IntList()
-    private val speculator = backend.mtp?.let { Speculator(speculation, it, Costs.measure(backend, it)) }
+
+    /** What runs cost when nothing else was under way; null without an MTP layer. */
+    val costs: Costs? = backend.mtp?.let { Costs.measure(backend, it) }
+    private val speculator = backend.mtp?.let { head -> costs?.let { Speculator(speculation, head, it) } }
 
     /**
      * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].

@@ -1,6 +1,7 @@
 package io.github.mimomobile.runtime.decode
 
 import io.github.mimomobile.runtime.Speculation
+import java.util.Locale
 import kotlin.math.max
 
 /**
@@ -11,6 +12,9 @@ import kotlin.math.max
  * @property draftS Making the draft.
  */
 internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Double) {
+    override fun toString(): String = "%.1f ms a token, %.1f ms with a draft, %.1f ms for the draft"
+        .format(Locale.ROOT, 1e3 * stepS, 1e3 * verifyS, 1e3 * draftS)
+
     companion object {
         private const val REPEATS = 3
         private const val REPEATS_S = 0.02

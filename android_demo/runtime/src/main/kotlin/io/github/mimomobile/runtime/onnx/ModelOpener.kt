@@ -66,6 +66,7 @@ internal class ModelOpener(
                 problem,
             )
         }
+        config.warn("$folder: $provider cannot run the model, and the CPU computes instead: ${problem.message}.")
         return onProvider(ExecutionProvider.CPU, problem.message)
     }
 
@@ -88,6 +89,7 @@ internal class ModelOpener(
             val result = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE) }
             if (result.tested) runtime.judge(result.problem == null) // else at a load with a longer context
             if (result.problem != null) {
+                config.warn("Kept weights are not used any more: ${result.problem}.")
                 backend.close()
                 memory.unmap()
                 return onProvider(provider, fallback)
@@ -160,7 +162,8 @@ internal class ModelOpener(
             OrtMtpLayer(graph, runtime)
         } catch (error: MimoException.MemoryFull) {
             if (config.speculation == Speculation.MTP) throw error
-            null // slower, and the same text
+            config.warn("Nothing is drafted, which is slower: ${error.message}.")
+            null
         }
     }
 

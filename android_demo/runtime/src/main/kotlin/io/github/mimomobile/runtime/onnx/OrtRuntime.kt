@@ -90,14 +90,19 @@ internal class OrtRuntime(
         val cache = prepacked?.takeIf { it.wants(weights) }
         var ready = cache?.find(model)
         memory.fits(if (ready == null) "weights in this CPU's order" else "weights in this CPU's order, mapped", needed)
-        if (cache != null && ready == null) ready = cache.make(model, weights) { save(model, it) }
+        if (cache != null && ready == null) {
+            config.info("The weights of $model are put into this CPU's order and kept in ${config.cacheFolder}.")
+            ready = cache.make(model, weights) { save(model, it) }
+            if (ready == null) config.warn("The weights of $model are not kept: no room, an error, or wrong when they were.")
+        }
         if (cache != null && ready != null) {
             try {
                 return openWith(ExecutionProvider.CPU, ready, lastRows, false).also {
                     memory.maps(needed)
                     if (!cache.isTested(model)) untested += model
                 }
-            } catch (_: MimoException.ModelLoad) {
+            } catch (error: MimoException.ModelLoad) {
+                config.warn("Kept weights cannot be loaded and are removed: ${error.message}.")
                 cache.discard(model) // whatever is wrong with it, the model itself is there
             }
         }
@@ -149,7 +154,7 @@ internal class OrtRuntime(
             options.setIntraOpNumThreads(1)
             options.setInterOpNumThreads(1)
             options.setMemoryPatternOptimization(false) // it keeps a plan for each length of the text
-            options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
+            options.setSessionLogLevel(logLevel())
             options.change()
             return OpenedSession(environment.createSession(model.path, options), listOf(options, *others))
         } catch (error: OrtException) {
@@ -158,6 +163,9 @@ internal class OrtRuntime(
             throw MimoException.ModelLoad("$model: ONNX Runtime cannot load it: ${firstLine(error)}", error)
         }
     }
+
+    private fun logLevel() =
+        if (config.logger == null) OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL else OrtLoggingLevel.ORT_LOGGING_LEVEL_WARNING
 
     private fun OrtSession.SessionOptions.profile() =
         enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement").path)
