@@ -109,6 +109,7 @@ public sealed interface EngineState {
  * @property synthetic The weights are random, the text means nothing.
  * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder], which Android can take back; 0 when
  *   they are in memory.
+ * @property threads Threads that compute on the CPU; null for an NPU's own.
  */
 public data class ModelInfo(
     val name: String,
@@ -123,6 +124,7 @@ public data class ModelInfo(
     val hasChatTemplate: Boolean,
     val synthetic: Boolean,
     val mappedBytes: Long = 0,
+    val threads: Int? = null,
 )
 
 /** An engine with nothing loaded; it must be closed. */

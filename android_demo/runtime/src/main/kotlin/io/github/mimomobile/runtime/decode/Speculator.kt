@@ -16,33 +16,33 @@ internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Do
         .format(Locale.ROOT, 1e3 * stepS, 1e3 * verifyS, 1e3 * draftS)
 
     companion object {
-        private const val REPEATS = 3
-        private const val REPEATS_S = 0.02
-
         /** The costs of a backend with an MTP layer, whose KV cache is lost by it. */
         fun measure(backend: Backend, head: MtpHead): Costs {
             fun step(rows: Int) = backend.decode(IntArray(rows), 0, rows)
             step(2) // warms up
             return Costs(
-                stepS = seconds { step(1) },
-                verifyS = seconds { step(2) },
-                draftS = seconds(before = { step(1) }) { head.draft(1, 0) },
+                stepS = medianSeconds { step(1) },
+                verifyS = medianSeconds { step(2) },
+                draftS = medianSeconds(before = { step(1) }) { head.draft(1, 0) },
             ).also { head.resume(0) }
-        }
-
-        /** The median of several times. */
-        private fun seconds(before: () -> Unit = {}, run: () -> Unit): Double {
-            val times = mutableListOf<Double>()
-            while (times.size < REPEATS || times.sum() < REPEATS_S) {
-                before()
-                val started = System.nanoTime()
-                run()
-                times += (System.nanoTime() - started) / 1e9
-            }
-            return times.sorted()[times.size / 2]
         }
     }
 }
+
+/** What [run] takes: the median of several times. */
+internal fun medianSeconds(before: () -> Unit = {}, run: () -> Unit): Double {
+    val times = mutableListOf<Double>()
+    while (times.size < REPEATS || times.sum() < REPEATS_S) {
+        before()
+        val started = System.nanoTime()
+        run()
+        times += (System.nanoTime() - started) / 1e9
+    }
+    return times.sorted()[times.size / 2]
+}
+
+private const val REPEATS = 3
+private const val REPEATS_S = 0.02
 
 /**
  * Decides whether the MTP layer drafts the next token: by what runs cost now and by how many drafts were right lately.

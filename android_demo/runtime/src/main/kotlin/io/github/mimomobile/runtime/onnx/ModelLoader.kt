@@ -71,6 +71,7 @@ internal class ModelLoader(
             placement = opened.placement,
             draftsWithMtp = opened.backend.mtp != null,
             hasChatTemplate = template.isFile && ChatTemplate.isKnown(text(template)),
+            threads = opened.threads,
             synthetic = settings["mimo_mobile_synthetic"] == true,
         )
         return LoadedModel(info, tokenizer, opened.backend)

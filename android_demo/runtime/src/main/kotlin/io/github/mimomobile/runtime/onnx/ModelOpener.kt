@@ -6,8 +6,11 @@ import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.devices.LayerTimes
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.SelfTest
+import io.github.mimomobile.runtime.devices.ThreadChoice
+import io.github.mimomobile.runtime.devices.fastCores
 import io.github.mimomobile.runtime.npu.NpuBackend
 import io.github.mimomobile.runtime.npu.NpuFolder
 import io.github.mimomobile.runtime.npu.NpuModel
@@ -23,6 +26,7 @@ internal class OpenedModel(
     val kvBytes: Long,
     val placement: Map<String, Int> = emptyMap(),
     val fallback: String? = null,
+    val threads: Int? = null,
 )
 
 /**
@@ -74,7 +78,9 @@ internal class ModelOpener(
         val context = contextLength()
         // What cannot be tested is not kept.
         val cache = config.cacheFolder?.takeIf { reference.isFile }
-        val runtime = OrtRuntime(config.copy(provider = provider, cacheFolder = cache), memory, leastKeptBytes, progress)
+        val threads = if (provider == ExecutionProvider.CPU) threads() else config.threads
+        val chosen = config.copy(provider = provider, cacheFolder = cache, threads = threads)
+        val runtime = OrtRuntime(chosen, memory, leastKeptBytes, progress)
         val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
             memory.fits("KV cache of $context tokens", it)
         }
@@ -105,7 +111,28 @@ internal class ModelOpener(
             found
         }
         val weights = File(folder, Prepacked.DATA).length()
-        return OpenedModel(backend, provider, weights, trunk.kvBytes, placement, fallback)
+        return OpenedModel(backend, provider, weights, trunk.kvBytes, placement, fallback, runtime.threads)
+    }
+
+    /** The number of threads that is fastest for the MTP layer, whose matrices are the trunk's; null when unknown. */
+    private fun threads(): Int? {
+        val layer = File(folder, MTP).takeIf { it.isFile }
+        val kept = config.measurementsFolder
+        if (config.threads != null || layer == null || kept == null) return config.threads
+        val key = Prepacked.stateOf(layer, "${config.heat()}")
+        return try {
+            ThreadChoice(kept, key) { measured(layer, it) }
+                .choose(ThreadChoice.candidates(Runtime.getRuntime().availableProcessors(), fastCores())) { config.info(it) }
+        } catch (error: MimoException.MemoryFull) {
+            config.warn("Threads are not measured: ${error.message}.")
+            null
+        }
+    }
+
+    private fun measured(layer: File, threads: Int): LayerTimes {
+        val runtime = OrtRuntime(config.copy(threads = threads, provider = ExecutionProvider.CPU, cacheFolder = null), memory)
+        val graph = CachedGraph(runtime, layer, 2 * CachedGraph.BATCH_TOKENS, 1, setOf("hidden_states")) {}
+        return OrtMtpLayer(graph, runtime).use { it.times() }
     }
 
     private fun onNpu(): OpenedModel {
@@ -152,7 +179,7 @@ internal class ModelOpener(
     }
 
     private fun openMtp(context: Int, runtime: OrtRuntime): OrtMtpLayer? {
-        val file = File(folder, "mtp.onnx")
+        val file = File(folder, MTP)
         if (config.speculation == Speculation.OFF || config.speculation == Speculation.AUTO && !file.isFile) return null
         if (!file.isFile) throw noMtp(folder)
         return try {
@@ -188,5 +215,7 @@ internal class ModelOpener(
     private companion object {
         /** Tokens; a KV cache for all that MiMo-7B was trained for would take 4.8 GB. */
         const val DEFAULT_CONTEXT = 4096L
+
+        const val MTP = "mtp.onnx"
     }
 }

@@ -5,6 +5,8 @@ import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.decode.MtpHead
 import io.github.mimomobile.runtime.decode.MtpLayer
+import io.github.mimomobile.runtime.decode.medianSeconds
+import io.github.mimomobile.runtime.devices.LayerTimes
 
 /** The trunk, and the MTP layer beside it when drafts are wanted. */
 internal class OrtBackend(
@@ -98,6 +100,18 @@ internal class OrtMtpLayer(private val graph: CachedGraph, runtime: OrtRuntime) 
         }
         graph.logits.buffer.duplicate().get(logits)
         return logits
+    }
+
+    /** What it takes, by the median of some runs. */
+    fun times(): LayerTimes {
+        val batch = CachedGraph.BATCH_TOKENS
+        val hidden = FloatArray(batch * hiddenSize)
+        val ids = IntArray(batch)
+        read(hidden, ids, batch, 0) // warms up
+        return LayerTimes(
+            decodeS = medianSeconds { read(hidden, ids, 1, batch) },
+            prefillS = medianSeconds { read(hidden, ids, batch, 0) },
+        )
     }
 
     override fun close() {

@@ -42,6 +42,9 @@ internal class OrtRuntime(
     private val prepacked: Prepacked?
     private val untested = ArrayList<File>()
 
+    /** Threads that compute. */
+    val threads: Int = config.threads ?: fastCores()
+
     /** Whether weights are mapped whose numbers were not tested yet; [judge] says how they are. */
     val isUntested: Boolean get() = untested.isNotEmpty()
 
@@ -118,7 +121,7 @@ internal class OrtRuntime(
     private fun save(model: File, folder: File) {
         try {
             OrtSession.SessionOptions().use { options ->
-                options.setIntraOpNumThreads(config.threads ?: fastCores())
+                options.setIntraOpNumThreads(threads)
                 options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
                 Prepacked.saveInto(folder, options)
                 environment.createSession(model.path, options).close()
@@ -133,7 +136,7 @@ internal class OrtRuntime(
         val lastOnes = LongBuffer.wrap(longArrayOf(-lastRows.toLong()))
         val start = OnnxTensor.createTensor(environment, lastOnes, longArrayOf(1))
         return session(model, start) {
-            setIntraOpNumThreads(config.threads ?: fastCores())
+            setIntraOpNumThreads(threads)
             addConfigEntry("session.intra_op.allow_spinning", if (config.spin) "1" else "0")
             // Trunk and MTP layer have threads of their own, which would take the cores from each other between runs.
             addConfigEntry("session.force_spinning_stop", "1")

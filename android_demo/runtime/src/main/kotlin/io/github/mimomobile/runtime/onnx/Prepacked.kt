@@ -131,10 +131,8 @@ internal class Prepacked(
 
     /** The graph is hashed; data of some gigabytes are known by size and time of change. */
     private fun place(model: File): File {
-        val data = File(model.parentFile, DATA)
-        val state = listOf(version, cpu(), sha256(model), data.length(), data.lastModified()).joinToString("\n")
         val name = "${model.parentFile.name}-${model.name.removeSuffix(".onnx")}-${digest(model.canonicalPath)}"
-        return File(File(folder, name), digest(state))
+        return File(File(folder, name), stateOf(model, version))
     }
 
     companion object {
@@ -163,6 +161,12 @@ internal class Prepacked(
             options.addConfigEntry("session.save_external_prepacked_constant_initializers", "1")
             options.addConfigEntry("session.optimized_model_external_initializers_file_name", DATA)
             options.addConfigEntry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        }
+
+        /** A name for this CPU, the files of a model as they are, and [more]. */
+        fun stateOf(model: File, more: String): String {
+            val data = File(model.parentFile, DATA)
+            return digest(listOf(more, cpu(), sha256(model), data.length(), data.lastModified()).joinToString("\n"))
         }
 
         /** What the choice of kernels depends on. */
