@@ -99,7 +99,7 @@ public enum class Heat {
  * @property cacheFolder Where weights in this CPU's order are kept, to be mapped instead of made in memory at every
  *   load; null, the default, keeps none. It takes 2.4 times the model's size of storage, 11 GB for MiMo-7B
  *   ([WeightCache.neededBytes] tells it), and gives back 1.2 times of memory, once the first load, which needs both
- *   memory and storage, has made it. Its bytes are verified and its numbers tested once; what it keeps of models that
+ *   memory and storage, has made it. Its bytes are verified and its numbers tested then; what it keeps of models that
  *   are gone is removed at the next load. On Android a folder in `noBackupFilesDir`, the same for all models.
  *   [ModelInfo.mappedBytes] says whether it is used.
  * @property measurementsFolder Where it is kept, in some bytes, which number of threads computes a model fastest on this

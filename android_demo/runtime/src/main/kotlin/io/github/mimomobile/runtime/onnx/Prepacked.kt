@@ -17,8 +17,8 @@ internal typealias Progress = (doneBytes: Long, totalBytes: Long) -> Unit
  *
  * ONNX Runtime rearranges ("prepacks") int4 weights at every load, into memory that Android cannot take back. Here the
  * first load saves the rearranged model, and every load maps it. An entry holds for one version of ONNX Runtime, one
- * CPU and one state of the model's files; the others of a model are removed. Its bytes are compared with their SHA-256
- * once, and afterwards its files' sizes and times of change with those of then.
+ * CPU and one state of the model's files; the others of a model are removed. An entry is read whole for its SHA-256 when
+ * it is made, and again when its files' sizes or times of change are others.
  *
  * @param folder Where entries are.
  * @param version Of ONNX Runtime.
@@ -67,6 +67,7 @@ internal class Prepacked(
                         made.forEach { file -> RandomAccessFile(file, "rw").use { it.fd.sync() } }
                         val sums = made.zip(hashes(made)) { file, sum -> "$sum ${file.length()} ${file.name}\n" }
                         File(partial, SUMS).writeText(sums.joinToString(""))
+                        File(partial, VERIFIED).writeText(timesOf(made))
                         File(parent, NAME).writeText(model.canonicalPath)
                         if (!partial.renameTo(entry)) return null
                     } finally {
@@ -118,10 +119,12 @@ internal class Prepacked(
     /** Whether the bytes are those that were written, or were when the files were changed last. */
     private fun isVerified(entry: File, files: List<File>, sums: List<String>): Boolean {
         val mark = File(entry, VERIFIED)
-        val state = files.joinToString("\n") { "${it.length()} ${it.lastModified()}" }
+        val state = timesOf(files)
         if (mark.isFile && mark.readText() == state) return true
         return (hashes(files) == sums).also { if (it) mark.writeText(state) }
     }
+
+    private fun timesOf(files: List<File>) = files.joinToString("\n") { "${it.length()} ${it.lastModified()}" }
 
     private fun hashes(files: List<File>): List<String> {
         val total = files.sumOf { it.length() }
