@@ -51,9 +51,10 @@ class ThinkingSplitter:
         return pieces
 
     def flush(self) -> list[tuple[Channel, str]]:
-        """What was held back, at the end."""
+        """What was held back, at the end; a text that ends within ``<think>`` has neither thinking nor answer."""
         pieces: list[tuple[Channel, str]] = []
-        self._piece(pieces, "thinking" if self.state == "thinking" else "answer", self._held)
+        if self.state != "start":
+            self._piece(pieces, self.state, self._held)
         self._held = ""
         return pieces
 

@@ -57,7 +57,8 @@ def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
         ("no thinking at all", "", "no thinking at all"),
         ("<thin ice> is an answer", "", "<thin ice> is an answer"),
         ("<think></think>\n\n42\n", "", "42\n"),
-        ("<thi", "", "<thi"),
+        ("<thi", "", ""),
+        (" <think", "", ""),
     ],
 )
 def test_thinking_is_split_wherever_tags_are_cut(text: str, thinking: str, answer: str) -> None:

@@ -35,7 +35,7 @@ data class Settings(
         .put("top_k", generation.topK)
         .put("min_p", generation.minP)
         .putOpt("seed", generation.seed)
-        .put("max_tokens", generation.maxTokens)
+        .putOpt("max_tokens", generation.maxTokens)
         .put("thinking", generation.thinking)
         .putOpt("thinking_budget", generation.thinkingBudget)
         .put("speculate", generation.speculate)
@@ -53,7 +53,7 @@ data class Settings(
                 topK = data.getInt("top_k"),
                 minP = data.getDouble("min_p"),
                 seed = if (data.has("seed")) data.getLong("seed") else null,
-                maxTokens = data.getInt("max_tokens"),
+                maxTokens = data.optionalInt("max_tokens"),
                 thinking = data.getBoolean("thinking"),
                 thinkingBudget = data.optionalInt("thinking_budget"),
                 speculate = data.getBoolean("speculate"),

@@ -32,7 +32,7 @@ class SettingsActivity : ScreenActivity() {
     private fun fill(settings: Settings) {
         field(R.id.system_prompt).setText(settings.systemPrompt)
         field(R.id.thinking_budget).setText(settings.generation.thinkingBudget?.toString())
-        field(R.id.max_tokens).setText(settings.generation.maxTokens.toString())
+        field(R.id.max_tokens).setText(settings.generation.maxTokens?.toString())
         field(R.id.temperature).setText(settings.generation.temperature.toString())
         field(R.id.top_p).setText(settings.generation.topP.toString())
         field(R.id.top_k).setText(settings.generation.topK.toString())
@@ -68,7 +68,7 @@ class SettingsActivity : ScreenActivity() {
                 topK = read(R.id.top_k, R.string.range_top_k, 0, ::whole) { it >= 0 },
                 minP = read(R.id.min_p, R.string.range_min_p, 0.0, ::real) { it in 0.0..1.0 },
                 seed = read<Long?>(R.id.seed, R.string.range_whole, null, ::long) { true },
-                maxTokens = read(R.id.max_tokens, R.string.range_positive, 1, ::whole) { it >= 1 },
+                maxTokens = read<Int?>(R.id.max_tokens, R.string.range_positive, null, ::whole) { it >= 1 },
                 thinking = findViewById<Switch>(R.id.thinking_on).isChecked,
                 thinkingBudget = read<Int?>(R.id.thinking_budget, R.string.range_top_k, null, ::whole) { it >= 0 },
                 speculate = findViewById<Switch>(R.id.drafts).isChecked,

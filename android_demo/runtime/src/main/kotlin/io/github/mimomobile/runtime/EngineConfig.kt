@@ -83,7 +83,7 @@ public enum class Heat {
  *
  * @property recipe Which entry of the manifest; null takes the first for ONNX Runtime.
  * @property contextLength Tokens of prompt and answer; null takes the model's, at most 4096.
- * @property threads Threads that compute; null takes the number of fast cores.
+ * @property threads Threads that compute; null takes what [measurementsFolder] makes known, or the number of fast cores.
  * @property provider What computes.
  * @property providerOptions The provider's own options, by ONNX Runtime's names.
  * @property strict True makes it an error when [provider] is not here or leaves parts of the model to the CPU; false
@@ -97,11 +97,18 @@ public enum class Heat {
  * @property heat How hot the device is, asked at most once a second while tokens are generated. When it is hot the
  *   engine rests between them. On Android `AndroidDevice.heat` gives it.
  * @property cacheFolder Where weights in this CPU's order are kept, to be mapped instead of made in memory at every
- *   load; null keeps none. It takes 2.4 times the model's size of storage and gives back 1.2 times of memory, once the
- *   first load, which needs both memory and storage, has made it; its numbers are tested once. On Android a folder in
- *   `noBackupFilesDir`. [ModelInfo.mappedBytes] says whether it is used.
+ *   load; null, the default, keeps none. It takes 2.4 times the model's size of storage, 11 GB for MiMo-7B
+ *   ([WeightCache.neededBytes] tells it), and gives back 1.2 times of memory, once the first load, which needs both
+ *   memory and storage, has made it. Its bytes are verified and its numbers tested then; what it keeps of models that
+ *   are gone is removed at the next load. On Android a folder in `noBackupFilesDir`, the same for all models.
+ *   [ModelInfo.mappedBytes] says whether it is used.
+ * @property measurementsFolder Where it is kept, in some bytes, which number of threads computes a model fastest on this
+ *   device. It is measured at the first load of a model with an MTP layer, on that layer, which takes some seconds, and
+ *   once more at the first load at another [heat]. Null, the default, measures nothing. On Android a folder in
+ *   `noBackupFilesDir`, the same for all models.
  * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
+ * @property logger Takes what the engine tells beside its results; null, the default, keeps it quiet.
  */
 public data class EngineConfig(
     val recipe: String? = null,
@@ -117,10 +124,16 @@ public data class EngineConfig(
     val availableBytes: () -> Long? = { null },
     val heat: () -> Heat = { Heat.NONE },
     val cacheFolder: File? = null,
+    val measurementsFolder: File? = null,
     val soc: String? = null,
+    val logger: Logger? = null,
 ) {
     init {
         require(contextLength == null || contextLength >= 1) { "contextLength $contextLength is out of range" }
         require(threads == null || threads >= 1) { "threads $threads is out of range" }
     }
+
+    internal fun info(message: String) = logger?.log(LogLevel.INFO, message)
+
+    internal fun warn(message: String) = logger?.log(LogLevel.WARNING, message)
 }

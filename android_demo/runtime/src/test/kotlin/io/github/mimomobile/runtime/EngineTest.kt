@@ -6,6 +6,7 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.collect
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.onEach
@@ -176,24 +177,93 @@ class EngineTest {
     }
 
     @Test
-    fun `closing ends a generation, and nothing can be done afterwards`() {
-        within {
-            engine.load(nano, config)
-            val tokens = mutableListOf<GenerationEvent>()
-            val job = launch(Dispatchers.Default) {
-                engine.generate(question, greedy).collect {
-                    tokens += it
-                    engine.close()
-                }
+    fun `closing ends a generation with an error that is no cancellation, and nothing can be done afterwards`() {
+        within { engine.load(nano, config) }
+        val tokens = mutableListOf<GenerationEvent>()
+        val error = failure<MimoException.WrongState> {
+            engine.generate(question, greedy).collect {
+                tokens += it
+                engine.close()
             }
-            job.join()
-            assertTrue(tokens.size <= 2)
         }
+        assertEquals("the engine is closed", error.message)
+        assertTrue(tokens.size <= 2)
         engine.close()
         assertEquals(EngineState.Closed, engine.state.value)
         failure<MimoException.WrongState> { engine.generate(question).collect() }
         failure<MimoException.WrongState> { engine.load(nano) }
         failure<MimoException.WrongState> { engine.countTokens(question) }
+    }
+
+    @Test
+    fun `who has what it wanted of a flow gets no error when the engine is closed meanwhile`() = within {
+        engine.load(nano, config)
+        assertEquals(1, engine.generate(question, greedy).onEach { engine.close() }.take(1).toList().size)
+    }
+
+    @Test
+    fun `stopping works as soon as the state says that tokens are generated`() = within {
+        engine.load(nano, config)
+        val stopper = launch(Dispatchers.Unconfined) {
+            engine.state.first { it is EngineState.Generating }
+            engine.stop()
+        }
+        assertEquals(FinishReason.CANCELLED, engine.generate(question, greedy).toList().finished().reason)
+        stopper.join()
+    }
+
+    @Test
+    fun `a prompt that is cancelled is not computed from its beginning again`() = within {
+        engine.load(nano, config)
+        val long = Prompt.Text("7".repeat(1900))
+        val begun = launch(Dispatchers.Default) { engine.generate(long, greedy).collect() }
+        delay(30)
+        begun.cancelAndJoin()
+        engine.state.first { it is EngineState.Ready }
+        val stats = engine.generate(long, greedy.copy(maxTokens = 1)).toList().finished().stats
+        assertTrue("$stats", stats.cachedTokens % 128 == 0 || stats.cachedTokens == 1899)
+    }
+
+    @Test
+    fun `errors of the JVM while a model is loaded are errors of this library, with a message`() {
+        val broken = mapOf(
+            UnsatisfiedLinkError("dlopen failed: libonnxruntime.so") to "ONNX Runtime's native library cannot be loaded",
+            ExceptionInInitializerError(IllegalStateException("no ABI")) to "(no ABI)",
+            StackOverflowError() to "cannot be loaded (StackOverflowError)",
+        )
+        for ((thrown, message) in broken) {
+            val error = failure<MimoException.ModelLoad> { engine.load(nano, config.copy(availableBytes = { throw thrown })) }
+            assertTrue(error.message!!, message in error.message!!)
+            assertSame(error, (engine.state.value as EngineState.Failed).error)
+        }
+        val full = config.copy(availableBytes = { throw OutOfMemoryError("Java heap") })
+        failure<MimoException.MemoryFull> { engine.load(nano, full) }
+        within { engine.load(nano, config) }
+    }
+
+    @Test
+    fun `what is unloaded can be loaded again, and nothing is unloaded while tokens are generated`() = within {
+        engine.load(nano, config)
+        engine.generate(question, greedy).take(2).collect {
+            try {
+                engine.unload()
+                fail("no error")
+            } catch (error: MimoException.WrongState) {
+                assertTrue(error.message!!, "busy" in error.message!!)
+            }
+        }
+        engine.state.first { it is EngineState.Ready }
+        engine.unload()
+        engine.unload()
+        assertEquals(EngineState.Empty, engine.state.value)
+        try {
+            engine.countTokens(question)
+            fail("no error")
+        } catch (error: MimoException.WrongState) {
+            assertEquals("no model is loaded; call load first", error.message)
+        }
+        engine.load(nano, config)
+        assertEquals("76", engine.generate(question, greedy).toList().text(Channel.ANSWER))
     }
 
     @Test
@@ -289,6 +359,8 @@ class EngineTest {
         val wrong = listOf<() -> Any>(
             { GenerationConfig(temperature = -1.0) }, { GenerationConfig(topP = 0.0) },
             { GenerationConfig(topK = -1) }, { GenerationConfig(minP = 1.1) }, { GenerationConfig(maxTokens = 0) },
+            { GenerationConfig(repetitionPenalty = 0.0) }, { GenerationConfig(logitBias = mapOf(5 to 100.5)) },
+            { GenerationConfig(logitBias = mapOf(-1 to 1.0)) }, { GenerationConfig(logitBias = mapOf(5 to Double.NaN)) },
             { GenerationConfig(stop = listOf("")) }, { GenerationConfig(thinkingBudget = -1) },
             { EngineConfig(contextLength = 0) }, { EngineConfig(threads = 0) }, { Prompt.Chat(emptyList()) },
         )

@@ -91,9 +91,12 @@ internal class EngineChecks(
 
     private fun config(data: JSONObject): GenerationConfig {
         val stop = data.getJSONArray("stop")
+        val biases = data.getJSONArray("logit_bias")
         return GenerationConfig(
             temperature = data.getDouble("temperature"),
-            maxTokens = data.getInt("max_tokens"),
+            repetitionPenalty = data.getDouble("repetition_penalty"),
+            logitBias = (0 until biases.length()).map(biases::getJSONArray).associate { it.getInt(0) to it.getDouble(1) },
+            maxTokens = if (data.isNull("max_tokens")) null else data.getInt("max_tokens"),
             stop = (0 until stop.length()).map(stop::getString),
             thinking = data.getBoolean("thinking"),
             thinkingBudget = if (data.isNull("thinking_budget")) null else data.getInt("thinking_budget"),

@@ -151,7 +151,7 @@ class ChatActivity : ScreenActivity() {
         } else if (state.ended != announced) {
             announced = state.ended
             val answer = state.conversation.exchanges.lastOrNull()?.answer ?: return
-            if (answer.state == AnswerState.DONE || answer.state == AnswerState.LENGTH) {
+            if (answer.state in setOf(AnswerState.DONE, AnswerState.LENGTH, AnswerState.FULL)) {
                 text.text = getString(R.string.answer_ended, answer.text)
             }
         }
@@ -214,6 +214,7 @@ class ChatActivity : ScreenActivity() {
                 val actions = ExchangeActions(
                     again = if (index == exchanges.lastIndex && state.canSend) chat::regenerate else null,
                     edit = if (state.canSend) ({ edit(index) }) else null,
+                    goOn = if (index == exchanges.lastIndex && state.canSend && exchange.answer.isCut) chat::goOn else null,
                 )
                 ExchangeItem(exchange, index in state.unfolded, actions)
             },

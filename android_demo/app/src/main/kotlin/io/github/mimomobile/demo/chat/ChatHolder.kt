@@ -80,6 +80,12 @@ class ChatHolder(
         begin { it.withAnswer(Answer(), System.currentTimeMillis()) }
     }
 
+    /** Has the last answer go on where it was cut. */
+    fun goOn() {
+        if (state.value.conversation.exchanges.lastOrNull()?.answer?.isCut != true) return
+        begin { it.withAnswer(it.exchanges.last().answer.copy(state = AnswerState.STREAMING), System.currentTimeMillis()) }
+    }
+
     /** Ends the answer within a token; what came of it stays. */
     fun stop() {
         stopping = true // for an engine that has not begun, and does not hear
@@ -151,10 +157,10 @@ class ChatHolder(
     }
 
     private suspend fun answer() {
-        val draft = Draft(::publish)
+        val draft = Draft(state.value.conversation.exchanges.last().answer, ::publish)
         try {
             val chosen = settings.values.value
-            val prompt = Prompt.Chat(state.value.conversation.messages(chosen.systemPrompt))
+            val prompt = state.value.conversation.prompt(chosen.systemPrompt)
             save()
             draft.promptTokens = engine.countTokens(prompt)
             engine.generate(prompt, chosen.generation).collect { event ->

@@ -14,8 +14,15 @@ import io.github.mimomobile.demo.ui.copyText
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
 
-/** What can be done with an exchange now: [again] asks the question once more, [edit] changes it; null for what cannot. */
-class ExchangeActions(val again: (() -> Unit)? = null, val edit: (() -> Unit)? = null)
+/**
+ * What can be done with an exchange now: [again] asks the question once more, [edit] changes it, [goOn] has a cut answer go
+ * on; null for what cannot be done.
+ */
+class ExchangeActions(
+    val again: (() -> Unit)? = null,
+    val edit: (() -> Unit)? = null,
+    val goOn: (() -> Unit)? = null,
+)
 
 /** A question and its answer on the screen; renders only what changed. */
 class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private val solve: (Problem.Kind) -> Unit) {
@@ -40,7 +47,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
     }
 
     fun render(exchange: Exchange, unfolded: Boolean, actions: ExchangeActions) {
-        val wanted = listOf(exchange, unfolded, actions.again != null, actions.edit != null)
+        val wanted = listOf(exchange, unfolded, actions.again != null, actions.edit != null, actions.goOn != null)
         if (wanted == rendered) return
         rendered = wanted
         val answer = exchange.answer
@@ -61,6 +68,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         }
         offer(regenerate, actions.again)
         offer(view.findViewById(R.id.edit), actions.edit)
+        offer(view.findViewById(R.id.go_on), actions.goOn)
         stats.show(statsOf(answer))
     }
 
@@ -91,6 +99,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
 
     private fun noteOf(answer: Answer): String? = when (answer.state) {
         AnswerState.LENGTH -> context.getString(R.string.note_length)
+        AnswerState.FULL -> context.getString(R.string.note_full)
         AnswerState.STOPPED -> context.getString(R.string.note_stopped)
         AnswerState.INTERRUPTED -> context.getString(R.string.note_interrupted)
         else -> null

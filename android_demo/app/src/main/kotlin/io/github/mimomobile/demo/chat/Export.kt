@@ -15,7 +15,8 @@ fun markdownOf(conversation: Conversation, model: String?): String = buildString
 }
 
 private val AnswerState.remark: String get() = when (this) {
-    AnswerState.LENGTH -> "Cut off: the tokens or the context were used up."
+    AnswerState.LENGTH -> "Cut off: the tokens were used up."
+    AnswerState.FULL -> "Cut off: the context was used up."
     AnswerState.STOPPED -> "Stopped."
     AnswerState.FAILED -> "Failed."
     else -> "Interrupted."

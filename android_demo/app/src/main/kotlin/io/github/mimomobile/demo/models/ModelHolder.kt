@@ -263,6 +263,7 @@ class ModelHolder(
             contextLength = own.contextLength ?: largestContext(entry, chosen),
             threads = chosen.threads,
             provider = chosen.provider,
+            measurementsFolder = File(context.noBackupFilesDir, "measurements"),
             strict = false,
             speculation = Speculation.AUTO,
             kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16,

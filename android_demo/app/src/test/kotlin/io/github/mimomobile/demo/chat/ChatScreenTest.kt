@@ -114,6 +114,28 @@ class ChatScreenTest {
     }
 
     @Test
+    fun `an answer that was cut goes on where it was, in its thinking and in its text`() {
+        val chat = start()
+        answered(chat, SUM)
+        val whole = answer
+        holder.new()
+        await("an empty conversation") { state.conversation.exchanges.isEmpty() }
+        application.settings.set(Settings(generation = GREEDY.generation.copy(maxTokens = 5)))
+        answered(chat, SUM)
+        assertEquals(AnswerState.LENGTH, answer.state)
+        assertTrue(answer.text, answer.text.isEmpty())
+        makeGreedy()
+        val before = state.ended
+        press(last(chat, R.id.go_on))
+        await("the rest") { state.ended > before }
+        assertEquals(AnswerState.DONE, answer.state)
+        assertEquals(whole.thinking to whole.text, answer.thinking to answer.text)
+        assertEquals(whole.thinkingTokens, answer.thinkingTokens)
+        assertEquals(1, state.conversation.exchanges.size)
+        assertFalse(last<View>(chat, R.id.go_on).isShown)
+    }
+
+    @Test
     fun `copy puts the answer on the clipboard`() {
         val chat = start()
         answered(chat, SUM)

@@ -66,7 +66,7 @@ class CoolingTest {
         override val mtp: MtpHead? = null
 
         override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
-            if (cancelled) throw Cancelled()
+            if (cancelled) throw Cancelled(0)
             Thread.sleep(1000)
             return logits
         }

@@ -2,8 +2,10 @@ package io.github.mimomobile.runtime.onnx
 
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.ModelManifest
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
+import io.github.mimomobile.runtime.WeightCache
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.nanoOnnx
@@ -11,6 +13,7 @@ import io.github.mimomobile.runtime.resized
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import kotlinx.coroutines.CancellationException
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
@@ -50,11 +53,13 @@ class PrepackedTest {
 
     /** Keeps nano as it is: what ONNX Runtime 1.29 makes of weights as small as nano's is wrong, and not kept. */
     private fun keep(model: File): File = checkNotNull(
-        kept.make(model, 1) { folder ->
-            model.copyTo(File(folder, Prepacked.MODEL))
-            File(nanoOnnx, Prepacked.DATA).copyTo(File(folder, Prepacked.DATA))
-        },
+        kept.make(model, 1) { folder -> copyInto(folder, model) },
     )
+
+    private fun copyInto(folder: File, model: File) {
+        model.copyTo(File(folder, Prepacked.MODEL))
+        File(nanoOnnx, Prepacked.DATA).copyTo(File(folder, Prepacked.DATA))
+    }
 
     @Test
     fun `with a cache nano computes the same, whatever ONNX Runtime keeps of it`() {
@@ -94,6 +99,64 @@ class PrepackedTest {
             }
             check(run().first)
         }
+    }
+
+    @Test
+    fun `an entry is hashed when it is made and when it was changed, with progress, and at no other load`() {
+        models.forEach(::keep)
+        val told = linkedSetOf<Pair<Long, Long>>()
+        fun load(progress: Progress) = ModelLoader(nano, config.copy(verification = Verification.SHA256), 0)
+            .load(progress).close()
+        load { done, total -> told += done to total }
+        assertEquals("$told", 1, told.count { it.first == it.second }) // the model's own files
+        val made = linkedSetOf<Pair<Long, Long>>()
+        cache.deleteRecursively()
+        Prepacked(cache, runtime.environment.version, Verification.SIZE, 0) { done, total -> made += done to total }
+            .make(models[0], 1) { folder -> copyInto(folder, models[0]) }
+        assertTrue("$made", made.size > 3 && made.last().let { it.first == it.second })
+        keep(models[1])
+        told.clear()
+        load { done, total -> told += done to total }
+        assertEquals(1, told.count { it.first == it.second })
+        entries().forEach { File(it, Prepacked.DATA).setLastModified(1_000_000_000_000) }
+        told.clear()
+        load { done, total -> told += done to total }
+        assertEquals(3, told.count { it.first == it.second })
+    }
+
+    @Test
+    fun `who gives up while an entry is hashed is told no other error, and the entry stays`() {
+        val model = keep(models[0])
+        File(model.parentFile, Prepacked.DATA).setLastModified(1_000_000_000_000)
+        val giving = Prepacked(cache, runtime.environment.version, Verification.SHA256, 0) { _, _ ->
+            throw CancellationException("enough")
+        }
+        assertThrows(CancellationException::class.java) { giving.find(models[0]) }
+        assertEquals(model, kept.find(models[0]))
+    }
+
+    @Test
+    fun `what is kept of a model that is gone is removed, and nothing else`() {
+        val copy = temporary.newFolder()
+        val model = models[0].copyTo(File(copy, "model.onnx"))
+        File(nanoOnnx, Prepacked.DATA).copyTo(File(copy, Prepacked.DATA))
+        keep(model)
+        keep(models[0])
+        val foreign = File(cache, "notes").apply { mkdir() }.resolve("a.txt").apply { writeText("mine") }
+        val used = WeightCache.usedBytes(cache)
+        assertEquals(0L, WeightCache.clean(cache))
+        model.delete()
+        val freed = WeightCache.clean(cache)
+        assertTrue("$freed", freed > File(nanoOnnx, Prepacked.DATA).length())
+        assertEquals(used - freed, WeightCache.usedBytes(cache))
+        assertEquals(1, entries().size)
+        assertTrue(foreign.isFile)
+        models.forEach { keep(it) }
+        run(config.copy(cacheFolder = cache)) // of nano, which is there: nothing goes
+        assertEquals(2, entries().size)
+        assertEquals(0L, WeightCache.clean(File(cache, "missing")))
+        val manifest = ModelManifest.parse(File(nano, ModelManifest.NAME).readText())
+        assertEquals((2.4 * File(nanoOnnx, Prepacked.DATA).length()).toLong(), WeightCache.neededBytes(manifest))
     }
 
     @Test
