@@ -295,7 +295,7 @@ class ChatScreenTest {
         data.setLastModified(time) // else it would be verified again, and refused
         val before = application.models.state.value.load
         application.models.reload()
-        await("the model") { application.models.state.value.load.let { it is LoadState.Ready && it !== before } }
+        await("the model") { state.load.let { it is LoadState.Ready && it !== before } && state.canSend }
         answered(chat, SUM)
         assertEquals(AnswerState.FAILED, answer.state)
         assertEquals("", answer.thinking + answer.text)
