@@ -215,20 +215,20 @@ class ModelHolder(
 
     private fun config(entry: ModelEntry, verification: Verification): EngineConfig {
         val chosen = settings.values.value
-        return EngineConfig(
-            contextLength = chosen.contextLength,
-            threads = chosen.threads,
-            provider = chosen.provider,
-            measurementsFolder = File(context.noBackupFilesDir, "measurements"),
-            strict = false,
-            speculation = Speculation.AUTO,
-            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16,
-            verification = verification,
-            availableBytes = { AndroidDevice.availableBytes(context) },
-            heat = { AndroidDevice.heat(context) },
-            cacheFolder = prepacked(entry),
-            soc = AndroidDevice.soc(),
-        )
+        return EngineConfig {
+            contextLength = chosen.contextLength
+            threads = chosen.threads
+            provider = chosen.provider
+            measurementsFolder = File(context.noBackupFilesDir, "measurements")
+            strict = false
+            speculation = Speculation.AUTO
+            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16
+            this.verification = verification
+            availableBytes = { AndroidDevice.availableBytes(context) }
+            heat = { AndroidDevice.heat(context) }
+            cacheFolder = prepacked(entry)
+            soc = AndroidDevice.soc()
+        }
     }
 
     /** Weights in this CPU's order, made at the first load; a folder for each model, to be deleted with it. */

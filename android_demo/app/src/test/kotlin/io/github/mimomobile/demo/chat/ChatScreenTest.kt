@@ -310,7 +310,7 @@ class ChatScreenTest {
 
     /** A hot phone draws almost evenly from all tokens; the one that ends the answer comes late with this seed. */
     private fun ramble(chat: ChatActivity) {
-        val even = GenerationConfig(temperature = 100.0, topP = 1.0, seed = 16, speculate = false)
+        val even = GenerationConfig { temperature = 100.0; topP = 1.0; seed = 16; speculate = false }
         application.settings.set(Settings(generation = even))
         val power = application.getSystemService(PowerManager::class.java)
         shadowOf(power).setCurrentThermalStatus(PowerManager.THERMAL_STATUS_CRITICAL)
@@ -332,7 +332,7 @@ class ChatScreenTest {
     }
 
     private companion object {
-        val GREEDY = Settings(generation = GenerationConfig(temperature = 0.0))
+        val GREEDY = Settings(generation = GenerationConfig { temperature = 0.0 })
         const val SUM = "What is 25 + 17 * 3?"
     }
 }
