@@ -24,8 +24,9 @@ import org.robolectric.RobolectricTestRunner
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.annotation.Config
 
+/** What the library knows of Android beside what the app asks it. */
 @RunWith(RobolectricTestRunner::class)
-@Config(application = Application::class)
+@Config(sdk = [34], application = Application::class)
 class AndroidDeviceTest {
     private val unloads = LinkedBlockingQueue<Unit>()
 
