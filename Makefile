@@ -136,7 +136,7 @@ clean:  ## remove outputs and caches, keep the environments
 	rm -rf "$(OUT)" build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.installed: pyproject.toml setup.py quantize/kernels.c tools/setup.sh
-	@bash tools/setup.sh "$(VENV)" gguf,onnx,hub
+	@bash tools/setup.sh "$(VENV)" gguf,onnx,hub,serve
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,33 @@ SMALL_SYNTH = """if True:
 """
 
 
+SERVED_FOR_A_WHILE = """if True:
+    import os, signal, sys, threading
+    from mimo_mobile.cli import main
+    from mimo_mobile.runtime.server import app
+    started = app.application
+    def application(*arguments, **others):
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return started(*arguments, **others)
+    app.application = application
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    main(sys.argv[1:])
+"""
+
+
 def test_every_command_is_watched() -> None:
-    assert {arguments[0] for arguments in COMMANDS.values()} == set(main.commands)
+    assert {arguments[0] for arguments in COMMANDS.values()} | {"serve"} == set(main.commands)
+
+
+@needs_strace
+def test_serving_listens_where_it_is_told_to_and_connects_to_nobody(
+    watched: Watch, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    deeds = watched("-c", SERVED_FOR_A_WHILE, "serve", tiny_gguf, "--port", "0")
+    own = [line for line in deeds.addresses if line.startswith(("bind(", "getsockname("))]
+    assert own and all('inet_addr("127.0.0.1")' in line for line in own)
+    assert deeds.addresses == own
+    assert_it_kept_to_itself(replace(deeds, sockets=[]), tmp_path)
 
 
 @needs_strace

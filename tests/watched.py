@@ -13,9 +13,9 @@ STRACE = shutil.which("strace")
 
 _LOOKS_ONLY = {
     "access", "chdir", "execve", "faccessat", "faccessat2", "getcwd", "getxattr", "lgetxattr", "listxattr", "lstat",
-    "newfstatat", "readlink", "readlinkat", "stat", "statfs", "statx",
+    "newfstatat", "readlink", "readlinkat", "recvfrom", "recvmsg", "sendmsg", "sendto", "stat", "statfs", "statx",
 }  # fmt: skip
-"""Calls with a file's name that change nothing. Any other counts as writing."""
+"""Calls with a file's name, or with a message, that change no file. Any other counts as writing."""
 
 _NAME = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 
@@ -26,11 +26,13 @@ class Deeds:
 
     Attributes:
         sockets: The calls that opened a socket to more than this machine's own processes.
+        addresses: The calls that gave such a socket an address, of its own or of another machine.
         written: What was made, changed, renamed or removed, devices and /proc left out.
         processes: How many there were, threads included.
     """
 
     sockets: list[str]
+    addresses: list[str]
     written: set[Path]
     processes: int
 
@@ -57,22 +59,24 @@ def watch(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], 
         [STRACE, *options, *command], cwd=cwd, env=environment, input=text, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    sockets, written = [], set()
+    sockets, addresses, written = [], [], set()
     files = list(traces.iterdir())
     for file in files:
         for line in file.read_text(encoding="ascii").splitlines():
             name = line.split("(", 1)[0]
             if name == "socket" and not line.startswith(("socket(AF_UNIX,", "socket(AF_LOCAL,")):
                 sockets.append(line)
+            elif "sa_family=AF_INET" in line:
+                addresses.append(line)
             elif " = " in line and " = -1 " not in line:
                 written |= {cwd / path for path in _written(name, line)}
-    return Deeds(sockets, {path for path in written if path.parts[1] not in ("dev", "proc")}, len(files))
+    return Deeds(sockets, addresses, {path for path in written if path.parts[1] not in ("dev", "proc")}, len(files))
 
 
 def _written(name: str, line: str) -> set[Path]:
     if name in ("open", "openat", "openat2"):
         if not re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC)", line):
             return set()
-    elif name in _LOOKS_ONLY or not _NAME.search(line) or "sa_family=AF_INET" in line:
+    elif name in _LOOKS_ONLY or not _NAME.search(line):
         return set()
     return {Path(folder, path) for folder, path in _NAME.findall(line)}

@@ -24,6 +24,7 @@ from mimo_mobile.cli_options import (
 )
 from mimo_mobile.cli_quantize import chips_of, quantize, report_compiled
 from mimo_mobile.cli_recipes import recipes
+from mimo_mobile.cli_serve import serve
 from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ main.add_command(evaluate)
 main.add_command(npu_plan)
 main.add_command(quantize)
 main.add_command(recipes)
+main.add_command(serve)
 
 if __name__ == "__main__":
     from mimo_mobile.__main__ import main as start

@@ -140,6 +140,13 @@ def load_options(command: Command) -> Command:
     return _decorated(command, list(_options_of(LoadConfig).values()))
 
 
+def server_options(command: Command) -> Command:
+    """The options that ServerConfig has, for serve."""
+    from mimo_mobile.runtime.server.config import ServerConfig
+
+    return _decorated(command, list(_options_of(ServerConfig).values()))
+
+
 def load_config(options: dict[str, Any]) -> LoadConfig:
     """What the command line says of loading. It is taken out first, as GenerationConfig has a ``speculate``, too."""
     from mimo_mobile.providers import parse_options

@@ -29,6 +29,8 @@ PATIENCE = 40
 HANG_S = 60.0
 """An operation takes some milliseconds; one that takes so long hangs."""
 GROWTH_BYTES = 64_000_000
+LEAST = 25
+"""So many operations are done, however long that takes beside other work."""
 
 QUESTIONS = ("What is 348 + 27 * 6?", "Solve 7x + 12 = 3x + 52.", "What is 779 - 343?", "What is 5 + 5 + 5 + 5?")
 PROMPTS = tuple([Message("user", question)] for question in QUESTIONS)
@@ -60,7 +62,8 @@ class Soak:
 
     def __init__(self, path: Path, config: LoadConfig, seconds: float) -> None:
         """Learn what each question's answer is when nothing else goes on."""
-        self.path, self.config, self.ends = path, config, time.monotonic() + seconds
+        self.path, self.config, self.seconds = path, config, seconds
+        self.ends = float("inf")
         self.done, self.wrong = Counter[str](), list[str]()
         self.beats = [time.monotonic()] * THREADS
         self.alone = {}
@@ -81,7 +84,7 @@ class Soak:
     def work(self, number: int) -> None:
         dice = random.Random(number)
         operations = [getattr(self, name) for name in dir(Soak) if name.startswith("op_")]
-        while time.monotonic() < self.ends and not self.wrong:
+        while (time.monotonic() < self.ends or sum(self.done.values()) < LEAST) and not self.wrong:
             self.beats[number] = time.monotonic()
             operation, patience = dice.choice(operations), dice.choice([0, PATIENCE])
             name = operation.__name__.removeprefix("op_")
@@ -196,12 +199,13 @@ class Soak:
         for place in range(MODELS):
             self.renew(place)
         self.beats = [time.monotonic()] * THREADS
+        self.ends = time.monotonic() + self.seconds
         threading.Thread(target=self.watch, daemon=True).start()
         workers = [threading.Thread(target=self.work, args=(number,)) for number in range(THREADS)]
         for worker in workers:
             worker.start()
         sizes = list[int]()
-        while time.monotonic() < self.ends and not self.wrong:
+        while (time.monotonic() < self.ends or sum(self.done.values()) < LEAST) and not self.wrong:
             time.sleep(0.02)
             for place, (model, _) in enumerate(self.open):
                 if not model.turns.is_open:

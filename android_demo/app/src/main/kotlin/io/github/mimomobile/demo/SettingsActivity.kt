@@ -39,7 +39,6 @@ class SettingsActivity : ScreenActivity() {
         field(R.id.min_p).setText(settings.generation.minP.toString())
         field(R.id.seed).setText(settings.generation.seed?.toString())
         field(R.id.threads).setText(settings.threads?.toString())
-        field(R.id.context_length).setText(settings.contextLength?.toString())
         findViewById<Switch>(R.id.thinking_on).isChecked = settings.generation.thinking
         findViewById<Switch>(R.id.drafts).isChecked = settings.generation.speculate
         findViewById<Switch>(R.id.int8_kv).isChecked = settings.int8Kv
@@ -75,9 +74,9 @@ class SettingsActivity : ScreenActivity() {
                 speculate = findViewById<Switch>(R.id.drafts).isChecked
             },
             threads = read<Int?>(R.id.threads, R.string.range_threads, null, ::whole) { it in 1..MAX_THREADS },
-            contextLength = read<Int?>(R.id.context_length, R.string.range_positive, null, ::whole) { it >= 1 },
             int8Kv = findViewById<Switch>(R.id.int8_kv).isChecked,
             provider = ExecutionProvider.entries[findViewById<Spinner>(R.id.provider).selectedItemPosition],
+            models = app.settings.values.value.models,
         )
         if (wrong.isNotEmpty()) {
             wrong.first().requestFocus()

@@ -1,0 +1,228 @@
+"""The server's routes: OpenAI's chat completions and models, health, metrics and the description of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from mimo_mobile.errors import ContextFullError, MimoMobileError, SessionError
+from mimo_mobile.runtime.devices.memory import available_bytes
+from mimo_mobile.runtime.generation_config import GenerationConfig
+from mimo_mobile.runtime.model import Model
+from mimo_mobile.runtime.server import errors, openapi
+from mimo_mobile.runtime.server.answers import Answers
+from mimo_mobile.runtime.server.bodies import ChatRequest, chat_request
+from mimo_mobile.runtime.server.config import ServerConfig
+from mimo_mobile.runtime.server.errors import BAD_REQUEST, NOT_FOUND, UNAVAILABLE, RequestError
+from mimo_mobile.runtime.server.guard import Guard
+from mimo_mobile.runtime.server.line import Job, Line
+from mimo_mobile.runtime.server.metrics import CONTENT_TYPE, Counted, Metrics
+from mimo_mobile.runtime.server.sessions import Sessions
+from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.untrusted import printable
+
+logger = logging.getLogger(__name__)
+
+PARKED_SHARE = 0.25
+"""Conversations that wait may keep so much of the memory that is free when the server starts."""
+
+GONE_SECONDS = 0.5
+"""How often it is looked whether a client that waits for a whole answer is still there."""
+
+READ_SECONDS = 30
+"""So long after its time is up a client may still read."""
+
+T = TypeVar("T")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Server:
+    """A loaded model behind routes."""
+
+    def __init__(self, model: Model, name: str, config: ServerConfig, guard: Guard, parked_tokens: int) -> None:
+        """Serve ``model`` under ``name``."""
+        self._model, self._name, self._config, self._guard = model, name, config, guard
+        self._created = int(time.time())
+        sessions = Sessions(model, most=config.sessions, most_tokens=parked_tokens)
+        self.line = Line(model, most_waiting=config.queue, sessions=sessions)
+        self.metrics = Metrics(self.line)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation, whole or as a stream."""
+        asked = chat_request(await self._guard.json_of(request))
+        self._check_name(asked.model)
+        job = await self._entered(asked)
+        answers = Answers(job, self._name)
+        if asked.stream:
+            options = asked.stream_options
+            seconds = self._config.timeout + READ_SECONDS
+            return EventStream(self, answers, bool(options and options.include_usage), seconds)
+        try:
+            return JSONResponse(await _while_there(request, answers.whole()))
+        finally:
+            self.over(answers)
+
+    def over(self, answers: Answers) -> None:
+        """A request is answered, or its client has gone."""
+        answers.job.cancel()
+        self.metrics.generated(answers.usage, answers.job.waited_s)
+
+    async def models(self, _: Request) -> Response:
+        """The one model."""
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def model(self, request: Request) -> Response:
+        """The one model, by its name."""
+        self._check_name(request.path_params["name"])
+        return JSONResponse(self._described())
+
+    async def health(self, _: Request) -> Response:
+        """Whether the model can answer."""
+        if not self._model.turns.is_open:
+            raise RequestError(UNAVAILABLE, "the model is closed; start the server again", "stopping")
+        return JSONResponse({"status": "ok"})
+
+    async def numbers(self, _: Request) -> Response:
+        """What was done so far."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def description(self, _: Request) -> Response:
+        """All routes, in OpenAPI's form."""
+        return JSONResponse(openapi.described(self._name))
+
+    def guarded(self, handler: Handler, *, with_key: bool) -> Handler:
+        """A handler that is asked by those only who may."""
+
+        async def handle(request: Request) -> Response:
+            self._guard.check(request, with_key=with_key)
+            return await handler(request)
+
+        return handle
+
+    async def _entered(self, asked: ChatRequest) -> Job:
+        self.line.check_room()  # before any work goes into the request
+        configs = asked.configs(self._config.most_tokens)
+        messages = [each.message() for each in asked.messages]
+        ids = await run_in_threadpool(self._encoded, messages, configs[0])
+        return self.line.enter(ids, configs, self._config.timeout)
+
+    def _encoded(self, messages: list[Message], config: GenerationConfig) -> list[int]:
+        try:
+            ids = self._model.encode_prompt(messages, config)
+        except ContextFullError:
+            raise
+        except SessionError as error:  # the chat template does not take these messages
+            raise RequestError(BAD_REQUEST, str(error), "invalid_messages") from error
+        self._model.check_ids(ids, room=1)
+        return ids
+
+    def _check_name(self, name: str) -> None:
+        if name != self._name:
+            raise RequestError(
+                NOT_FOUND, f"there is no model {printable(name[:100])!r} here; this server has {self._name!r}",
+                "model_not_found",
+            )  # fmt: skip
+
+    def _described(self) -> dict[str, object]:
+        return {
+            "id": self._name, "object": "model", "created": self._created, "owned_by": "mimo-mobile",
+            "max_model_len": self._model.context_length,
+        }  # fmt: skip
+
+
+class EventStream(StreamingResponse):
+    """Answers as server-sent events; when it ends, in whatever way, so does the generation."""
+
+    def __init__(self, server: Server, answers: Answers, with_usage: bool, seconds: float) -> None:
+        """Stream ``answers``, for at most so many seconds."""
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        self._events = answers.events(with_usage=with_usage)
+        super().__init__(self._events, headers=headers, media_type="text/event-stream")
+        self._server, self._answers, self._seconds = server, answers, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all of it, unless the client goes or does not read."""
+        try:
+            async with asyncio.timeout(self._seconds), aclosing(self._events):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            logger.warning("a client did not read its answer within %g seconds", self._seconds)
+        finally:
+            self._server.over(self._answers)
+
+
+def application(
+    model: Model, name: str, config: ServerConfig, *, api_key: str | None = None, local: bool = True
+) -> Starlette:
+    """The application that answers for ``model``, which it closes in the end, under ``name``.
+
+    Args:
+        model: A loaded model with a chat template.
+        name: The model's name for clients.
+        config: How to serve.
+        api_key: What clients must send as their key.
+        local: Whether requests must name this machine as their host.
+
+    Raises:
+        SessionError: The model has no chat template.
+    """
+    if not model.has_chat_template:
+        raise SessionError("this model has no chat template, so it cannot answer messages")
+    free = available_bytes() or 0
+    with model.exclusive() as backend:
+        parked_tokens = int(free * PARKED_SHARE / backend.kv_bytes_per_token)
+    server = Server(model, name, config, Guard(api_key, local=local), parked_tokens)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(server.line.close)
+
+    handlers: dict[tuple[str, str], Handler] = {
+        ("POST", "/v1/chat/completions"): server.chat,
+        ("GET", "/v1/models"): server.models,
+        ("GET", "/v1/models/{name:path}"): server.model,
+        ("GET", "/health"): server.health,
+        ("GET", "/metrics"): server.numbers,
+        ("GET", "/openapi.json"): server.description,
+    }
+    routes = [
+        Route(path, server.guarded(handler, with_key=path != "/health"), methods=[method])
+        for (method, path), handler in handlers.items()
+    ]
+    made = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers=dict.fromkeys((HTTPException, RequestError, MimoMobileError, Exception), errors.answered),
+    )
+    made.add_middleware(Counted, metrics=server.metrics)
+    return made
+
+
+async def _while_there(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """The answer, as long as the client is there for it.
+
+    Raises:
+        ClientDisconnect: It has gone.
+    """
+    task = asyncio.ensure_future(answer)
+    try:
+        while not (await asyncio.wait({task}, timeout=GONE_SECONDS))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()

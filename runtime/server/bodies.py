@@ -1,0 +1,166 @@
+"""What clients ask for, in OpenAI's form: each request as a typed record, and as what the runtime takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mimo_mobile.runtime.generation_config import LEAST_TEMPERATURE, GenerationConfig
+from mimo_mobile.runtime.server.errors import BAD_REQUEST, RequestError
+from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.untrusted import printable
+
+MOST_CHOICES, MOST_STOPS, MOST_MESSAGES = 8, 16, 4096
+
+MOST_PLACE = 200
+"""Characters of the name of a wrong field that a message shows."""
+
+IGNORED = frozenset(
+    {"metadata", "name", "parallel_tool_calls", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
+    | {"store", "user", "verbosity"}
+)
+"""What clients send along and what changes no answer."""
+
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (), "logit_bias": ({},),
+    "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
+    "reasoning_effort": (), "response_format": ({"type": "text"},), "tool_call_id": (), "tool_calls": ([],),
+    "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,), "web_search_options": (),
+}  # fmt: skip
+"""What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
+
+StopText = Annotated[str, Field(min_length=1)]
+
+Text = Annotated[str, Field(description="Text; special tokens in it are text, too.")]
+
+
+class _Body(BaseModel):
+    """An object whose fields are all known, each of exactly its type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_asks_for_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        for name in NEUTRAL.keys() & given.keys() - cls.model_fields.keys():
+            if given[name] is not None and given[name] not in NEUTRAL[name]:
+                raise ValueError(f"{name} is not supported by this server; leave it out")
+        passed_over = (NEUTRAL.keys() | IGNORED) - cls.model_fields.keys()
+        return {name: value for name, value in given.items() if name not in passed_over}
+
+
+class TextPart(_Body):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(_Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Who says it; ``developer`` is ``system``."""
+    content: Text | list[TextPart] | None = None
+    """What is said."""
+    reasoning_content: str | None = None
+    """What the assistant thought; the prompt leaves it out, as MiMo was trained."""
+
+    def message(self) -> Message:
+        """The message as the chat template takes it."""
+        parts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content or []]
+        return Message("system" if self.role == "developer" else self.role, "".join(parts))
+
+
+class StreamOptions(_Body):
+    """What a stream tells beside the text."""
+
+    include_usage: bool | None = None
+    """Whether a last chunk without choices tells the usage."""
+    include_obfuscation: bool | None = None
+    """It has no effect: nothing is padded."""
+
+
+class TemplateOptions(_Body):
+    """What vLLM and SGLang hand to the chat template."""
+
+    enable_thinking: bool | None = None
+    """Whether the model thinks before it answers."""
+
+
+class ChatRequest(_Body):
+    """A request for the next message of a conversation."""
+
+    model: str
+    """The name of the model, as /v1/models tells it."""
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    """The conversation so far."""
+    stream: bool | None = None
+    """Whether the text is sent as it comes."""
+    stream_options: StreamOptions | None = None
+    """What a stream tells beside the text."""
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    """How many answers to give."""
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """How many tokens thinking and answer may have together; by default what the context leaves."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The older name of ``max_completion_tokens``."""
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """How freely tokens are sampled; 0 takes the most likely one each time."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Only the most likely tokens that together reach this probability are sampled from."""
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    """Only so many of the most likely tokens are sampled from; 0 is off."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Only tokens at least this share as likely as the most likely one are sampled from."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """The same seed draws the same random numbers."""
+    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
+    """The answer ends before any of these texts."""
+    thinking_budget: Annotated[int, Field(ge=0)] | None = None
+    """After how many tokens the thinking is closed, so that the answer follows."""
+    chat_template_kwargs: TemplateOptions | None = None
+    """``{"enable_thinking": false}`` lets the model answer without thinking."""
+
+    def configs(self, most_tokens: int | None) -> list[GenerationConfig]:
+        """How to generate each of the answers.
+
+        Raises:
+            BadArgumentError: A value is out of its range.
+        """
+        asked = self.max_completion_tokens or self.max_tokens
+        temperature = self.temperature
+        if temperature is not None and temperature < LEAST_TEMPERATURE:
+            temperature = 0.0  # which a smaller one comes to
+        given: dict[str, Any] = {
+            "temperature": temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
+            "max_tokens": min(filter(None, (asked, most_tokens)), default=None),
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
+            "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
+        }  # fmt: skip
+        given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}
+        seeds = [None if self.seed is None else self.seed + place for place in range(self.n or 1)]
+        return [GenerationConfig(**given, seed=seed) for seed in seeds]
+
+
+_FLOATS = ("temperature", "top_p", "min_p")
+
+
+def chat_request(value: object) -> ChatRequest:
+    """The request that a JSON value stands for.
+
+    Raises:
+        RequestError: It is none; the message names the first field that is wrong.
+    """
+    try:
+        return ChatRequest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = {"extra_forbidden": "there is no such field; /openapi.json lists those that there are"}.get(
+            first["type"], first["msg"].removeprefix("Value error, ")
+        )
+        place = printable(".".join(map(str, first["loc"]))[:MOST_PLACE])
+        raise RequestError(BAD_REQUEST, f"{place}: {said}" if place else said, "invalid_value") from error
