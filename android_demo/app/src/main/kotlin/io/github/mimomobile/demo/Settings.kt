@@ -47,17 +47,17 @@ data class Settings(
     companion object {
         fun fromJson(data: JSONObject) = Settings(
             systemPrompt = data.getString("system_prompt"),
-            generation = GenerationConfig(
-                temperature = data.getDouble("temperature"),
-                topP = data.getDouble("top_p"),
-                topK = data.getInt("top_k"),
-                minP = data.getDouble("min_p"),
-                seed = if (data.has("seed")) data.getLong("seed") else null,
-                maxTokens = data.optionalInt("max_tokens"),
-                thinking = data.getBoolean("thinking"),
-                thinkingBudget = data.optionalInt("thinking_budget"),
-                speculate = data.getBoolean("speculate"),
-            ),
+            generation = GenerationConfig {
+                temperature = data.getDouble("temperature")
+                topP = data.getDouble("top_p")
+                topK = data.getInt("top_k")
+                minP = data.getDouble("min_p")
+                seed = if (data.has("seed")) data.getLong("seed") else null
+                maxTokens = data.optionalInt("max_tokens")
+                thinking = data.getBoolean("thinking")
+                thinkingBudget = data.optionalInt("thinking_budget")
+                speculate = data.getBoolean("speculate")
+            },
             threads = data.optionalInt("threads"),
             int8Kv = data.getBoolean("int8_kv"),
             provider = ExecutionProvider.valueOf(data.getString("provider")),

@@ -62,17 +62,17 @@ class SettingsActivity : ScreenActivity() {
 
         val settings = Settings(
             systemPrompt = field(R.id.system_prompt).text.toString().trim(),
-            generation = GenerationConfig(
-                temperature = read(R.id.temperature, R.string.range_temperature, 0.0, ::real) { it in 0.0..5.0 },
-                topP = read(R.id.top_p, R.string.range_top_p, 1.0, ::real) { it > 0 && it <= 1 },
-                topK = read(R.id.top_k, R.string.range_top_k, 0, ::whole) { it >= 0 },
-                minP = read(R.id.min_p, R.string.range_min_p, 0.0, ::real) { it in 0.0..1.0 },
-                seed = read<Long?>(R.id.seed, R.string.range_whole, null, ::long) { true },
-                maxTokens = read<Int?>(R.id.max_tokens, R.string.range_positive, null, ::whole) { it >= 1 },
-                thinking = findViewById<Switch>(R.id.thinking_on).isChecked,
-                thinkingBudget = read<Int?>(R.id.thinking_budget, R.string.range_top_k, null, ::whole) { it >= 0 },
-                speculate = findViewById<Switch>(R.id.drafts).isChecked,
-            ),
+            generation = GenerationConfig {
+                temperature = read(R.id.temperature, R.string.range_temperature, 0.0, ::real) { it in 0.0..5.0 }
+                topP = read(R.id.top_p, R.string.range_top_p, 1.0, ::real) { it > 0 && it <= 1 }
+                topK = read(R.id.top_k, R.string.range_top_k, 0, ::whole) { it >= 0 }
+                minP = read(R.id.min_p, R.string.range_min_p, 0.0, ::real) { it in 0.0..1.0 }
+                seed = read<Long?>(R.id.seed, R.string.range_whole, null, ::long) { true }
+                maxTokens = read<Int?>(R.id.max_tokens, R.string.range_positive, null, ::whole) { it >= 1 }
+                thinking = findViewById<Switch>(R.id.thinking_on).isChecked
+                thinkingBudget = read<Int?>(R.id.thinking_budget, R.string.range_top_k, null, ::whole) { it >= 0 }
+                speculate = findViewById<Switch>(R.id.drafts).isChecked
+            },
             threads = read<Int?>(R.id.threads, R.string.range_threads, null, ::whole) { it in 1..MAX_THREADS },
             int8Kv = findViewById<Switch>(R.id.int8_kv).isChecked,
             provider = ExecutionProvider.entries[findViewById<Spinner>(R.id.provider).selectedItemPosition],

@@ -79,7 +79,7 @@ public enum class Heat {
 }
 
 /**
- * How a model is loaded.
+ * How a model is loaded, such as `EngineConfig { threads = 4; speculation = Speculation.OFF }`.
  *
  * @property recipe Which entry of the manifest; null takes the first for ONNX Runtime.
  * @property contextLength Tokens of prompt and answer; null takes the model's, at most 4096.
@@ -110,24 +110,24 @@ public enum class Heat {
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
  * @property logger Takes what the engine tells beside its results; null, the default, keeps it quiet.
  */
-public data class EngineConfig(
-    val recipe: String? = null,
-    val contextLength: Int? = null,
-    val threads: Int? = null,
-    val provider: ExecutionProvider = ExecutionProvider.CPU,
-    val providerOptions: Map<String, String> = emptyMap(),
-    val strict: Boolean = true,
-    val speculation: Speculation = Speculation.AUTO,
-    val kvCache: KvCache = KvCache.FLOAT16,
-    val verification: Verification = Verification.SHA256,
-    val spin: Boolean = true,
-    val availableBytes: () -> Long? = { null },
-    val heat: () -> Heat = { Heat.NONE },
-    val cacheFolder: File? = null,
-    val measurementsFolder: File? = null,
-    val soc: String? = null,
-    val logger: Logger? = null,
-) {
+public class EngineConfig private constructor(from: Builder) {
+    public val recipe: String? = from.recipe
+    public val contextLength: Int? = from.contextLength
+    public val threads: Int? = from.threads
+    public val provider: ExecutionProvider = from.provider
+    public val providerOptions: Map<String, String> = from.providerOptions
+    public val strict: Boolean = from.strict
+    public val speculation: Speculation = from.speculation
+    public val kvCache: KvCache = from.kvCache
+    public val verification: Verification = from.verification
+    public val spin: Boolean = from.spin
+    public val availableBytes: () -> Long? = from.availableBytes
+    public val heat: () -> Heat = from.heat
+    public val cacheFolder: File? = from.cacheFolder
+    public val measurementsFolder: File? = from.measurementsFolder
+    public val soc: String? = from.soc
+    public val logger: Logger? = from.logger
+
     init {
         require(contextLength == null || contextLength >= 1) { "contextLength $contextLength is out of range" }
         require(threads == null || threads >= 1) { "threads $threads is out of range" }
@@ -136,4 +136,45 @@ public data class EngineConfig(
     internal fun info(message: String) = logger?.log(LogLevel.INFO, message)
 
     internal fun warn(message: String) = logger?.log(LogLevel.WARNING, message)
+
+    /** The same with some changes. */
+    public fun copy(change: Builder.() -> Unit): EngineConfig = EngineConfig(Builder(this).apply(change))
+
+    private val values: List<Any?>
+        get() = listOf(
+            recipe, contextLength, threads, provider, providerOptions, strict, speculation, kvCache, verification,
+            spin, availableBytes, heat, cacheFolder, measurementsFolder, soc, logger,
+        )
+
+    override fun equals(other: Any?): Boolean = other is EngineConfig && values == other.values
+
+    override fun hashCode(): Int = values.hashCode()
+
+    override fun toString(): String = "EngineConfig$values"
+
+    /** What an [EngineConfig] is made of, to be changed; each as there. */
+    public class Builder internal constructor(from: EngineConfig? = null) {
+        public var recipe: String? = from?.recipe
+        public var contextLength: Int? = from?.contextLength
+        public var threads: Int? = from?.threads
+        public var provider: ExecutionProvider = from?.provider ?: ExecutionProvider.CPU
+        public var providerOptions: Map<String, String> = from?.providerOptions ?: emptyMap()
+        public var strict: Boolean = from?.strict ?: true
+        public var speculation: Speculation = from?.speculation ?: Speculation.AUTO
+        public var kvCache: KvCache = from?.kvCache ?: KvCache.FLOAT16
+        public var verification: Verification = from?.verification ?: Verification.SHA256
+        public var spin: Boolean = from?.spin ?: true
+        public var availableBytes: () -> Long? = from?.availableBytes ?: { null }
+        public var heat: () -> Heat = from?.heat ?: { Heat.NONE }
+        public var cacheFolder: File? = from?.cacheFolder
+        public var measurementsFolder: File? = from?.measurementsFolder
+        public var soc: String? = from?.soc
+        public var logger: Logger? = from?.logger
+    }
+
+    public companion object {
+        /** A config of the defaults with some changes. */
+        public operator fun invoke(change: Builder.() -> Unit = {}): EngineConfig =
+            EngineConfig(Builder().apply(change))
+    }
 }

@@ -40,7 +40,8 @@ public sealed interface Prompt {
 }
 
 /**
- * How to generate; the defaults are what Xiaomi recommends for MiMo-7B.
+ * How to generate, such as `GenerationConfig { temperature = 0.0; maxTokens = 300 }`. The defaults are what Xiaomi
+ * recommends for MiMo-7B.
  *
  * @property temperature 0 is greedy.
  * @property topP Nucleus sampling; 1 is off.
@@ -62,28 +63,30 @@ public sealed interface Prompt {
  * @property ignoreEnd For benchmarks: the model's end of its turn is a token like others, so that exactly [maxTokens]
  *   are generated where the context has room for them.
  */
-public data class GenerationConfig(
-    val temperature: Double = 0.6,
-    val topP: Double = 0.95,
-    val topK: Int = 0,
-    val minP: Double = 0.0,
-    val repetitionPenalty: Double = 1.0,
-    val logitBias: Map<Int, Double> = emptyMap(),
-    val seed: Long? = null,
-    val maxTokens: Int? = null,
-    val stop: List<String> = emptyList(),
-    val thinking: Boolean = true,
-    val thinkingBudget: Int? = null,
-    val loopGuard: Boolean = true,
-    val speculate: Boolean = true,
-    val ignoreEnd: Boolean = false,
-) {
+public class GenerationConfig private constructor(from: Builder) {
+    public val temperature: Double = from.temperature
+    public val topP: Double = from.topP
+    public val topK: Int = from.topK
+    public val minP: Double = from.minP
+    public val repetitionPenalty: Double = from.repetitionPenalty
+    public val logitBias: Map<Int, Double> = from.logitBias
+    public val seed: Long? = from.seed
+    public val maxTokens: Int? = from.maxTokens
+    public val stop: List<String> = from.stop
+    public val thinking: Boolean = from.thinking
+    public val thinkingBudget: Int? = from.thinkingBudget
+    public val loopGuard: Boolean = from.loopGuard
+    public val speculate: Boolean = from.speculate
+    public val ignoreEnd: Boolean = from.ignoreEnd
+
     init {
         require(temperature >= 0 && temperature.isFinite()) { "temperature $temperature is out of range" }
         require(topP > 0 && topP <= 1) { "topP $topP is out of range" }
         require(topK >= 0) { "topK $topK is out of range" }
         require(minP in 0.0..1.0) { "minP $minP is out of range" }
-        require(repetitionPenalty in 1 / MOST_PENALTY..MOST_PENALTY) { "repetitionPenalty $repetitionPenalty is out of range" }
+        require(repetitionPenalty in 1 / MOST_PENALTY..MOST_PENALTY) {
+            "repetitionPenalty $repetitionPenalty is out of range"
+        }
         require(logitBias.all { (token, bias) -> token >= 0 && abs(bias) <= MOST_BIAS }) {
             "logitBias $logitBias is out of range"
         }
@@ -105,15 +108,52 @@ public data class GenerationConfig(
         return minOf(thinkingBudget ?: left, left)
     }
 
-    private companion object {
+    /** The same with some changes. */
+    public fun copy(change: Builder.() -> Unit): GenerationConfig = GenerationConfig(Builder(this).apply(change))
+
+    private val values: List<Any?>
+        get() = listOf(
+            temperature, topP, topK, minP, repetitionPenalty, logitBias, seed, maxTokens, stop, thinking,
+            thinkingBudget, loopGuard, speculate, ignoreEnd,
+        )
+
+    override fun equals(other: Any?): Boolean = other is GenerationConfig && values == other.values
+
+    override fun hashCode(): Int = values.hashCode()
+
+    override fun toString(): String = "GenerationConfig$values"
+
+    /** What a [GenerationConfig] is made of, to be changed; each as there. */
+    public class Builder internal constructor(from: GenerationConfig? = null) {
+        public var temperature: Double = from?.temperature ?: 0.6
+        public var topP: Double = from?.topP ?: 0.95
+        public var topK: Int = from?.topK ?: 0
+        public var minP: Double = from?.minP ?: 0.0
+        public var repetitionPenalty: Double = from?.repetitionPenalty ?: 1.0
+        public var logitBias: Map<Int, Double> = from?.logitBias ?: emptyMap()
+        public var seed: Long? = from?.seed
+        public var maxTokens: Int? = from?.maxTokens
+        public var stop: List<String> = from?.stop ?: emptyList()
+        public var thinking: Boolean = from?.thinking ?: true
+        public var thinkingBudget: Int? = from?.thinkingBudget
+        public var loopGuard: Boolean = from?.loopGuard ?: true
+        public var speculate: Boolean = from?.speculate ?: true
+        public var ignoreEnd: Boolean = from?.ignoreEnd ?: false
+    }
+
+    public companion object {
+        /** A config of the defaults with some changes. */
+        public operator fun invoke(change: Builder.() -> Unit = {}): GenerationConfig =
+            GenerationConfig(Builder().apply(change))
+
         /** Thinking leaves a quarter of the tokens to the answer, and so many at most. */
-        const val MOST_ANSWER = 1024
+        private const val MOST_ANSWER = 1024
 
         /** A repetition penalty beyond this, or below its inverse, has no more effect and might overflow. */
-        const val MOST_PENALTY = 100.0
+        private const val MOST_PENALTY = 100.0
 
         /** OpenAI's limit; beyond it a token comes always or never. */
-        const val MOST_BIAS = 100.0
+        private const val MOST_BIAS = 100.0
     }
 }
 

@@ -196,7 +196,7 @@ class BenchmarkHolder(
 
     private suspend fun generate(text: String): GenerationStats {
         val config =
-            GenerationConfig(temperature = 0.0, maxTokens = GENERATE_TOKENS, speculate = false, ignoreEnd = true)
+            GenerationConfig { temperature = 0.0; maxTokens = GENERATE_TOKENS; speculate = false; ignoreEnd = true }
         var stats: GenerationStats? = null
         engine.generate(Prompt.Text(text), config).collect { if (it is GenerationEvent.Finished) stats = it.stats }
         return checkNotNull(stats)
@@ -204,7 +204,7 @@ class BenchmarkHolder(
 
     private suspend fun ask(): String {
         val prompt = Prompt.Chat(listOf(Message(Role.USER, QUESTION)))
-        val config = GenerationConfig(temperature = 0.0, maxTokens = ANSWER_TOKENS, speculate = false)
+        val config = GenerationConfig { temperature = 0.0; maxTokens = ANSWER_TOKENS; speculate = false }
         val text = Channel.entries.associateWith { StringBuilder() }
         engine.generate(prompt, config).collect {
             if (it is GenerationEvent.Token) text.getValue(it.channel).append(it.text)

@@ -25,7 +25,7 @@ class Soak(private val engine: MimoEngine, private val vitals: Vitals, private v
     private var tokens = 0
 
     suspend fun run(sampled: (SoakSample) -> Unit) {
-        val config = GenerationConfig(temperature = 0.0, maxTokens = TEXT_TOKENS, speculate = false, ignoreEnd = true)
+        val config = GenerationConfig { temperature = 0.0; maxTokens = TEXT_TOKENS; speculate = false; ignoreEnd = true }
         var number = 0
         while (passedMs() < seconds * 1000L) {
             val prompt = Prompt.Text(BenchmarkHolder.digits(PROMPT_TOKENS, Random(number++)))

@@ -259,20 +259,20 @@ class ModelHolder(
 
     private fun config(entry: ModelEntry, chosen: Settings, verification: Verification): EngineConfig {
         val own = chosen.of(entry.path)
-        return EngineConfig(
-            contextLength = own.contextLength ?: largestContext(entry, chosen),
-            threads = chosen.threads,
-            provider = chosen.provider,
-            measurementsFolder = File(context.noBackupFilesDir, "measurements"),
-            strict = false,
-            speculation = Speculation.AUTO,
-            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16,
-            verification = verification,
-            availableBytes = { AndroidDevice.availableBytes(context) },
-            heat = { AndroidDevice.heat(context) },
-            cacheFolder = folders.arranged(entry.path).takeIf { own.keepsArranged },
-            soc = AndroidDevice.soc(),
-        )
+        return EngineConfig {
+            contextLength = own.contextLength ?: largestContext(entry, chosen)
+            threads = chosen.threads
+            provider = chosen.provider
+            measurementsFolder = File(context.noBackupFilesDir, "measurements")
+            strict = false
+            speculation = Speculation.AUTO
+            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16
+            this.verification = verification
+            availableBytes = { AndroidDevice.availableBytes(context) }
+            heat = { AndroidDevice.heat(context) }
+            cacheFolder = folders.arranged(entry.path).takeIf { own.keepsArranged }
+            soc = AndroidDevice.soc()
+        }
     }
 
     /** The most tokens that fit into the memory; null leaves it to the engine. An NPU's is compiled in. */

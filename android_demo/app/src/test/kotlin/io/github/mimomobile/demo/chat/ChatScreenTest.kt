@@ -120,7 +120,7 @@ class ChatScreenTest {
         val whole = answer
         holder.new()
         await("an empty conversation") { state.conversation.exchanges.isEmpty() }
-        application.settings.set(Settings(generation = GREEDY.generation.copy(maxTokens = 5)))
+        application.settings.set(Settings(generation = GREEDY.generation.copy { maxTokens = 5 }))
         answered(chat, SUM)
         assertEquals(AnswerState.LENGTH, answer.state)
         assertTrue(answer.text, answer.text.isEmpty())
@@ -363,7 +363,7 @@ class ChatScreenTest {
 
     /** A hot phone draws almost evenly from all tokens; the one that ends the answer comes late with this seed. */
     private fun ramble(chat: ChatActivity) {
-        val even = GenerationConfig(temperature = 100.0, topP = 1.0, seed = 16, speculate = false)
+        val even = GenerationConfig { temperature = 100.0; topP = 1.0; seed = 16; speculate = false }
         application.settings.set(Settings(generation = even))
         val power = application.getSystemService(PowerManager::class.java)
         shadowOf(power).setCurrentThermalStatus(PowerManager.THERMAL_STATUS_CRITICAL)
@@ -385,7 +385,7 @@ class ChatScreenTest {
     }
 
     private companion object {
-        val GREEDY = Settings(generation = GenerationConfig(temperature = 0.0))
+        val GREEDY = Settings(generation = GenerationConfig { temperature = 0.0 })
         const val SUM = "What is 25 + 17 * 3?"
     }
 }

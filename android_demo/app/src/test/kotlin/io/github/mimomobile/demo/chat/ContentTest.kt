@@ -188,7 +188,7 @@ class ContentTest {
     private fun open(conversation: Conversation, name: String? = null): ChatActivity {
         application.chats.save(conversation)
         application.settings.conversation = conversation.id
-        application.settings.set(Settings(generation = GenerationConfig(temperature = 0.0)))
+        application.settings.set(Settings(generation = GenerationConfig { temperature = 0.0 }))
         if (name != null) {
             val folder = File(application.getExternalFilesDir("models"), name)
             File(checkNotNull(System.getProperty("mimo.model")) { "mimo.model is not set" }).copyRecursively(folder)

@@ -79,7 +79,7 @@ internal class ModelOpener(
         // What cannot be tested is not kept.
         val cache = config.cacheFolder?.takeIf { reference.isFile }
         val threads = if (provider == ExecutionProvider.CPU) threads() else config.threads
-        val chosen = config.copy(provider = provider, cacheFolder = cache, threads = threads)
+        val chosen = config.copy { this.provider = provider; cacheFolder = cache; this.threads = threads }
         val runtime = OrtRuntime(chosen, memory, leastKeptBytes, progress)
         val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
             memory.fits("KV cache of $context tokens", it)
@@ -121,8 +121,8 @@ internal class ModelOpener(
         if (config.threads != null || layer == null || kept == null) return config.threads
         val key = Prepacked.stateOf(layer, "${config.heat()}")
         return try {
-            ThreadChoice(kept, key) { measured(layer, it) }
-                .choose(ThreadChoice.candidates(Runtime.getRuntime().availableProcessors(), fastCores())) { config.info(it) }
+            val candidates = ThreadChoice.candidates(Runtime.getRuntime().availableProcessors(), fastCores())
+            ThreadChoice(kept, key) { measured(layer, it) }.choose(candidates) { config.info(it) }
         } catch (error: MimoException.MemoryFull) {
             config.warn("Threads are not measured: ${error.message}.")
             null
@@ -130,7 +130,8 @@ internal class ModelOpener(
     }
 
     private fun measured(layer: File, threads: Int): LayerTimes {
-        val runtime = OrtRuntime(config.copy(threads = threads, provider = ExecutionProvider.CPU, cacheFolder = null), memory)
+        val tried = config.copy { this.threads = threads; provider = ExecutionProvider.CPU; cacheFolder = null }
+        val runtime = OrtRuntime(tried, memory)
         val graph = CachedGraph(runtime, layer, 2 * CachedGraph.BATCH_TOKENS, 1, setOf("hidden_states")) {}
         return OrtMtpLayer(graph, runtime).use { it.times() }
     }

@@ -47,7 +47,7 @@ class DecoderTest {
     }
 
     private fun Decoder.answer(count: Int): Finished {
-        val config = GenerationConfig(temperature = 0.0, maxTokens = 3)
+        val config = GenerationConfig { temperature = 0.0; maxTokens = 3 }
         val events = mutableListOf<GenerationEvent>()
         val generation = Generation(tokenizer, config, ThinkingSplitter()) { 0.0 }
         runBlocking { run(IntArray(count) { 40 + it }, generation) { events += it } }

@@ -2,6 +2,7 @@ package io.github.mimomobile.runtime.devices
 
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.Heat
+import io.github.mimomobile.runtime.Logger
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.onnx.ModelLoader
@@ -68,12 +69,12 @@ class ThreadChoiceTest {
     fun `a model is measured at its first load and when the heat is another, and the choice is told`() {
         var heat = Heat.NONE
         val told = mutableListOf<String>()
-        val config = EngineConfig(
-            speculation = Speculation.OFF,
-            measurementsFolder = temporary.root,
-            heat = { heat },
-            logger = { _, message -> told += message },
-        )
+        val config = EngineConfig {
+            speculation = Speculation.OFF
+            measurementsFolder = temporary.root
+            this.heat = { heat }
+            logger = Logger { _, message -> told += message }
+        }
         fun threads(config: EngineConfig) = ModelLoader(nano, config).load { _, _ -> }.use { it.info.threads }
         val first = threads(config)
         assertEquals(1, told.count { "threads are the fastest of" in it })
@@ -83,7 +84,7 @@ class ThreadChoiceTest {
         threads(config)
         assertEquals(2, told.count { "threads are the fastest of" in it })
         assertEquals(2, temporary.root.listFiles()!!.size)
-        assertEquals(1, threads(config.copy(threads = 1)))
-        assertEquals(fastCores(), threads(config.copy(measurementsFolder = null)))
+        assertEquals(1, threads(config.copy { threads = 1 }))
+        assertEquals(fastCores(), threads(config.copy { measurementsFolder = null }))
     }
 }

@@ -29,7 +29,7 @@ class PrepackedTest {
 
     private val cache by lazy { temporary.newFolder("cache") }
     private val config by lazy {
-        EngineConfig(threads = 1, speculation = Speculation.MTP, cacheFolder = cache)
+        EngineConfig { threads = 1; speculation = Speculation.MTP; cacheFolder = cache }
     }
 
     private val runtime by lazy { OrtRuntime(config) }
@@ -46,7 +46,7 @@ class PrepackedTest {
             listOf(logits, model.backend.mtp!!.draft(200, 50).copyOf()) to model.info.mappedBytes
         }
 
-    private val plain by lazy { run(config.copy(cacheFolder = null)).first }
+    private val plain by lazy { run(config.copy { cacheFolder = null }).first }
 
     private fun check(found: List<FloatArray>) =
         plain.zip(found).forEach { (one, other) -> assertArrayEquals(one, other, 0f) }
@@ -78,7 +78,7 @@ class PrepackedTest {
         check(found)
         assertEquals(models.sumOf { (1.2 * weightBytes(it)).toLong() }, mapped)
         assertEquals(made, entries().associateWith { it.lastModified() })
-        assertEquals(0L, run(config.copy(cacheFolder = null)).second)
+        assertEquals(0L, run(config.copy { cacheFolder = null }).second)
     }
 
     @Test
@@ -105,7 +105,7 @@ class PrepackedTest {
     fun `an entry is hashed when it is made and when it was changed, with progress, and at no other load`() {
         models.forEach(::keep)
         val told = linkedSetOf<Pair<Long, Long>>()
-        fun load(progress: Progress) = ModelLoader(nano, config.copy(verification = Verification.SHA256), 0)
+        fun load(progress: Progress) = ModelLoader(nano, config.copy { verification = Verification.SHA256 }, 0)
             .load(progress).close()
         load { done, total -> told += done to total }
         assertEquals("$told", 1, told.count { it.first == it.second }) // the model's own files
@@ -152,7 +152,7 @@ class PrepackedTest {
         assertEquals(1, entries().size)
         assertTrue(foreign.isFile)
         models.forEach { keep(it) }
-        run(config.copy(cacheFolder = cache)) // of nano, which is there: nothing goes
+        run(config.copy { cacheFolder = cache }) // of nano, which is there: nothing goes
         assertEquals(2, entries().size)
         assertEquals(0L, WeightCache.clean(File(cache, "missing")))
         val manifest = ModelManifest.parse(File(nano, ModelManifest.NAME).readText())
@@ -162,7 +162,7 @@ class PrepackedTest {
     @Test
     fun `an entry that cannot be loaded is removed, and the model itself loaded`() {
         for (model in models) keep(model).run { writeBytes(ByteArray(length().toInt())) }
-        val (found, mapped) = run(config.copy(verification = Verification.SIZE))
+        val (found, mapped) = run(config.copy { verification = Verification.SIZE })
         check(found)
         assertEquals(0L, mapped)
         assertEquals(emptyList<File>(), entries())
@@ -194,7 +194,7 @@ class PrepackedTest {
             val data = File(model.parentFile, Prepacked.DATA).readBytes()
             File(folder, Prepacked.DATA).writeBytes(data.also { it.fill(0x55, 0, it.size / 2) })
         }
-        val trunkOnly = config.copy(speculation = Speculation.OFF)
+        val trunkOnly = config.copy { speculation = Speculation.OFF }
         repeat(2) {
             ModelLoader(root, trunkOnly, leastKeptBytes = 0).load { _, _ -> }.use { loaded ->
                 assertEquals(0L, loaded.info.mappedBytes)
@@ -225,7 +225,7 @@ class PrepackedTest {
     fun `without a reference to test it with nothing is kept`() {
         val root = temporary.newFolder().also { nano.copyRecursively(it, overwrite = true) }
         root.walk().single { it.name == "reference.json" }.delete()
-        check(run(config.copy(verification = Verification.SIZE), resized(root)).first)
+        check(run(config.copy { verification = Verification.SIZE }, resized(root)).first)
         assertEquals(emptyList<File>(), cache.listFiles()!!.toList())
     }
 
