@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +29,7 @@ from mimo_mobile.runtime.server.errors import BAD_REQUEST, NOT_FOUND, UNAVAILABL
 from mimo_mobile.runtime.server.guard import Guard
 from mimo_mobile.runtime.server.line import Job, Line
 from mimo_mobile.runtime.server.metrics import CONTENT_TYPE, Counted, Metrics
+from mimo_mobile.runtime.server.page import page
 from mimo_mobile.runtime.server.sessions import Sessions
 from mimo_mobile.runtime.text.chat_template import Message
 from mimo_mobile.untrusted import printable
@@ -44,6 +45,9 @@ GONE_SECONDS = 0.5
 READ_SECONDS = 30
 """So long after its time is up a client may still read."""
 
+OPEN = ("/", "/health")
+"""What needs no key: the page asks for it itself, and what watches services has none."""
+
 T = TypeVar("T")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -56,6 +60,7 @@ class Server:
         """Serve ``model`` under ``name``."""
         self._model, self._name, self._config, self._guard = model, name, config, guard
         self._created = int(time.time())
+        self._page, self._page_headers = page()
         sessions = Sessions(model, most=config.sessions, most_tokens=parked_tokens)
         self.line = Line(model, most_waiting=config.queue, sessions=sessions)
         self.metrics = Metrics(self.line)
@@ -102,6 +107,10 @@ class Server:
     async def description(self, _: Request) -> Response:
         """All routes, in OpenAPI's form."""
         return JSONResponse(openapi.described(self._name))
+
+    async def page(self, _: Request) -> Response:
+        """The chat page."""
+        return HTMLResponse(self._page, headers=self._page_headers)
 
     def guarded(self, handler: Handler, *, with_key: bool) -> Handler:
         """A handler that is asked by those only who may."""
@@ -198,9 +207,10 @@ def application(
         ("GET", "/health"): server.health,
         ("GET", "/metrics"): server.numbers,
         ("GET", "/openapi.json"): server.description,
+        ("GET", "/"): server.page,
     }
     routes = [
-        Route(path, server.guarded(handler, with_key=path != "/health"), methods=[method])
+        Route(path, server.guarded(handler, with_key=path not in OPEN), methods=[method])
         for (method, path), handler in handlers.items()
     ]
     made = Starlette(

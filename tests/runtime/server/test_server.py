@@ -161,7 +161,9 @@ def test_a_body_that_is_no_request_is_refused_before_it_is_used(
 
 
 def test_what_is_not_there_is_said_to_be_so(served: Served) -> None:
-    assert [served.http.get(path).status_code for path in ("/", "/v1/models/other", "/v1/models/a/b")] == [404] * 3
+    assert [served.http.get(path).status_code for path in ("/nothing", "/v1/models/other", "/v1/models/a/b")] == [
+        404
+    ] * 3
     assert served.http.get("/v1/chat/completions").status_code == 405
     assert served.http.get("/health").json() == {"status": "ok"}
 
