@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,12 @@ from mimo_mobile.runtime.text.thinking import Channel
 
 LEAST_TEMPERATURE = 1e-6
 """A smaller one is greedy for every purpose, and would overflow."""
+
+MOST_PENALTY = 100.0
+"""A repetition penalty beyond this, or below its inverse, has no more effect and might overflow."""
+
+MOST_BIAS = 100.0
+"""OpenAI's limit; beyond it a token comes always or never."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -36,6 +42,9 @@ class GenerationConfig:
         top_p: Only the most likely tokens that together reach this probability are sampled from; 1 is off.
         top_k: Only so many of the most likely tokens are sampled from; 0 is off.
         min_p: Only tokens at least this share as likely as the most likely one are sampled from; 0 is off.
+        repetition_penalty: Logits of tokens that the prompt or the text holds are divided by this where they are above
+            0, and multiplied below, as in transformers; 1 is off.
+        logit_bias: What is added to the logits of single tokens, by their ids, from -100 to 100, as in OpenAI's API.
         seed: The same seed draws the same random numbers, which give the same text again in a new session on the same
             machine, with the same file, versions and options. Drafts change it by rounding at most. By default a seed
             is drawn.
@@ -53,6 +62,8 @@ class GenerationConfig:
     top_p: float = SAMPLING_TOP_P
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
@@ -73,6 +84,8 @@ class GenerationConfig:
             "top_p": 0 < self.top_p <= 1,
             "top_k": self.top_k >= 0,
             "min_p": 0 <= self.min_p <= 1,
+            "repetition_penalty": 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+            "logit_bias": all(token >= 0 and abs(bias) <= MOST_BIAS for token, bias in (self.logit_bias or {}).items()),
             "seed": self.seed is None or self.seed >= 0,
             "max_tokens": self.max_tokens is None or self.max_tokens >= 1,
             "stop": all(self.stop),

@@ -56,6 +56,13 @@ def test_a_config_takes_or_names_whatever_it_is_given(config: type[Any]) -> None
         (lambda: GenerationConfig(temperature="hot"), r"^temperature is 'hot', of type str; a number expected$"),
         (lambda: GenerationConfig(temperature=math.nan), r"^temperature nan is out of range$"),
         (lambda: GenerationConfig(stop="x"), r"^stop is 'x', of type str; a list of texts expected$"),
+        (lambda: GenerationConfig(repetition_penalty=0), r"^repetition_penalty 0.0 is out of range$"),
+        (lambda: GenerationConfig(logit_bias={5: 101}), r"^logit_bias \{5: 101\} is out of range$"),
+        (lambda: GenerationConfig(logit_bias={-1: 1}), r"^logit_bias \{-1: 1\} is out of range$"),
+        (
+            lambda: GenerationConfig(logit_bias={"a": 1}),
+            r"^logit_bias is \{'a': 1\}, of type dict; a mapping from whole numbers to numbers expected$",
+        ),
         (lambda: GenerationConfig(stop=[5]), r"^stop is \[5\], of type list; a list of texts expected$"),
         (lambda: load("x", threads="4"), r"^threads is '4'"),
         (lambda: load(5), r"^path is 5, of type int; a text or a Path expected$"),  # type: ignore[arg-type]

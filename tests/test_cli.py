@@ -123,6 +123,14 @@ def test_run_answers_and_json_is_json(nano_onnx: Path, nano_gguf: Path) -> None:
         assert made["answer"] == "42" and made["finish_reason"] == "stop" and made["stats"]["decode_tps"] > 0
 
 
+def test_a_bias_of_the_command_line_reaches_the_sampler(nano_onnx: Path) -> None:
+    seven = ["run", nano_onnx, "1", "--max-tokens", 3, "--temperature", 0, "--json", "--logit-bias"]
+    found = mimo(*seven, "22=100", "--logit-bias", "5=-3.5")
+    assert found.exit_code == 0 and "777" in found.stdout
+    wrong = mimo(*seven, "seven=1")
+    assert wrong.exit_code == 2 and "a token's id and a number expected, such as 1234=-5" in wrong.stderr
+
+
 def test_chat_keeps_the_conversation(nano_gguf: Path) -> None:
     result = mimo(
         "chat", nano_gguf, "--temperature", "0", "--hide-thinking", text="What is 12 + 30?\nWhat is 25 + 17 * 3?\n"

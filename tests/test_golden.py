@@ -14,7 +14,7 @@ from mimo_mobile import inspection
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from tools import golden, hot_fixture, npu_fixture
+from tools import golden, hot_fixture, loop_cases, npu_fixture
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
 
@@ -30,6 +30,7 @@ def stored(name: str) -> str:
         ("chat", golden.chats),
         ("sampling", golden.sampling),
         ("text", golden.texts),
+        ("loops", loop_cases.cases),
     ],
 )
 def test_pure_functions_give_what_is_stored(name: str, make: Callable[[], list[golden.Case]]) -> None:

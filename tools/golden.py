@@ -27,7 +27,7 @@ from mimo_mobile.runtime.text.detokenizer import Detokenizer
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
-from tools import format_cases, hot_fixture
+from tools import format_cases, hot_fixture, loop_cases
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -219,6 +219,20 @@ def _requests() -> list[tuple[list[Message], GenerationConfig]]:
         _turn("Why is the sky blue, said 12 people " * 30, max_tokens=24),
         _turn("What is 39 + 703 + 40?", temperature=0.6, top_p=0.95, seed=3, max_tokens=48),
         _turn("What is 39 + 703 + 40?", temperature=1.0, top_p=1.0, top_k=8, min_p=0.05, seed=4, max_tokens=48),
+        _turn("What is 161 + 107 * 7 + 210?", repetition_penalty=3.0, max_tokens=60),
+        _turn("What is 161 + 107 * 7 + 210?", logit_bias={22: 14.0, 15: -100.0}, max_tokens=60),
+        _turn(
+            "What is 39 + 703 + 40?",
+            temperature=1.0,
+            top_k=4,
+            seed=7,
+            repetition_penalty=2.0,
+            logit_bias={22: 5.0},
+            max_tokens=48,
+        ),
+        _turn("What is 25 + 17 * 3?", max_tokens=None),
+        _turn("7 + " * 480, max_tokens=None, logit_bias={22: 100.0}),
+        _turn("What is 25 + 17 * 3?", max_tokens=None, thinking_budget=8),
     ]
 
 
@@ -239,18 +253,20 @@ def _generated(session: Model, model: str, speculate: str, messages: list[Messag
     records = list(session.generate(messages, config))
     stats = records[-1].stats
     assert stats is not None
-    uniforms = np.random.Generator(np.random.PCG64(config.seed)).random(config.max_tokens + 1).tolist()
-    changed = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "stop", "thinking", "thinking_budget")
+    uniforms = np.random.Generator(np.random.PCG64(config.seed)).random(stats.generated_tokens + 1).tolist()
+    names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "stop", "thinking"]
+    changed = {name: getattr(config, name) for name in [*names, "thinking_budget", "loop_guard"]}
     return {
         "model": model,
         "speculate": speculate,
         "messages": [[each.role, each.content] for each in messages],
-        "config": {name: getattr(config, name) for name in changed},
+        "config": {**changed, "logit_bias": list((config.logit_bias or {}).items())},
         "uniforms": uniforms if config.temperature else [],
         "ids": [record.token_id for record in records if record.token_id is not None],
         "thinking": "".join(record.text for record in records if record.channel == "thinking"),
         "answer": "".join(record.text for record in records if record.channel == "answer"),
         "reason": records[-1].finish_reason,
+        "notices": [record.notice for record in records if record.notice is not None],
         "prompt_tokens": stats.prompt_tokens,
         "cached_tokens": stats.cached_tokens,
         "drafted_tokens": stats.drafted_tokens,
@@ -281,6 +297,7 @@ def main(model: Path, full_vocabulary: Path | None) -> None:
         "chat": chats(),
         "sampling": sampling(),
         "text": texts(),
+        "loops": loop_cases.cases(),
         "formats": format_cases.cases(),
         "generation": generated,
     }

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from benchmarks.phone import app as demo
 from benchmarks.phone import job as steps
 from benchmarks.phone.adb import Phone, PhoneError, Sent, connect
 from benchmarks.phone.device import Device, read_device
@@ -41,6 +42,8 @@ COLUMNS = (
     "hottest",
     "battery, µA as read",
 )
+
+SIDE_BY_SIDE = ("depth", "llama.cpp prefill/s", "decode/s", "app prefill/s", "decode/s")
 
 Record = dict[str, Any]
 """What is written as JSON: plain values only."""
@@ -118,6 +121,7 @@ def start(job: Job, device: Device, sent: dict[str, Sent], answer: str) -> Recor
         "runs": [],
         "failure": None,
         "after": None,
+        "app": None,
     }
 
 
@@ -135,8 +139,38 @@ def show(record: Record) -> None:
     if rows:
         title = f"{record['model']['name']} on {record['device']['name']}, {record['backend']}"
         terminal.table(title, COLUMNS, rows)
+    if app := record["app"]:
+        show_app(record, app)
     if record["device"]["powered"]:
         click.echo("The phone draws power from the cable: the battery's current is not what the phone takes.")
+
+
+def show_app(record: Record, app: Record) -> None:
+    """Print the two engines side by side, and what a soak did to the speed."""
+    if "error" in app:
+        click.echo(f"The app was not measured: {app['error']}")
+        return
+    if app["runs"]:
+        title = f"{record['model']['name']} by llama.cpp, {app['model']['name']} by ONNX Runtime in the app"
+        terminal.table(title, SIDE_BY_SIDE, demo.rows(record, app))
+    if samples := app["soak"]:
+        first, last = samples[0], samples[-1]
+        click.echo(
+            f"Soak of the app: {first['decode_tps']:.2f} tokens/s at first, {last['decode_tps']:.2f} after"
+            f" {last['at_s']:.0f} s"
+        )
+
+
+def _measure_app(
+    phone: Phone, kind: str, model: str | None, wanted: bool | None, progress: ProgressCallback
+) -> Record | None:
+    """The app's record, or why there is none; None where the app is not there and nobody asked for it."""
+    if wanted is False or (wanted is None and not demo.is_installed(phone)):
+        return None
+    try:
+        return demo.measure(phone, kind, model, progress)
+    except PhoneError as error:
+        return {"error": str(error)}
 
 
 def _hottest(readings: Sequence[Record]) -> str:
@@ -175,11 +209,13 @@ def _report(record: Record, out: Path, *, as_json: bool) -> None:
         raise click.ClickException(f"depth {failure['depth']}: {failure['reason']}")
 
 
-def _say_plan(phone: Phone, job: Job) -> None:
+def _say_plan(phone: Phone, job: Job, app: list[str]) -> None:
     for remote, local in job.sent.items():
         click.echo(shlex.join(phone.command("push", str(local), remote)))
     for words in (job.answer_words(), *map(job.bench_words, job.depths)):
         click.echo(shlex.join(phone.command("shell", steps.watched(words))))
+    if app:
+        click.echo(shlex.join(phone.command("shell", shlex.join(app))))
 
 
 @click.command()
@@ -191,20 +227,26 @@ def _say_plan(phone: Phone, job: Job) -> None:
 @click.option("--depths", type=Numbers(0), default="0,1024,4096", show_default=True, help="Tokens in the KV cache.")
 @click.option("--threads", type=Numbers(1), default="4", show_default=True, help="Several are measured one by one.")
 @click.option("--ignore-memory", is_flag=True, help="Try although the phone says that its memory is short.")
+@click.option("--app/--no-app", default=None, help="Measure the demo app, too. Without a word: where it is installed.")
+@click.option("--app-model", help="Which of the app's models; without it the one that the app has loaded.")
+@click.option("--soak", is_flag=True, help="Have the app compute for ten minutes instead, to see what heat does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the table.")
 @click.option("--dry-run", is_flag=True, help="Check what is local, print the commands, and run none.")
 def main(
     model: Path, tools: Path, serial: str | None, adb: str, out: Path, depths: tuple[int, ...],
-    threads: tuple[int, ...], ignore_memory: bool, as_json: bool, dry_run: bool,
+    threads: tuple[int, ...], ignore_memory: bool, app: bool | None, app_model: str | None, soak: bool, as_json: bool,
+    dry_run: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL, a GGUF, on a phone: print a table, and write all there is to know to a JSON file in OUT."""
     try:
         job = steps.prepare(model, tools, depths, threads)
+        kind = "soak" if soak else "benchmark"
         if dry_run:
-            return _say_plan(Phone(adb, serial or "SERIAL"), job)
+            return _say_plan(Phone(adb, serial or "SERIAL"), job, demo.start_words(kind, app_model) if app else [])
         phone = connect(adb, serial)
         with terminal.progress_shown() as progress:
             record = measure(phone, job, progress, ignore_memory=ignore_memory)
+            record["app"] = _measure_app(phone, kind, app_model, app, progress)
     except MimoMobileError as error:
         raise click.ClickException(str(error)) from error
     _report(record, out, as_json=as_json)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import NumericsError, SessionError
 from mimo_mobile.runtime.decode.constraint import Constraint
+from mimo_mobile.runtime.decode.penalties import Penalties
 from mimo_mobile.runtime.decode.sampling import sample
 from mimo_mobile.runtime.generation_config import (
     FinishReason,
@@ -37,8 +38,14 @@ class Generation:
         constraint: Constraint | None = None,
         name: str = "the model",
         room: int = 1 << 31,
+        prompt: Sequence[int] = (),
     ) -> None:
-        """Begin with a text that may have ``room`` more tokens in the context."""
+        """Begin after the ids of a prompt, with a text that may have ``room`` more tokens in the context.
+
+        Raises:
+            BadArgumentError: ``logit_bias`` names a token that the model does not have.
+        """
+        self._penalties = Penalties(config, prompt, tokenizer.size)
         self.config, self.most_tokens = config, config.most_tokens(room)
         self._budget = config.most_thinking(room)
         self._guard = LoopGuard()
@@ -75,13 +82,15 @@ class Generation:
             self._uniforms.popleft()
             if token in self._tokenizer.stop_ids:
                 return None
+        self._penalties.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
 
     def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits of the tokens that may come."""
+        """The logits of the tokens that may come, penalties included."""
         self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")
+        logits = self._penalties.apply(logits)
         if self._constraint is None:
             return logits
         logits = self._constraint.mask(logits)
@@ -100,6 +109,7 @@ class Generation:
             NumericsError: The logits are not finite.
         """
         self._check(logits, f"a draft of token {self.count + ahead + 1}", "speculate off or ngram")
+        logits = self._penalties.apply(logits, ids)
         if self._constraint is not None and not ahead:
             whole = np.full(self._tokenizer.size, -np.inf, np.float32)
             whole[ids] = logits

@@ -195,10 +195,10 @@ class Session:
         """The stream of a generation, which ``cancel`` means from now on."""
         cancelled, model = CancelEvent(), self.model
         model.check_ids(ids, room=1)
+        room, splitter = model.context_length - len(ids), ThinkingSplitter(state)
+        generation = Generation(model.tokenizer, config, splitter, constraint, model.name, room, ids)
         self._cancelled = cancelled
         model.turns.begin(cancelled)
-        room = model.context_length - len(ids)
-        generation = Generation(model.tokenizer, config, ThinkingSplitter(state), constraint, model.name, room)
         return self._run(ids, generation, cancelled)
 
     def _run(

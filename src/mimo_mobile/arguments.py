@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -49,6 +49,9 @@ def _fits(value: Any, kind: Any) -> bool:
         return (
             isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(_fits(v, item) for v in value)
         )
+    if get_origin(kind) is Mapping:
+        key, item = get_args(kind)
+        return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
     if kind is int:
         return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < MOST
     if kind is float:
@@ -70,6 +73,8 @@ def _told(kind: Any) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is Sequence:
         return "a list of " + {str: "texts", int: "whole numbers"}[get_args(kind)[0]]
+    if get_origin(kind) is Mapping:
+        return "a mapping from whole numbers to numbers"
     names = {bool: "True or False", int: "a whole number below 2**64", float: "a number", str: "a text"}
     return names.get(kind) or f"a {kind.__name__}"
 

@@ -55,6 +55,20 @@ class Recipes(ParamType[Sequence[str]]):
         return names
 
 
+class Bias(ParamType[tuple[int, float]]):
+    """A token and what is added to its logits."""
+
+    name = "bias"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        """The token's id, and the number."""
+        token, _, bias = str(value).partition("=")
+        try:
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} found, a token's id and a number expected, such as 1234=-5", param, ctx)
+
+
 class Output(click.Path):
     """A path that has a name, so that something new can be there."""
 
@@ -188,6 +202,15 @@ def _option(field: dataclasses.Field[Any], hint: Any, described: str | None) -> 
     kinds = [each for each in get_args(hint) if each is not NoneType] if NoneType in get_args(hint) else [hint]
     if field.name == "ep_options":
         return click.option("--ep-option", "ep_options", multiple=True, metavar="NAME=VALUE", help=described)
+    if field.name == "logit_bias":
+        return click.option(
+            "--logit-bias",
+            type=Bias(),
+            multiple=True,
+            metavar="ID=NUMBER",
+            help=described,
+            callback=lambda _context, _option, pairs: dict(pairs) or None,
+        )
     if field.default == ():
         return click.option(f"--{name}", multiple=True, help=described)
     if kinds == [bool]:

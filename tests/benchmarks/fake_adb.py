@@ -19,7 +19,7 @@ PHONE = Path(os.environ.get("FAKE_PHONE", "."))
 SCENARIO = os.environ.get("FAKE_SCENARIO", "good")
 SERIAL = "FAKE0123456789"
 FOLDER = "/data/local/tmp/mimo-bench"
-ROOTED = ("/data/local/tmp", "/sys/class", "/sys/devices", "/proc/cpuinfo", "/proc/meminfo")
+ROOTED = ("/sdcard", "/data/local/tmp", "/sys/class", "/sys/devices", "/proc/cpuinfo", "/proc/meminfo")
 
 DEVICES = {
     "none": "",
@@ -94,6 +94,36 @@ def make_phone(folder: Path, scenario: str = "good") -> None:
         file.write_text(text)
         file.chmod(0o755)
     (folder / "data/local/tmp").mkdir(parents=True)
+
+
+APP = "/sdcard/Android/data/io.github.mimomobile.demo/files/benchmarks"
+APP_RECORD = Path(__file__).with_name("app_record.json")
+
+
+def install_app(folder: Path, behavior: str) -> None:
+    """Give the phone a demo app, whose record is one that the real app wrote.
+
+    It behaves good, slow (its file comes at the third look), gone (Android ends it), failing (it has no such model) or
+    refused (it does not start).
+    """
+    files = folder / APP[1:]
+    files.mkdir(parents=True)
+    failing = {"record_version": 1, "failure": {"depth": 0, "reason": "no model is called large; there are mimo-nano"}}
+    (folder / "failing.json").write_text(json.dumps(failing))
+    record = folder / "failing.json" if behavior == "failing" else APP_RECORD
+    look = f'[ "$(grep -c pidof {folder}/looks 2>/dev/null)" = 2 ] && cp {record} {files}/bench-phone.json'
+    scripts = {
+        "pm": "echo package:/data/app/base.apk",
+        "am": {
+            "refused": "echo 'Error: Activity class does not exist.'",
+            "gone": "echo Status: ok",
+            "slow": f"echo Status: ok; rm -f {folder}/looks",
+        }.get(behavior, f"echo Status: ok; cp {record} {files}/bench-phone.json"),
+        "pidof": "exit 1" if behavior == "gone" else f"echo pidof >>{folder}/looks; {look}; echo 4711",
+    }
+    for name, script in scripts.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bin" / name).chmod(0o755)
 
 
 def rooted(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.phone import adb, job
+from benchmarks.phone import adb, app, job
 from benchmarks.phone.adb import Phone, PhoneError
 from mimo_mobile.progress import Progress
 from tests.benchmarks import fake_adb, fake_programs
@@ -230,6 +230,60 @@ def test_a_dry_run_prints_the_commands_of_the_real_one_and_runs_none(setting: Se
     real = setting.calls()
     positions = [real.index(words) for words in planned]
     assert positions == sorted(positions) and len(positions) == 4 + 1 + 2
+
+
+@pytest.mark.parametrize("behavior", ["good", "slow"])
+def test_the_app_is_measured_beside_llama_cpp_where_it_is_installed(
+    setting: Setting, behavior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "POLL_S", 0.01)
+    fake_adb.install_app(setting.folder, behavior)
+    result = setting.run("--depths", "0,4096", "--app-model", "mimo-nano")
+    assert result.exit_code == 0, result.output
+    written = json.loads(fake_adb.APP_RECORD.read_text())
+    assert setting.record()["app"] == written
+    (decode,) = (run["speeds"][0]["decode_tps"] for run in written["runs"] if run["depth"] == 0)
+    assert "by ONNX Runtime in the app" in result.stdout and f"{decode:.2f}" in result.stdout, result.stdout
+    started = [call[3] for call in setting.calls() if call[2:3] == ["shell"] and call[3].startswith("am start")]
+    assert started == [shlex.join(app.start_words("benchmark", "mimo-nano"))]
+    depths = [row[0] for row in app.rows(setting.record(), written)]
+    assert depths == ["0", "1024", "4096"]  # each engine's, whether the other has them or not
+
+
+@pytest.mark.parametrize(
+    ("behavior", "message"),
+    [
+        ("gone", "ended while it measured, most likely for want of memory"),
+        ("failing", "the app measured nothing: no model is called large; there are mimo-nano"),
+        ("refused", "does not start: Error: Activity class does not exist."),
+    ],
+)
+def test_an_app_that_cannot_costs_nothing_of_the_rest(setting: Setting, behavior: str, message: str) -> None:
+    fake_adb.install_app(setting.folder, behavior)
+    result = setting.run("--depths", "0")
+    assert result.exit_code == 0 and message in result.stdout, result.output
+    assert message in setting.record()["app"]["error"] and len(setting.record()["runs"]) == 1
+
+
+def test_the_app_is_left_alone_when_it_is_not_there_or_not_wanted(setting: Setting) -> None:
+    assert setting.run("--depths", "0").exit_code == 0
+    assert setting.record()["app"] is None
+    fake_adb.install_app(setting.folder, "good")
+    assert setting.run("--depths", "0", "--no-app").exit_code == 0
+    assert setting.record()["app"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"record_version": 2}', "[" * 100_000, '{"record_version": 1, "failure": 0}']
+)
+def test_what_is_no_record_of_the_app_is_refused(text: str) -> None:
+    with pytest.raises(PhoneError, match="wrote no record of version 1"):
+        app.parse_record(text)
+
+
+def test_a_dry_run_tells_how_the_app_would_be_started(setting: Setting) -> None:
+    said = setting.run("--dry-run", "--app", "--soak", "--depths", "0").stdout
+    assert said.splitlines()[-1].endswith(f"shell {shlex.quote(shlex.join(app.start_words('soak', None)))}")
 
 
 @pytest.mark.parametrize("depths", ["0,", "-1", "many"])

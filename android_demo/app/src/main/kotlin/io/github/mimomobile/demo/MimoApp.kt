@@ -45,6 +45,7 @@ class MimoApp : Application() {
 
     private val started by lazy {
         models.start()
+        scope.launch { keepAwake(this@MimoApp, work) }
         scope.launch {
             work.map { it != null }.distinctUntilChanged().collect { if (it) GenerationService.start(this@MimoApp) }
         }

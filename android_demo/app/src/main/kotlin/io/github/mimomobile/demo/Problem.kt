@@ -7,6 +7,7 @@ import java.io.IOException
 data class Problem(val kind: Kind, val detail: String) {
     enum class Kind(val title: Int, val advice: Int) {
         MODEL(R.string.problem_model, R.string.advice_model),
+        CRASHED(R.string.problem_crashed, R.string.advice_crashed),
         MEMORY(R.string.problem_memory, R.string.advice_memory),
         PROVIDER(R.string.problem_provider, R.string.advice_provider),
         CONTEXT(R.string.problem_context, R.string.advice_context),

@@ -14,12 +14,19 @@ data class Settings(
     val systemPrompt: String = "",
     val generation: GenerationConfig = GenerationConfig(),
     val threads: Int? = null,
-    val contextLength: Int? = null,
     val int8Kv: Boolean = false,
     val provider: ExecutionProvider = ExecutionProvider.CPU,
+    val models: Map<String, ModelSettings> = emptyMap(),
 ) {
-    /** Those that a loaded model was loaded with: when they change it must be loaded again. */
-    val loading: List<Any?> get() = listOf(threads, contextLength, int8Kv, provider)
+    /** What was chosen for the model in the folder [path]. */
+    fun of(path: String?): ModelSettings = models[path] ?: ModelSettings()
+
+    /** The same with another choice for this model. */
+    fun with(path: String, chosen: ModelSettings): Settings =
+        copy(models = if (chosen == ModelSettings()) models - path else models + (path to chosen))
+
+    /** Those that the model of [path] is loaded with: when they change it must be loaded again. */
+    fun loading(path: String): List<Any?> = listOf(threads, int8Kv, provider, of(path))
 
     fun toJson() = JSONObject()
         .put("system_prompt", systemPrompt)
@@ -28,38 +35,56 @@ data class Settings(
         .put("top_k", generation.topK)
         .put("min_p", generation.minP)
         .putOpt("seed", generation.seed)
-        .put("max_tokens", generation.maxTokens)
+        .putOpt("max_tokens", generation.maxTokens)
         .put("thinking", generation.thinking)
         .putOpt("thinking_budget", generation.thinkingBudget)
         .put("speculate", generation.speculate)
         .putOpt("threads", threads)
-        .putOpt("context_length", contextLength)
         .put("int8_kv", int8Kv)
         .put("provider", provider.name)
+        .put("models", JSONObject(models.mapValues { it.value.toJson() }))
 
     companion object {
         fun fromJson(data: JSONObject) = Settings(
             systemPrompt = data.getString("system_prompt"),
-            generation = GenerationConfig(
-                temperature = data.getDouble("temperature"),
-                topP = data.getDouble("top_p"),
-                topK = data.getInt("top_k"),
-                minP = data.getDouble("min_p"),
-                seed = if (data.has("seed")) data.getLong("seed") else null,
-                maxTokens = data.getInt("max_tokens"),
-                thinking = data.getBoolean("thinking"),
-                thinkingBudget = data.optionalInt("thinking_budget"),
-                speculate = data.getBoolean("speculate"),
-            ),
+            generation = GenerationConfig {
+                temperature = data.getDouble("temperature")
+                topP = data.getDouble("top_p")
+                topK = data.getInt("top_k")
+                minP = data.getDouble("min_p")
+                seed = if (data.has("seed")) data.getLong("seed") else null
+                maxTokens = data.optionalInt("max_tokens")
+                thinking = data.getBoolean("thinking")
+                thinkingBudget = data.optionalInt("thinking_budget")
+                speculate = data.getBoolean("speculate")
+            },
             threads = data.optionalInt("threads"),
-            contextLength = data.optionalInt("context_length"),
             int8Kv = data.getBoolean("int8_kv"),
             provider = ExecutionProvider.valueOf(data.getString("provider")),
+            models = data.getJSONObject("models").run {
+                keys().asSequence().associateWith { ModelSettings.fromJson(getJSONObject(it)) }
+            },
         )
-
-        private fun JSONObject.optionalInt(name: String) = if (has(name)) getInt(name) else null
     }
 }
+
+/**
+ * What the user chose for one model: what is right for a model of 5 GB is not for one of 4 MB.
+ *
+ * @property contextLength Tokens; null takes the most that fit into the memory.
+ * @property keepsArranged Keeps its weights as this phone's CPU wants them, which takes more than twice its size.
+ */
+data class ModelSettings(val contextLength: Int? = null, val keepsArranged: Boolean = false) {
+    fun toJson(): JSONObject =
+        JSONObject().putOpt("context_length", contextLength).put("keeps_arranged", keepsArranged)
+
+    companion object {
+        fun fromJson(data: JSONObject) =
+            ModelSettings(data.optionalInt("context_length"), data.getBoolean("keeps_arranged"))
+    }
+}
+
+private fun JSONObject.optionalInt(name: String) = if (has(name)) getInt(name) else null
 
 /** Keeps the settings and small facts in the app's preferences. */
 class SettingsStore(context: Context) {
@@ -72,6 +97,13 @@ class SettingsStore(context: Context) {
     var modelPath: String?
         get() = preferences.getString("model", null)
         set(value) = preferences.edit().putString("model", value).apply()
+
+    /** Path of the model whose load has begun and not ended. On disk before anything else is done: the load may kill. */
+    var loading: String?
+        get() = preferences.getString("loading", null)
+        set(value) {
+            preferences.edit().putString("loading", value).commit()
+        }
 
     /** The conversation that was open last. */
     var conversation: String?

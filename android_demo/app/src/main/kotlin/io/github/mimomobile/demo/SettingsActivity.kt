@@ -32,14 +32,13 @@ class SettingsActivity : ScreenActivity() {
     private fun fill(settings: Settings) {
         field(R.id.system_prompt).setText(settings.systemPrompt)
         field(R.id.thinking_budget).setText(settings.generation.thinkingBudget?.toString())
-        field(R.id.max_tokens).setText(settings.generation.maxTokens.toString())
+        field(R.id.max_tokens).setText(settings.generation.maxTokens?.toString())
         field(R.id.temperature).setText(settings.generation.temperature.toString())
         field(R.id.top_p).setText(settings.generation.topP.toString())
         field(R.id.top_k).setText(settings.generation.topK.toString())
         field(R.id.min_p).setText(settings.generation.minP.toString())
         field(R.id.seed).setText(settings.generation.seed?.toString())
         field(R.id.threads).setText(settings.threads?.toString())
-        field(R.id.context_length).setText(settings.contextLength?.toString())
         findViewById<Switch>(R.id.thinking_on).isChecked = settings.generation.thinking
         findViewById<Switch>(R.id.drafts).isChecked = settings.generation.speculate
         findViewById<Switch>(R.id.int8_kv).isChecked = settings.int8Kv
@@ -63,21 +62,21 @@ class SettingsActivity : ScreenActivity() {
 
         val settings = Settings(
             systemPrompt = field(R.id.system_prompt).text.toString().trim(),
-            generation = GenerationConfig(
-                temperature = read(R.id.temperature, R.string.range_temperature, 0.0, ::real) { it in 0.0..5.0 },
-                topP = read(R.id.top_p, R.string.range_top_p, 1.0, ::real) { it > 0 && it <= 1 },
-                topK = read(R.id.top_k, R.string.range_top_k, 0, ::whole) { it >= 0 },
-                minP = read(R.id.min_p, R.string.range_min_p, 0.0, ::real) { it in 0.0..1.0 },
-                seed = read<Long?>(R.id.seed, R.string.range_whole, null, ::long) { true },
-                maxTokens = read(R.id.max_tokens, R.string.range_positive, 1, ::whole) { it >= 1 },
-                thinking = findViewById<Switch>(R.id.thinking_on).isChecked,
-                thinkingBudget = read<Int?>(R.id.thinking_budget, R.string.range_top_k, null, ::whole) { it >= 0 },
-                speculate = findViewById<Switch>(R.id.drafts).isChecked,
-            ),
+            generation = GenerationConfig {
+                temperature = read(R.id.temperature, R.string.range_temperature, 0.0, ::real) { it in 0.0..5.0 }
+                topP = read(R.id.top_p, R.string.range_top_p, 1.0, ::real) { it > 0 && it <= 1 }
+                topK = read(R.id.top_k, R.string.range_top_k, 0, ::whole) { it >= 0 }
+                minP = read(R.id.min_p, R.string.range_min_p, 0.0, ::real) { it in 0.0..1.0 }
+                seed = read<Long?>(R.id.seed, R.string.range_whole, null, ::long) { true }
+                maxTokens = read<Int?>(R.id.max_tokens, R.string.range_positive, null, ::whole) { it >= 1 }
+                thinking = findViewById<Switch>(R.id.thinking_on).isChecked
+                thinkingBudget = read<Int?>(R.id.thinking_budget, R.string.range_top_k, null, ::whole) { it >= 0 }
+                speculate = findViewById<Switch>(R.id.drafts).isChecked
+            },
             threads = read<Int?>(R.id.threads, R.string.range_threads, null, ::whole) { it in 1..MAX_THREADS },
-            contextLength = read<Int?>(R.id.context_length, R.string.range_positive, null, ::whole) { it >= 1 },
             int8Kv = findViewById<Switch>(R.id.int8_kv).isChecked,
             provider = ExecutionProvider.entries[findViewById<Spinner>(R.id.provider).selectedItemPosition],
+            models = app.settings.values.value.models,
         )
         if (wrong.isNotEmpty()) {
             wrong.first().requestFocus()

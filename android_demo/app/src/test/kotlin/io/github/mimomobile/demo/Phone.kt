@@ -65,6 +65,9 @@ fun View.all(): Sequence<View> = sequence {
     if (this@all is ViewGroup) for (index in 0 until childCount) yieldAll(getChildAt(index).all())
 }
 
+/** What a screen reader calls a view. */
+fun roleOf(view: View): String = view.createAccessibilityNodeInfo().className.toString()
+
 /** All text that a view shows, a line each. */
 fun View.shown(): String =
     all().filter { it.isShown && it is TextView }.joinToString("\n") { (it as TextView).text.toString() }

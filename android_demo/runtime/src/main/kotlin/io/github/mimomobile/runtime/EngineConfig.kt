@@ -79,11 +79,11 @@ public enum class Heat {
 }
 
 /**
- * How a model is loaded.
+ * How a model is loaded, such as `EngineConfig { threads = 4; speculation = Speculation.OFF }`.
  *
  * @property recipe Which entry of the manifest; null takes the first for ONNX Runtime.
  * @property contextLength Tokens of prompt and answer; null takes the model's, at most 4096.
- * @property threads Threads that compute; null takes the number of fast cores.
+ * @property threads Threads that compute; null takes what [measurementsFolder] makes known, or the number of fast cores.
  * @property provider What computes.
  * @property providerOptions The provider's own options, by ONNX Runtime's names.
  * @property strict True makes it an error when [provider] is not here or leaves parts of the model to the CPU; false
@@ -97,30 +97,84 @@ public enum class Heat {
  * @property heat How hot the device is, asked at most once a second while tokens are generated. When it is hot the
  *   engine rests between them. On Android `AndroidDevice.heat` gives it.
  * @property cacheFolder Where weights in this CPU's order are kept, to be mapped instead of made in memory at every
- *   load; null keeps none. It takes 2.4 times the model's size of storage and gives back 1.2 times of memory, once the
- *   first load, which needs both memory and storage, has made it; its numbers are tested once. On Android a folder in
- *   `noBackupFilesDir`. [ModelInfo.mappedBytes] says whether it is used.
+ *   load; null, the default, keeps none. It takes 2.4 times the model's size of storage, 11 GB for MiMo-7B
+ *   ([WeightCache.neededBytes] tells it), and gives back 1.2 times of memory, once the first load, which needs both
+ *   memory and storage, has made it. Its bytes are verified and its numbers tested then; what it keeps of models that
+ *   are gone is removed at the next load. On Android a folder in `noBackupFilesDir`, the same for all models.
+ *   [ModelInfo.mappedBytes] says whether it is used.
+ * @property measurementsFolder Where it is kept, in some bytes, which number of threads computes a model fastest on this
+ *   device. It is measured at the first load of a model with an MTP layer, on that layer, which takes some seconds, and
+ *   once more at the first load at another [heat]. Null, the default, measures nothing. On Android a folder in
+ *   `noBackupFilesDir`, the same for all models.
  * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
+ * @property logger Takes what the engine tells beside its results; null, the default, keeps it quiet.
  */
-public data class EngineConfig(
-    val recipe: String? = null,
-    val contextLength: Int? = null,
-    val threads: Int? = null,
-    val provider: ExecutionProvider = ExecutionProvider.CPU,
-    val providerOptions: Map<String, String> = emptyMap(),
-    val strict: Boolean = true,
-    val speculation: Speculation = Speculation.AUTO,
-    val kvCache: KvCache = KvCache.FLOAT16,
-    val verification: Verification = Verification.SHA256,
-    val spin: Boolean = true,
-    val availableBytes: () -> Long? = { null },
-    val heat: () -> Heat = { Heat.NONE },
-    val cacheFolder: File? = null,
-    val soc: String? = null,
-) {
+public class EngineConfig private constructor(from: Builder) {
+    public val recipe: String? = from.recipe
+    public val contextLength: Int? = from.contextLength
+    public val threads: Int? = from.threads
+    public val provider: ExecutionProvider = from.provider
+    public val providerOptions: Map<String, String> = from.providerOptions
+    public val strict: Boolean = from.strict
+    public val speculation: Speculation = from.speculation
+    public val kvCache: KvCache = from.kvCache
+    public val verification: Verification = from.verification
+    public val spin: Boolean = from.spin
+    public val availableBytes: () -> Long? = from.availableBytes
+    public val heat: () -> Heat = from.heat
+    public val cacheFolder: File? = from.cacheFolder
+    public val measurementsFolder: File? = from.measurementsFolder
+    public val soc: String? = from.soc
+    public val logger: Logger? = from.logger
+
     init {
         require(contextLength == null || contextLength >= 1) { "contextLength $contextLength is out of range" }
         require(threads == null || threads >= 1) { "threads $threads is out of range" }
+    }
+
+    internal fun info(message: String) = logger?.log(LogLevel.INFO, message)
+
+    internal fun warn(message: String) = logger?.log(LogLevel.WARNING, message)
+
+    /** The same with some changes. */
+    public fun copy(change: Builder.() -> Unit): EngineConfig = EngineConfig(Builder(this).apply(change))
+
+    private val values: List<Any?>
+        get() = listOf(
+            recipe, contextLength, threads, provider, providerOptions, strict, speculation, kvCache, verification,
+            spin, availableBytes, heat, cacheFolder, measurementsFolder, soc, logger,
+        )
+
+    override fun equals(other: Any?): Boolean = other is EngineConfig && values == other.values
+
+    override fun hashCode(): Int = values.hashCode()
+
+    override fun toString(): String = "EngineConfig$values"
+
+    /** What an [EngineConfig] is made of, to be changed; each as there. */
+    public class Builder internal constructor(from: EngineConfig? = null) {
+        public var recipe: String? = from?.recipe
+        public var contextLength: Int? = from?.contextLength
+        public var threads: Int? = from?.threads
+        public var provider: ExecutionProvider = from?.provider ?: ExecutionProvider.CPU
+        public var providerOptions: Map<String, String> = from?.providerOptions ?: emptyMap()
+        public var strict: Boolean = from?.strict ?: true
+        public var speculation: Speculation = from?.speculation ?: Speculation.AUTO
+        public var kvCache: KvCache = from?.kvCache ?: KvCache.FLOAT16
+        public var verification: Verification = from?.verification ?: Verification.SHA256
+        public var spin: Boolean = from?.spin ?: true
+        public var availableBytes: () -> Long? = from?.availableBytes ?: { null }
+        public var heat: () -> Heat = from?.heat ?: { Heat.NONE }
+        public var cacheFolder: File? = from?.cacheFolder
+        public var measurementsFolder: File? = from?.measurementsFolder
+        public var soc: String? = from?.soc
+        public var logger: Logger? = from?.logger
+    }
+
+    public companion object {
+        /** A config of the defaults with some changes. */
+        public operator fun invoke(change: Builder.() -> Unit = {}): EngineConfig =
+            EngineConfig(Builder().apply(change))
     }
 }

@@ -27,7 +27,7 @@ public interface MimoEngine : AutoCloseable {
      * Loads a model, in place of the one before.
      *
      * @param folder What `mimo quantize` wrote: it holds manifest.json. The files are read by path and must stay.
-     * @throws MimoException.ModelLoad A file is missing, damaged or no MiMo model.
+     * @throws MimoException.ModelLoad A file is missing, damaged or no MiMo model, or ONNX Runtime is not in this app.
      * @throws MimoException.MemoryFull The model does not fit in the memory.
      * @throws MimoException.ProviderUnavailable The execution provider is not here and [EngineConfig.strict] is set.
      * @throws MimoException.WrongState A generation is under way, or the engine is closed.
@@ -35,11 +35,18 @@ public interface MimoEngine : AutoCloseable {
     public suspend fun load(folder: File, config: EngineConfig = EngineConfig())
 
     /**
+     * Frees the model and its memory; [load] brings it back. On Android `AndroidDevice.unloadWhenMemoryIsShort` calls it.
+     *
+     * @throws MimoException.WrongState A model is being loaded or generates, or the engine is closed.
+     */
+    public suspend fun unload()
+
+    /**
      * What follows a prompt, token by token, once the flow is collected. Cancelling the collection ends decoding, in
      * the middle of a prompt too; what was computed stays for the next turn.
      *
-     * The flow fails with [MimoException.WrongState] when nothing is loaded or another generation is under way, with
-     * [MimoException.ContextFull] when the prompt alone fills the context, with [MimoException.Numerics] when the model
+     * The flow fails with [MimoException.WrongState] when nothing is loaded, another generation is under way or the
+     * engine is closed meanwhile, with [MimoException.ContextFull] when the prompt alone fills the context, with [MimoException.Numerics] when the model
      * gives NaN or infinity, and with [MimoException.Inference].
      */
     public fun generate(prompt: Prompt, config: GenerationConfig = GenerationConfig()): Flow<GenerationEvent>
@@ -55,7 +62,10 @@ public interface MimoEngine : AutoCloseable {
      */
     public fun countTokens(prompt: Prompt): Int
 
-    /** Ends the running generation and frees the model soon after; closing twice does no harm. */
+    /**
+     * Ends the running generation, whose flow fails with [MimoException.WrongState], and frees the model soon after;
+     * closing twice does no harm.
+     */
     override fun close()
 }
 
@@ -64,7 +74,10 @@ public sealed interface EngineState {
     /** Nothing is loaded. */
     public data object Empty : EngineState
 
-    /** Files are being verified: [doneBytes] of [totalBytes]. When both are equal the model is being opened. */
+    /**
+     * Files are being verified, first the model's and then what [EngineConfig.cacheFolder] keeps of it: [doneBytes] of
+     * [totalBytes]. When both are equal the model is being opened, and measured.
+     */
     public data class Loading(val doneBytes: Long, val totalBytes: Long) : EngineState
 
     /** Ready to generate. */
@@ -96,6 +109,7 @@ public sealed interface EngineState {
  * @property synthetic The weights are random, the text means nothing.
  * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder], which Android can take back; 0 when
  *   they are in memory.
+ * @property threads Threads that compute on the CPU; null for an NPU's own.
  */
 public data class ModelInfo(
     val name: String,
@@ -110,6 +124,7 @@ public data class ModelInfo(
     val hasChatTemplate: Boolean,
     val synthetic: Boolean,
     val mappedBytes: Long = 0,
+    val threads: Int? = null,
 )
 
 /** An engine with nothing loaded; it must be closed. */

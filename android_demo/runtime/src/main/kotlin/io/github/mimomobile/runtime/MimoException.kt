@@ -5,8 +5,8 @@ public sealed class MimoException(message: String, cause: Throwable? = null) : E
     /** A file is missing, damaged, no MiMo model, or not the one that the manifest names. */
     public class ModelLoad(message: String, cause: Throwable? = null) : MimoException(message, cause)
 
-    /** A model would not fit in the available memory; nothing was loaded. */
-    public class MemoryFull(message: String) : MimoException(message)
+    /** A model does not fit in the available memory; nothing was loaded. */
+    public class MemoryFull(message: String, cause: Throwable? = null) : MimoException(message, cause)
 
     /** An execution provider is not in this build or on this device, or does not take the whole model. */
     public class ProviderUnavailable(message: String, cause: Throwable? = null) : MimoException(message, cause)

@@ -6,6 +6,7 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.collect
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.onEach
@@ -30,9 +31,9 @@ class EngineTest {
     val temporary: TemporaryFolder = TemporaryFolder()
 
     private val engine = MimoEngine()
-    private val greedy = GenerationConfig(temperature = 0.0, maxTokens = 300)
+    private val greedy = GenerationConfig { temperature = 0.0; maxTokens = 300 }
     private val question = chat("What is 25 + 17 * 3?")
-    private val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = Speculation.OFF)
+    private val config = EngineConfig { recipe = "int4_b32"; threads = 1; speculation = Speculation.OFF }
 
     @After
     fun close() = engine.close()
@@ -84,7 +85,7 @@ class EngineTest {
 
     @Test
     fun `drafts and int8 caches answer the same question`() = within {
-        for (variant in listOf(config.copy(speculation = Speculation.AUTO), config.copy(kvCache = KvCache.INT8))) {
+        for (variant in listOf(config.copy { speculation = Speculation.AUTO }, config.copy { kvCache = KvCache.INT8 })) {
             engine.load(nano, variant)
             assertEquals("76", engine.generate(question, greedy).toList().text(Channel.ANSWER))
         }
@@ -93,8 +94,8 @@ class EngineTest {
     @Test
     fun `the same seed gives the same text, another seed another`() = within {
         engine.load(nano, config)
-        val hot = GenerationConfig(temperature = 5.0, topP = 1.0, maxTokens = 40)
-        suspend fun text(seed: Long) = engine.generate(question, hot.copy(seed = seed)).toList().dropLast(1)
+        val hot = GenerationConfig { temperature = 5.0; topP = 1.0; maxTokens = 40 }
+        suspend fun text(seed: Long) = engine.generate(question, hot.copy { this.seed = seed }).toList().dropLast(1)
         assertEquals(text(1), text(1))
         assertTrue(text(1) != text(2))
     }
@@ -124,7 +125,7 @@ class EngineTest {
     @Test
     fun `a hot device rests between tokens and says the same`() = within {
         var heat = Heat.CRITICAL
-        engine.load(nano, config.copy(heat = { heat }))
+        engine.load(nano, config.copy { this.heat = { heat } })
         val shown = mutableSetOf<Heat>()
         val rested = engine.generate(question, greedy).onEach {
             (engine.state.value as? EngineState.Generating)?.let { state -> shown += state.heat }
@@ -143,8 +144,8 @@ class EngineTest {
 
     @Test
     fun `a benchmark's generation does not end with the turn`() = within {
-        engine.load(nano, config.copy(speculation = Speculation.MTP))
-        val events = engine.generate(question, greedy.copy(ignoreEnd = true)).toList()
+        engine.load(nano, config.copy { speculation = Speculation.MTP })
+        val events = engine.generate(question, greedy.copy { ignoreEnd = true }).toList()
         assertEquals(FinishReason.LENGTH, events.finished().reason)
         assertEquals(300, events.finished().stats.generatedTokens)
         assertTrue(engine.generate(question, greedy).toList().finished().stats.generatedTokens < 300)
@@ -176,24 +177,94 @@ class EngineTest {
     }
 
     @Test
-    fun `closing ends a generation, and nothing can be done afterwards`() {
-        within {
-            engine.load(nano, config)
-            val tokens = mutableListOf<GenerationEvent>()
-            val job = launch(Dispatchers.Default) {
-                engine.generate(question, greedy).collect {
-                    tokens += it
-                    engine.close()
-                }
+    fun `closing ends a generation with an error that is no cancellation, and nothing can be done afterwards`() {
+        within { engine.load(nano, config) }
+        val tokens = mutableListOf<GenerationEvent>()
+        val error = failure<MimoException.WrongState> {
+            engine.generate(question, greedy).collect {
+                tokens += it
+                engine.close()
             }
-            job.join()
-            assertTrue(tokens.size <= 2)
         }
+        assertEquals("the engine is closed", error.message)
+        assertTrue(tokens.size <= 2)
         engine.close()
         assertEquals(EngineState.Closed, engine.state.value)
         failure<MimoException.WrongState> { engine.generate(question).collect() }
         failure<MimoException.WrongState> { engine.load(nano) }
         failure<MimoException.WrongState> { engine.countTokens(question) }
+    }
+
+    @Test
+    fun `who has what it wanted of a flow gets no error when the engine is closed meanwhile`() = within {
+        engine.load(nano, config)
+        assertEquals(1, engine.generate(question, greedy).onEach { engine.close() }.take(1).toList().size)
+    }
+
+    @Test
+    fun `stopping works as soon as the state says that tokens are generated`() = within {
+        engine.load(nano, config)
+        val stopper = launch(Dispatchers.Unconfined) {
+            engine.state.first { it is EngineState.Generating }
+            engine.stop()
+        }
+        assertEquals(FinishReason.CANCELLED, engine.generate(question, greedy).toList().finished().reason)
+        stopper.join()
+    }
+
+    @Test
+    fun `a prompt that is cancelled is not computed from its beginning again`() = within {
+        engine.load(nano, config)
+        val long = Prompt.Text("7".repeat(1900))
+        val begun = launch(Dispatchers.Default) { engine.generate(long, greedy).collect() }
+        delay(30)
+        begun.cancelAndJoin()
+        engine.state.first { it is EngineState.Ready }
+        val stats = engine.generate(long, greedy.copy { maxTokens = 1 }).toList().finished().stats
+        assertTrue("$stats", stats.cachedTokens % 128 == 0 || stats.cachedTokens == 1899)
+    }
+
+    @Test
+    fun `errors of the JVM while a model is loaded are errors of this library, with a message`() {
+        val broken = mapOf(
+            UnsatisfiedLinkError("dlopen failed: libonnxruntime.so") to "ONNX Runtime's native library cannot be loaded",
+            ExceptionInInitializerError(IllegalStateException("no ABI")) to "(no ABI)",
+            StackOverflowError() to "cannot be loaded (StackOverflowError)",
+        )
+        for ((thrown, message) in broken) {
+            val wish = config.copy { availableBytes = { throw thrown } }
+            val error = failure<MimoException.ModelLoad> { engine.load(nano, wish) }
+            assertTrue(error.message!!, message in error.message!!)
+            assertSame(error, (engine.state.value as EngineState.Failed).error)
+        }
+        val full = config.copy { availableBytes = { throw OutOfMemoryError("Java heap") } }
+        failure<MimoException.MemoryFull> { engine.load(nano, full) }
+        within { engine.load(nano, config) }
+    }
+
+    @Test
+    fun `what is unloaded can be loaded again, and nothing is unloaded while tokens are generated`() = within {
+        engine.load(nano, config)
+        engine.generate(question, greedy).take(2).collect {
+            try {
+                engine.unload()
+                fail("no error")
+            } catch (error: MimoException.WrongState) {
+                assertTrue(error.message!!, "busy" in error.message!!)
+            }
+        }
+        engine.state.first { it is EngineState.Ready }
+        engine.unload()
+        engine.unload()
+        assertEquals(EngineState.Empty, engine.state.value)
+        try {
+            engine.countTokens(question)
+            fail("no error")
+        } catch (error: MimoException.WrongState) {
+            assertEquals("no model is loaded; call load first", error.message)
+        }
+        engine.load(nano, config)
+        assertEquals("76", engine.generate(question, greedy).toList().text(Channel.ANSWER))
     }
 
     @Test
@@ -204,7 +275,7 @@ class EngineTest {
 
     @Test
     fun `a prompt that fills the context is an error, and the last tokens of the context are used`() {
-        within { engine.load(nano, config.copy(contextLength = 64)) }
+        within { engine.load(nano, config.copy { contextLength = 64 }) }
         val error = failure<MimoException.ContextFull> { engine.generate(Prompt.Text("7 ".repeat(64))).collect() }
         assertTrue(error.message!!, "the context holds 64" in error.message!!)
         val stats = within { engine.generate(question, greedy).toList() }.finished()
@@ -221,9 +292,9 @@ class EngineTest {
         val error = failure<MimoException.ModelLoad> { engine.load(folder, config) }
         assertTrue(error.message!!, "model.onnx.data is damaged" in error.message!!)
         assertSame(error, (engine.state.value as EngineState.Failed).error)
-        within { engine.load(folder, config.copy(verification = Verification.SIZE)) }
+        within { engine.load(folder, config.copy { verification = Verification.SIZE }) }
         data.delete()
-        failure<MimoException.ModelLoad> { engine.load(folder, config.copy(verification = Verification.SIZE)) }
+        failure<MimoException.ModelLoad> { engine.load(folder, config.copy { verification = Verification.SIZE }) }
         within { engine.load(nano, config) }
     }
 
@@ -235,13 +306,13 @@ class EngineTest {
             val file = File(onnx, name)
             file.writeText(change(file.readText()).padEnd(file.length().toInt()).take(file.length().toInt()))
         }
-        val lax = config.copy(verification = Verification.SIZE)
+        val lax = config.copy { verification = Verification.SIZE }
         fun check(message: String, wish: EngineConfig = lax) {
             val error = failure<MimoException.ModelLoad> { engine.load(folder, wish) }
             assertTrue(error.message!!, message in error.message!!)
         }
-        check("3000 asked for", lax.copy(contextLength = 3000))
-        check("recipe int2 asked for", lax.copy(recipe = "int2"))
+        check("3000 asked for", lax.copy { contextLength = 3000 })
+        check("recipe int2 asked for", lax.copy { recipe = "int2" })
         rewrite("model.onnx") { "no model" }
         check("cannot load it")
         rewrite("config.json") { "[]" }
@@ -255,9 +326,9 @@ class EngineTest {
         val folder = copy()
         val template = folder.walk().single { it.name == "chat_template.jinja" }
         template.writeText(" ".repeat(template.length().toInt()))
-        within { engine.load(folder, config.copy(verification = Verification.SIZE)) }
+        within { engine.load(folder, config.copy { verification = Verification.SIZE }) }
         failure<MimoException.ModelLoad> { engine.generate(question).collect() }
-        within { engine.generate(Prompt.Text("1 + 1 ="), greedy.copy(maxTokens = 3)).toList() }
+        within { engine.generate(Prompt.Text("1 + 1 ="), greedy.copy { maxTokens = 3 }).toList() }
     }
 
     @Test
@@ -265,7 +336,7 @@ class EngineTest {
         val cases = mapOf("weights" to listOf(100_000L), "KV cache of 2048 tokens" to listOf(9_000_000L, 4_000_000L))
         for ((what, available) in cases) {
             val answers = available.iterator()
-            val wish = config.copy(availableBytes = answers::next)
+            val wish = config.copy { availableBytes = answers::next }
             val error = failure<MimoException.MemoryFull> { engine.load(nano, wish) }
             assertTrue(error.message!!, what in error.message!!)
         }
@@ -274,10 +345,10 @@ class EngineTest {
     @Test
     fun `a provider that is not here is an error, or a fallback that is told`() {
         for (provider in ExecutionProvider.entries - ExecutionProvider.CPU) {
-            val wish = config.copy(provider = provider)
+            val wish = config.copy { this.provider = provider }
             val error = failure<MimoException.ProviderUnavailable> { engine.load(nano, wish) }
             assertTrue(error.message!!, "$provider cannot run" in error.message!!)
-            within { engine.load(nano, wish.copy(strict = false)) }
+            within { engine.load(nano, wish.copy { strict = false }) }
             val info = (engine.state.value as EngineState.Ready).model
             assertEquals(ExecutionProvider.CPU, info.provider)
             assertTrue(info.fallback!!.isNotEmpty())
@@ -287,10 +358,12 @@ class EngineTest {
     @Test
     fun `values out of range are refused where they are given`() {
         val wrong = listOf<() -> Any>(
-            { GenerationConfig(temperature = -1.0) }, { GenerationConfig(topP = 0.0) },
-            { GenerationConfig(topK = -1) }, { GenerationConfig(minP = 1.1) }, { GenerationConfig(maxTokens = 0) },
-            { GenerationConfig(stop = listOf("")) }, { GenerationConfig(thinkingBudget = -1) },
-            { EngineConfig(contextLength = 0) }, { EngineConfig(threads = 0) }, { Prompt.Chat(emptyList()) },
+            { GenerationConfig { temperature = -1.0 } }, { GenerationConfig { topP = 0.0 } },
+            { GenerationConfig { topK = -1 } }, { GenerationConfig { minP = 1.1 } }, { GenerationConfig { maxTokens = 0 } },
+            { GenerationConfig { repetitionPenalty = 0.0 } }, { GenerationConfig { logitBias = mapOf(5 to 100.5) } },
+            { GenerationConfig { logitBias = mapOf(-1 to 1.0) } }, { GenerationConfig { logitBias = mapOf(5 to Double.NaN) } },
+            { GenerationConfig { stop = listOf("") } }, { GenerationConfig { thinkingBudget = -1 } },
+            { EngineConfig { contextLength = 0 } }, { EngineConfig { threads = 0 } }, { Prompt.Chat(emptyList()) },
         )
         for (make in wrong) {
             try {

@@ -70,7 +70,7 @@ internal class EngineChecks(
     private fun loaded(speculation: Speculation, act: suspend (MimoEngine) -> Unit) = MimoEngine().use { engine ->
         runBlocking {
             withTimeout(MOST_MS) {
-                engine.load(setup.nano, EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation))
+                engine.load(setup.nano, EngineConfig { recipe = "int4_b32"; threads = 1; this.speculation = speculation })
                 act(engine)
             }
         }
@@ -91,13 +91,16 @@ internal class EngineChecks(
 
     private fun config(data: JSONObject): GenerationConfig {
         val stop = data.getJSONArray("stop")
-        return GenerationConfig(
-            temperature = data.getDouble("temperature"),
-            maxTokens = data.getInt("max_tokens"),
-            stop = (0 until stop.length()).map(stop::getString),
-            thinking = data.getBoolean("thinking"),
-            thinkingBudget = if (data.isNull("thinking_budget")) null else data.getInt("thinking_budget"),
-        )
+        val biases = data.getJSONArray("logit_bias")
+        return GenerationConfig {
+            temperature = data.getDouble("temperature")
+            repetitionPenalty = data.getDouble("repetition_penalty")
+            logitBias = (0 until biases.length()).map(biases::getJSONArray).associate { it.getInt(0) to it.getDouble(1) }
+            maxTokens = if (data.isNull("max_tokens")) null else data.getInt("max_tokens")
+            this.stop = (0 until stop.length()).map(stop::getString)
+            thinking = data.getBoolean("thinking")
+            thinkingBudget = if (data.isNull("thinking_budget")) null else data.getInt("thinking_budget")
+        }
     }
 
     private fun ints(list: JSONArray) = (0 until list.length()).map(list::getInt)

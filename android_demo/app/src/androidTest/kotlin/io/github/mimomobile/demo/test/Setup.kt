@@ -21,7 +21,7 @@ internal class Setup(private val instrumentation: Instrumentation, val app: Mimo
     fun begin() {
         // Before the app starts: afterwards both would load a model once more.
         app.settings.modelPath = nano.path
-        app.settings.set(Settings(generation = GenerationConfig(temperature = 0.0)))
+        app.settings.set(Settings(generation = GenerationConfig { temperature = 0.0 }))
         app.start()
         instrumentation.await("a model loaded", seconds = 120) {
             app.models.state.value.load.takeIf { it is LoadState.Ready || it is LoadState.Failed }

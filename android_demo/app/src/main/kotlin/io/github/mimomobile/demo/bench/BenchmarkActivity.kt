@@ -19,13 +19,16 @@ import io.github.mimomobile.demo.ui.shown
 /** The benchmark screen; renders [BenchmarkUiState]. */
 class BenchmarkActivity : ScreenActivity() {
     private val benchmark get() = app.benchmark
-    private var rendered: List<Round>? = null
+    private var rendered: Any? = null
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         setContentView(R.layout.activity_benchmark)
         findViewById<TextView>(R.id.title).setText(R.string.bench_title)
         findViewById<View>(R.id.bench_start).setOnClickListener { benchmark.start() }
+        findViewById<View>(R.id.bench_soak).setOnClickListener {
+            benchmark.start(BenchmarkRequest(BenchmarkRequest.Kind.SOAK))
+        }
         findViewById<View>(R.id.bench_cancel).setOnClickListener { benchmark.cancel() }
         findViewById<View>(R.id.bench_share).setOnClickListener { share() }
         render(benchmark.state, ::render)
@@ -33,11 +36,13 @@ class BenchmarkActivity : ScreenActivity() {
 
     private fun render(state: BenchmarkUiState) {
         val running = state.running
-        findViewById<View>(R.id.bench_start).apply {
-            shown = running == null
-            isEnabled = state.load is LoadState.Ready
+        for (id in listOf(R.id.bench_start, R.id.bench_soak)) {
+            findViewById<View>(id).shown = running == null
+            findViewById<View>(id).isEnabled = state.load is LoadState.Ready
         }
         findViewById<View>(R.id.bench_cancel).shown = running != null
+        // A phone that sleeps measures its own saving of power.
+        findViewById<View>(R.id.root).keepScreenOn = running != null
         findViewById<TextView>(R.id.bench_state).show(stateText(state))
         findViewById<ProgressBar>(R.id.bench_progress).apply {
             shown = running != null
@@ -47,8 +52,8 @@ class BenchmarkActivity : ScreenActivity() {
         findViewById<ProblemCard>(R.id.problem).render(state.problem, if (busy) 0 else R.string.models_title) {
             startActivity(Intent(this, ModelsActivity::class.java))
         }
-        if (state.rounds != rendered) {
-            rendered = state.rounds
+        if (state.rounds to state.soak != rendered) {
+            rendered = state.rounds to state.soak
             renderRounds(state)
         }
         findViewById<View>(R.id.bench_share).shown = state.json != null
@@ -59,6 +64,8 @@ class BenchmarkActivity : ScreenActivity() {
         val running = state.running
         val load = state.load
         return when {
+            running?.kind == BenchmarkRequest.Kind.SOAK -> getString(R.string.soak_running, running.done, running.total)
+            running?.kind == BenchmarkRequest.Kind.SELF_TEST -> getString(R.string.work_verify)
             running != null -> getString(R.string.bench_running, running.done, running.total, running.depth)
             state.skipped.isNotEmpty() && state.json != null ->
                 getString(R.string.bench_skipped, state.skipped.joinToString())
@@ -82,9 +89,22 @@ class BenchmarkActivity : ScreenActivity() {
                 speed(R.string.bench_decode, spread(rounds.map { it.decodeTps }))
             list.addView(card)
         }
+        if (state.soak.isNotEmpty()) list.addView(soakCard(list, state.soak))
         findViewById<PlotView>(R.id.plot).apply {
-            shown = state.rounds.isNotEmpty()
-            show(state.rounds)
+            shown = state.rounds.isNotEmpty() || state.soak.isNotEmpty()
+            if (state.soak.isEmpty()) show(state.rounds) else showSoak(state.soak)
+        }
+    }
+
+    /** What heat took: the first tenth beside the last one. */
+    private fun soakCard(list: LinearLayout, samples: List<SoakSample>): View {
+        val tenth = maxOf(1, samples.size / 10)
+        val first = samples.take(tenth).map { it.decodeTps }.average()
+        val last = samples.takeLast(tenth).map { it.decodeTps }.average()
+        return layoutInflater.inflate(R.layout.item_speed, list, false).apply {
+            findViewById<TextView>(R.id.speed_depth).text = getString(R.string.soak_title, samples.last().atS)
+            findViewById<TextView>(R.id.speed_prefill).text = getString(R.string.soak_first, first)
+            findViewById<TextView>(R.id.speed_decode).text = getString(R.string.soak_last, last)
         }
     }
 

@@ -2,10 +2,12 @@ package io.github.mimomobile.demo.bench
 
 import android.content.Context
 import io.github.mimomobile.demo.Problem
+import io.github.mimomobile.demo.ProblemException
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.Vitals
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelHolder
+import io.github.mimomobile.demo.models.verifyModel
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.GenerationConfig
@@ -19,6 +21,7 @@ import io.github.mimomobile.runtime.Role
 import java.io.File
 import java.io.IOException
 import kotlin.random.Random
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
@@ -28,10 +31,12 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.distinctUntilChanged
+import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import org.json.JSONObject
 
 /** The fixed benchmark, that of `make bench-phone`; state holder of its screen. Survives activities. */
 class BenchmarkHolder(
@@ -58,39 +63,94 @@ class BenchmarkHolder(
         }
     }
 
-    fun start() {
+    fun start(request: BenchmarkRequest = BenchmarkRequest()) {
         scope.launch {
             if (state.value.running != null) return@launch
-            val ready = models.state.value.load as? LoadState.Ready ?: return@launch
-            val room = ready.info.contextLength - PROMPT_TOKENS - GENERATE_TOKENS
-            val (fitting, skipped) = DEPTHS.partition { it < room }
-            val total = fitting.size * REPEATS
-            current.update {
-                BenchmarkUiState(it.load, Running(0, total, fitting.firstOrNull() ?: 0), skipped = skipped)
+            val ready = try {
+                loaded(request.model)
+            } catch (error: ProblemException) {
+                return@launch fail(error.problem, request)
             }
-            job = scope.launch { run(ready, fitting, total) }
+            if (state.value.running == null) begin(ready, request)
         }
+    }
+
+    /**
+     * The model that is asked for, once it is loaded.
+     *
+     * @throws ProblemException There is none of this name, or it cannot be loaded.
+     */
+    private suspend fun loaded(name: String?): LoadState.Ready {
+        val quiet = models.state.first { it.listed && it.task == null && it.load.isDecided }
+        val path = if (name == null) quiet.load.path else {
+            quiet.models.firstOrNull { name == it.folder.name || name == it.name }?.path ?: throw ProblemException(
+                Problem.Kind.MODEL,
+                "no model is called $name; there are ${quiet.models.joinToString { it.folder.name }}",
+            )
+        }
+        if (path != null && path != quiet.load.path) models.load(path)
+        return when (val load = models.state.first { it.load.path == path && it.load.isDecided }.load) {
+            is LoadState.Ready -> load
+            is LoadState.Failed -> throw ProblemException(load.problem)
+            else -> throw ProblemException(Problem.Kind.MODEL, "no model is loaded")
+        }
+    }
+
+    private fun begin(ready: LoadState.Ready, request: BenchmarkRequest) {
+        val room = ready.info.contextLength - PROMPT_TOKENS - GENERATE_TOKENS
+        val (fitting, skipped) = DEPTHS.partition { it < room }
+        val speed = request.kind == BenchmarkRequest.Kind.SPEED
+        val total = if (speed) fitting.size * REPEATS else if (request.kind == BenchmarkRequest.Kind.SOAK) request.seconds else 1
+        current.update {
+            val running = Running(0, total, fitting.firstOrNull() ?: 0, request.kind)
+            BenchmarkUiState(it.load, running, skipped = if (speed) skipped else emptyList())
+        }
+        job = scope.launch { run(ready, request, fitting, total) }
+    }
+
+    /** Nothing was measured; who waits for a file is told in it. */
+    private suspend fun fail(problem: Problem, request: BenchmarkRequest) {
+        current.update { it.copy(problem = problem) }
+        val name = request.result ?: return
+        val failure = JSONObject().put("depth", 0).put("reason", problem.detail)
+        save(name, JSONObject().put("record_version", Record.VERSION).put("failure", failure).toString(2))
     }
 
     fun cancel() {
         job?.cancel()
     }
 
-    private suspend fun run(ready: LoadState.Ready, depths: List<Int>, total: Int) {
-        var measured: Record? = null
+    private suspend fun run(ready: LoadState.Ready, request: BenchmarkRequest, depths: List<Int>, total: Int) {
+        val entry = models.state.value.models.firstOrNull { it.path == ready.path }
+        val record = Record(context, ready.info, entry?.manifest, settings.values.value, vitals)
+        val name = request.result ?: record.fileName
         try {
-            val entry = models.state.value.models.firstOrNull { it.path == ready.path }
-            val record = Record(context, ready.info, entry?.manifest, settings.values.value, vitals)
+            if (request.kind == BenchmarkRequest.Kind.SELF_TEST && entry?.manifest != null) {
+                withContext(Dispatchers.IO) { verifyModel(entry.folder, entry.manifest) { _, _ -> } }
+                record.verified = true
+            }
             record.answer = ask()
-            measured = record
-            for (depth in depths) measure(depth, total, record)
-            finish(record)
-        } catch (error: MimoException) {
+            when (request.kind) {
+                BenchmarkRequest.Kind.SPEED -> for (depth in depths) measure(depth, total, record)
+                BenchmarkRequest.Kind.SOAK -> soak(request.seconds, record)
+                BenchmarkRequest.Kind.SELF_TEST -> Unit
+            }
+            finish(record, name)
+        } catch (error: CancellationException) {
+            throw error
+        } catch (error: Exception) {
             val problem = problemOf(error)
             current.update { it.copy(problem = problem) }
-            measured?.let { finish(it.failed(state.value.running?.depth ?: 0, problem.detail)) }
+            finish(record.failed(state.value.running?.depth ?: 0, problem.detail), name)
         } finally {
             current.update { it.copy(running = null) }
+        }
+    }
+
+    private suspend fun soak(seconds: Int, record: Record) = Soak(engine, vitals, seconds).run { sample ->
+        record.soak += sample
+        current.update {
+            it.copy(soak = it.soak + sample, running = it.running?.copy(done = minOf(sample.atS.toInt(), seconds)))
         }
     }
 
@@ -136,7 +196,7 @@ class BenchmarkHolder(
 
     private suspend fun generate(text: String): GenerationStats {
         val config =
-            GenerationConfig(temperature = 0.0, maxTokens = GENERATE_TOKENS, speculate = false, ignoreEnd = true)
+            GenerationConfig { temperature = 0.0; maxTokens = GENERATE_TOKENS; speculate = false; ignoreEnd = true }
         var stats: GenerationStats? = null
         engine.generate(Prompt.Text(text), config).collect { if (it is GenerationEvent.Finished) stats = it.stats }
         return checkNotNull(stats)
@@ -144,7 +204,7 @@ class BenchmarkHolder(
 
     private suspend fun ask(): String {
         val prompt = Prompt.Chat(listOf(Message(Role.USER, QUESTION)))
-        val config = GenerationConfig(temperature = 0.0, maxTokens = ANSWER_TOKENS, speculate = false)
+        val config = GenerationConfig { temperature = 0.0; maxTokens = ANSWER_TOKENS; speculate = false }
         val text = Channel.entries.associateWith { StringBuilder() }
         engine.generate(prompt, config).collect {
             if (it is GenerationEvent.Token) text.getValue(it.channel).append(it.text)
@@ -152,18 +212,25 @@ class BenchmarkHolder(
         return text.values.joinToString("\n\n").trim()
     }
 
-    private suspend fun finish(record: Record) {
+    private suspend fun finish(record: Record, name: String) {
         val json = record.toJson().toString(2)
-        val file = File(context.filesDir, "benchmarks/${record.fileName}")
-        try {
-            withContext(Dispatchers.IO) {
-                file.parentFile?.mkdirs()
-                file.writeText(json)
-            }
-            current.update { it.copy(json = json, file = file.path) }
-        } catch (error: IOException) {
-            current.update { it.copy(json = json, problem = Problem(Problem.Kind.STORAGE, error.message.orEmpty())) }
+        current.update { it.copy(json = json) }
+        save(name, json)
+    }
+
+    /** Writes a record where adb can read it; whoever waits for the file finds it whole. */
+    private suspend fun save(name: String, json: String) = try {
+        val folder = context.getExternalFilesDir(FOLDER) ?: File(context.filesDir, FOLDER)
+        val file = File(folder, name)
+        withContext(Dispatchers.IO) {
+            folder.mkdirs()
+            val partial = File(folder, "$name.partial")
+            partial.writeText(json)
+            if (!partial.renameTo(file)) throw IOException("$file: cannot be written")
         }
+        current.update { it.copy(file = file.path) }
+    } catch (error: IOException) {
+        current.update { it.copy(problem = Problem(Problem.Kind.STORAGE, error.message.orEmpty())) }
     }
 
     companion object {
@@ -173,6 +240,7 @@ class BenchmarkHolder(
         const val REPEATS = 3
         const val QUESTION = "What is 17 + 25?"
         val DEPTHS = listOf(0, 1024, 4096)
+        private const val FOLDER = "benchmarks"
         private const val ANSWER_TOKENS = 64
         private const val READING_MS = 5000L
 

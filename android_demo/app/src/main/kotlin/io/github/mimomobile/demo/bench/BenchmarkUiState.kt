@@ -16,8 +16,13 @@ data class Round(
     val batteryTemperatureC: Double?,
 )
 
-/** A benchmark under way. */
-data class Running(val done: Int, val total: Int, val depth: Int) {
+/** A benchmark under way: [done] of [total] rounds, or seconds of a soak. */
+data class Running(
+    val done: Int,
+    val total: Int,
+    val depth: Int = 0,
+    val kind: BenchmarkRequest.Kind = BenchmarkRequest.Kind.SPEED,
+) {
     val fraction: Float get() = done.toFloat() / total
 }
 
@@ -25,6 +30,7 @@ data class Running(val done: Int, val total: Int, val depth: Int) {
  * The benchmark screen.
  *
  * @property rounds Of the benchmark under way or the last one.
+ * @property soak Of the soak under way or the last one.
  * @property skipped Depths that the model's context does not hold.
  * @property json The record of the last benchmark, whole or with its failure.
  * @property file Where it was saved.
@@ -33,6 +39,7 @@ data class BenchmarkUiState(
     val load: LoadState = LoadState.None,
     val running: Running? = null,
     val rounds: List<Round> = emptyList(),
+    val soak: List<SoakSample> = emptyList(),
     val skipped: List<Int> = emptyList(),
     val json: String? = null,
     val file: String? = null,

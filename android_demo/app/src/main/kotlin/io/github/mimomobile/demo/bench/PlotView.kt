@@ -13,34 +13,65 @@ import kotlin.math.floor
 import kotlin.math.log10
 import kotlin.math.pow
 
-/** Three plots over the rounds: prefill and decode as bars, the battery's temperature as a line. */
+/** Plots over the same columns, below each other: speeds of rounds as bars, what changes in time as lines. */
 class PlotView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
     private class Plot(val title: String, val color: Int, val values: List<Double?>, val line: Boolean)
 
     private val text = Paint(Paint.ANTI_ALIAS_FLAG).apply { textSize = sp(12f) }
     private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
     private val lineHeight get() = text.fontSpacing
-    private var rounds = emptyList<Round>()
+    private var columns = emptyList<Column>()
     private var plots = emptyList<Plot>()
 
+    /** A place of the horizontal axis: its own [label], and the [group] that its neighbors share. */
+    private class Column(val label: String, val group: String)
+
+    /** Prefill and decode, and the battery's temperature. */
     fun show(rounds: List<Round>) {
-        this.rounds = rounds
-        val decode = rounds.map { it.decodeTps }
-        val temperature = rounds.map { it.batteryTemperatureC }
-        plots = listOfNotNull(
+        val depths = rounds.map { it.depth }
+        set(
+            rounds.mapIndexed { index, round ->
+                val number = index - depths.indexOf(round.depth) + 1
+                Column(number.toString(), context.getString(R.string.plot_depth, round.depth))
+            },
             Plot(context.getString(R.string.plot_prefill), R.color.second, rounds.map { it.prefillTps }, false),
-            Plot(context.getString(R.string.plot_decode), R.color.accent, decode, false),
-            Plot(context.getString(R.string.plot_temperature), R.color.error, temperature, true)
-                .takeIf { temperature.any { it != null } },
+            Plot(context.getString(R.string.plot_decode), R.color.accent, rounds.map { it.decodeTps }, false),
+            Plot(context.getString(R.string.plot_temperature), R.color.error, rounds.map { it.batteryTemperatureC }, true),
         )
-        contentDescription = plots.joinToString(". ") { plot ->
-            val values = plot.values.zip(rounds).joinToString("; ") { (value, round) ->
+        tell { plot ->
+            plot.values.zip(rounds).joinToString("; ") { (value, round) ->
                 context.getString(R.string.plot_value, round.depth, value?.let(::number) ?: "–")
             }
-            "${plot.title}: $values"
         }
+    }
+
+    /** Speed, temperature and battery in time. */
+    fun showSoak(samples: List<SoakSample>) {
+        var minute = 0
+        set(
+            samples.map {
+                val now = (it.atS / 60).toInt()
+                Column(if (now > minute) now.toString() else "", context.getString(R.string.plot_minutes)).also { minute = now }
+            },
+            Plot(context.getString(R.string.plot_decode), R.color.accent, samples.map { it.decodeTps }, true),
+            Plot(context.getString(R.string.plot_temperature), R.color.error, samples.map { it.batteryTemperatureC }, true),
+            Plot(context.getString(R.string.plot_battery), R.color.second, samples.map { it.batteryPercent?.toDouble() }, true),
+        )
+        tell { plot ->
+            val known = plot.values.filterNotNull()
+            context.getString(R.string.plot_from_to, number(known.first()), number(known.last()))
+        }
+    }
+
+    private fun set(columns: List<Column>, vararg plots: Plot) {
+        this.columns = columns
+        this.plots = plots.filter { plot -> plot.values.any { it != null } }
         requestLayout()
         invalidate()
+    }
+
+    private fun tell(values: (Plot) -> String) {
+        contentDescription = plots.joinToString(". ") { "${it.title}: ${values(it)}" }
     }
 
     override fun onMeasure(width: Int, height: Int) {
@@ -54,7 +85,7 @@ class PlotView(context: Context, attributes: AttributeSet?) : View(context, attr
             draw(canvas, plot, top)
             top += plotHeight() + context.dp(GAP_DP)
         }
-        drawRounds(canvas, top - context.dp(GAP_DP) + lineHeight)
+        drawLabels(canvas, top - context.dp(GAP_DP) + lineHeight)
     }
 
     private fun plotHeight() = context.dp(AXIS_DP) + 2 * lineHeight
@@ -101,40 +132,41 @@ class PlotView(context: Context, attributes: AttributeSet?) : View(context, attr
         paint.strokeWidth = context.dp(2).toFloat()
         val points = plot.values.mapIndexedNotNull { index, value -> value?.let { x(index) to y(it) } }
         points.zipWithNext { from, to -> canvas.drawLine(from.first, from.second, to.first, to.second, paint) }
-        points.forEach { canvas.drawCircle(it.first, it.second, context.dp(3).toFloat(), paint) }
+        if (points.size <= FEW) points.forEach { canvas.drawCircle(it.first, it.second, context.dp(3).toFloat(), paint) }
     }
 
-    /** The numbers of the rounds, and below them the depth that groups of them share. */
-    private fun drawRounds(canvas: Canvas, baseline: Float) {
+    /** The labels of the columns, and below them what groups of them share. */
+    private fun drawLabels(canvas: Canvas, baseline: Float) {
         text.color = context.getColor(R.color.on_surface_muted)
         text.textAlign = Paint.Align.CENTER
-        val depths = rounds.map { it.depth }
-        rounds.forEachIndexed { index, round ->
-            val number = index - depths.indexOf(round.depth) + 1
-            canvas.drawText(number.toString(), x(index), baseline, text)
+        columns.forEachIndexed { index, column ->
+            val half = text.measureText(column.label) / 2
+            canvas.drawText(column.label, minOf(x(index), width - half), baseline, text)
         }
-        for (depth in depths.distinct()) {
-            val middle = (x(depths.indexOf(depth)) + x(depths.lastIndexOf(depth))) / 2
-            canvas.drawText(context.getString(R.string.plot_depth, depth), middle, baseline + lineHeight, text)
+        val groups = columns.map { it.group }
+        for (group in groups.distinct()) {
+            val middle = (x(groups.indexOf(group)) + x(groups.lastIndexOf(group))) / 2
+            canvas.drawText(group, middle, baseline + lineHeight, text)
         }
     }
 
-    /** Rounds are a step apart, and depths a little more. */
+    /** Columns are a step apart, and groups a little more. */
     private fun step(): Float {
-        val depths = rounds.map { it.depth }.distinct().size
-        return (width - left()) / maxOf(1f, rounds.size + GROUP * (depths - 1))
+        val groups = columns.map { it.group }.distinct().size
+        return (width - left()) / maxOf(1f, columns.size + GROUP * (groups - 1))
     }
 
     private fun x(index: Int): Float {
-        val before = rounds.take(index + 1).map { it.depth }.distinct().size - 1
+        val before = columns.take(index + 1).map { it.group }.distinct().size - 1
         return left() + step() * (index + GROUP * before + 0.5f)
     }
 
     /** Bars begin at 0; a line has its own range. */
     private fun ticks(plot: Plot): List<Double> {
         val values = plot.values.filterNotNull()
-        val least = if (plot.line) floor(values.min()) - 1 else 0.0
-        val step = roundUp(maxOf(values.max() - least, 1e-3) / TICKS)
+        val lowest = if (plot.line) floor(values.min()) - 1 else 0.0
+        val step = roundUp(maxOf(values.max() - lowest, 1e-3) / TICKS)
+        val least = floor(lowest / step) * step
         return (0..ceil((values.max() - least) / step).toInt().coerceAtLeast(1)).map { least + it * step }
     }
 
@@ -154,6 +186,7 @@ class PlotView(context: Context, attributes: AttributeSet?) : View(context, attr
         const val AXIS_DP = 96
         const val GAP_DP = 12
         const val TICKS = 3
+        const val FEW = 20
         const val BAR = 0.6f
         const val GROUP = 0.5f
         const val MAX_BAR_DP = 40

@@ -31,6 +31,10 @@ class Record(
     private var failure: JSONObject? = null
 
     var answer = ""
+
+    /** Whether every byte of the model was read and found right. */
+    var verified = false
+    val soak = mutableListOf<SoakSample>()
     val runs = mutableListOf<Run>()
 
     val fileName: String
@@ -99,7 +103,9 @@ class Record(
         .put("backend", "ONNX Runtime, ${info.provider}")
         .put("question", BenchmarkHolder.QUESTION)
         .put("answer", answer)
+        .put("verified", verified)
         .put("runs", JSONArray(runs.map { it.toJson() }))
+        .put("soak", JSONArray(soak.map(::soakToJson)))
         .put("failure", orNull(failure))
         .put("after", after())
 
@@ -157,7 +163,7 @@ class Record(
             .put("available_bytes", AndroidDevice.availableBytes(context))
     }
 
-    private companion object {
+    companion object {
         const val VERSION = 1
     }
 }
@@ -170,6 +176,14 @@ private fun roundToJson(round: Round) = JSONObject()
     .put("decode_tps", round.decodeTps)
     .put("rested_s", round.restedS)
     .put("battery_temperature_c", orNull(round.batteryTemperatureC))
+
+private fun soakToJson(sample: SoakSample) = JSONObject()
+    .put("at_s", sample.atS)
+    .put("decode_tps", sample.decodeTps)
+    .put("battery_temperature_c", orNull(sample.batteryTemperatureC))
+    .put("battery_percent", orNull(sample.batteryPercent))
+    .put("battery_current_ua", orNull(sample.batteryCurrentUa))
+    .put("thermal_status", orNull(sample.thermalStatus))
 
 private fun orNull(value: Any?): Any = value ?: JSONObject.NULL
 

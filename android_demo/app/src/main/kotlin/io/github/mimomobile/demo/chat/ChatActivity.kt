@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.chat
 
 import android.Manifest
+import android.content.ActivityNotFoundException
 import android.content.Intent
 import android.content.pm.PackageManager
 import android.os.Build
@@ -16,12 +17,14 @@ import android.widget.LinearLayout
 import android.widget.PopupMenu
 import android.widget.ProgressBar
 import android.widget.TextView
+import android.widget.Toast
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.SettingsActivity
 import io.github.mimomobile.demo.VitalSigns
 import io.github.mimomobile.demo.app
 import io.github.mimomobile.demo.bench.BenchmarkActivity
+import io.github.mimomobile.demo.bench.BenchmarkRequest
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelsActivity
 import io.github.mimomobile.demo.ui.ProblemCard
@@ -29,21 +32,25 @@ import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
+import java.io.IOException
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.launch
 
 /** The chat screen; renders [ChatUiState]. */
 class ChatActivity : ScreenActivity() {
     private val chat get() = app.chat
-    private val views = mutableListOf<ExchangeView>()
     private var shownConversation: String? = null
     private var signs: VitalSigns? = null
     private var sheets: ChatSheets? = null
     private var announced = -1
+    private var announcedFor: String? = null
     private var keepsPosition = false
     private var slowTicks = 0
 
-    private val messages by lazy { findViewById<LinearLayout>(R.id.messages) }
+    private val messages by lazy { findViewById<ExchangeList>(R.id.messages) }
     private val scroll by lazy { findViewById<FollowScrollView>(R.id.messages_scroll) }
     private val composer by lazy { findViewById<EditText>(R.id.composer) }
 
@@ -59,6 +66,11 @@ class ChatActivity : ScreenActivity() {
         click(R.id.send) { send(composer.text.toString()) }
         click(R.id.stop) { chat.stop() }
         click(R.id.jump_down) { scroll.follow() }
+        click(R.id.editing_cancel) { stopEditing() }
+        messages.create = { slot ->
+            ExchangeView(slot, { toggleThinking(messages.indexOfChild(slot)) }, ::solve)
+        }
+        scroll.list = messages
         scroll.onFollow = { renderJump(chat.state.value) }
         composer.addTextChangedListener(object : TextWatcher {
             override fun beforeTextChanged(text: CharSequence, start: Int, count: Int, after: Int) = Unit
@@ -71,6 +83,7 @@ class ChatActivity : ScreenActivity() {
             if (sends) send(composer.text.toString())
             sends
         }
+        if (state == null) measureFor(intent)
         announced = chat.state.value.ended
         keepsPosition = state?.getBoolean(FOLLOWS) == false
         render(chat.state, ::render)
@@ -81,6 +94,17 @@ class ChatActivity : ScreenActivity() {
             renderStatus(chat.state.value)
             sheets.render(chat.state.value, it)
         }
+    }
+
+    override fun onNewIntent(intent: Intent) {
+        super.onNewIntent(intent)
+        measureFor(intent)
+    }
+
+    /** Begins what adb asks for: docs/android.md. */
+    private fun measureFor(intent: Intent) {
+        app.benchmark.start(BenchmarkRequest.of(intent) ?: return)
+        open(BenchmarkActivity::class.java)
     }
 
     override fun onSaveInstanceState(state: Bundle) {
@@ -101,6 +125,7 @@ class ChatActivity : ScreenActivity() {
 
     private fun send(text: String) {
         if (text.isBlank() || !chat.state.value.canSend) return
+        app.models.forgetCrash()
         chat.send(text)
         composer.text.clear()
         scroll.follow()
@@ -112,10 +137,23 @@ class ChatActivity : ScreenActivity() {
         renderComposer(state)
         renderStatus(state)
         sheets?.render(state, signs)
-        if (state.ended != announced && !state.generating) {
+        announce(state)
+    }
+
+    /** Tells a screen reader once that the answer of the conversation on the screen is complete. */
+    private fun announce(state: ChatUiState) {
+        val conversation = state.conversation.id
+        val text = findViewById<TextView>(R.id.announcement)
+        if (announcedFor != conversation || state.generating) {
+            announcedFor = conversation
             announced = state.ended
-            val answer = state.conversation.exchanges.lastOrNull()?.answer?.text.orEmpty()
-            findViewById<TextView>(R.id.announcement).text = getString(R.string.answer_ended, answer)
+            if (text.text.isNotEmpty()) text.text = ""
+        } else if (state.ended != announced) {
+            announced = state.ended
+            val answer = state.conversation.exchanges.lastOrNull()?.answer ?: return
+            if (answer.state in setOf(AnswerState.DONE, AnswerState.LENGTH, AnswerState.FULL)) {
+                text.text = getString(R.string.answer_ended, answer.text)
+            }
         }
     }
 
@@ -136,7 +174,7 @@ class ChatActivity : ScreenActivity() {
         meter.progress = if (all == null) 0 else (used.toLong() * meter.max / all).toInt()
         meter.contentDescription = all?.let { getString(R.string.context_used, used, it) }
         findViewById<ProblemCard>(R.id.load_problem).apply {
-            val problem = (load as? LoadState.Failed)?.problem
+            val problem = (load as? LoadState.Failed)?.problem ?: state.crash
             render(problem, problem?.kind?.let(::solution) ?: 0) { problem?.let { solve(it.kind) } }
         }
     }
@@ -163,8 +201,7 @@ class ChatActivity : ScreenActivity() {
     private fun renderMessages(state: ChatUiState) {
         val exchanges = state.conversation.exchanges
         if (shownConversation != state.conversation.id) {
-            messages.removeAllViews()
-            views.clear()
+            messages.show(emptyList())
             shownConversation = state.conversation.id
             when {
                 keepsPosition -> keepsPosition = false // the system restores it
@@ -172,14 +209,16 @@ class ChatActivity : ScreenActivity() {
                 else -> scroll.follow()
             }
         }
-        while (views.size < exchanges.size) {
-            val index = views.size
-            views += ExchangeView(messages, { toggleThinking(index) }, ::solve).also { messages.addView(it.view) }
-        }
-        exchanges.forEachIndexed { index, exchange ->
-            val again = if (index == exchanges.lastIndex && state.canSend) chat::regenerate else null
-            views[index].render(exchange, index in state.unfolded, again)
-        }
+        messages.show(
+            exchanges.mapIndexed { index, exchange ->
+                val actions = ExchangeActions(
+                    again = if (index == exchanges.lastIndex && state.canSend) chat::regenerate else null,
+                    edit = if (state.canSend) ({ edit(index) }) else null,
+                    goOn = if (index == exchanges.lastIndex && state.canSend && exchange.answer.isCut) chat::goOn else null,
+                )
+                ExchangeItem(exchange, index in state.unfolded, actions)
+            },
+        )
         renderEmpty(state)
         renderJump(state)
     }
@@ -196,7 +235,7 @@ class ChatActivity : ScreenActivity() {
 
     private fun renderEmpty(state: ChatUiState) {
         val empty = findViewById<View>(R.id.empty)
-        empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed
+        empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed && state.crash == null
         if (!empty.shown) return
         val nano = (state.load as? LoadState.Ready)?.info?.name?.let { it == NANO } ?: true
         findViewById<TextView>(R.id.empty_text).setText(if (nano) R.string.empty_nano else R.string.empty_model)
@@ -216,7 +255,20 @@ class ChatActivity : ScreenActivity() {
         list.addView(view)
     }
 
+    private fun edit(index: Int) {
+        chat.edit(index)
+        composer.setText(chat.state.value.conversation.exchanges.getOrNull(index)?.question)
+        composer.setSelection(composer.length())
+        composer.requestFocus()
+    }
+
+    private fun stopEditing() {
+        chat.edit(null)
+        composer.text.clear()
+    }
+
     private fun renderComposer(state: ChatUiState) {
+        findViewById<View>(R.id.editing).shown = state.editing != null
         findViewById<View>(R.id.send).apply {
             shown = !state.generating
             isEnabled = state.canSend && composer.text.isNotBlank()
@@ -238,10 +290,12 @@ class ChatActivity : ScreenActivity() {
     private fun showMenu(anchor: View) {
         PopupMenu(this, anchor).apply {
             inflate(R.menu.chat)
+            menu.findItem(R.id.menu_export).isEnabled = chat.state.value.conversation.exchanges.isNotEmpty()
             setOnMenuItemClickListener {
                 when (it.itemId) {
                     R.id.menu_models -> open(ModelsActivity::class.java)
                     R.id.menu_benchmark -> open(BenchmarkActivity::class.java)
+                    R.id.menu_export -> startExport()
                     R.id.menu_settings -> open(SettingsActivity::class.java)
                     else -> sheets?.open(ChatSheets.Kind.DETAILS)
                 }
@@ -249,6 +303,34 @@ class ChatActivity : ScreenActivity() {
             }
         }.show()
     }
+
+    internal fun startExport() = try {
+        val create = Intent(Intent.ACTION_CREATE_DOCUMENT)
+            .addCategory(Intent.CATEGORY_OPENABLE)
+            .setType("text/markdown")
+            .putExtra(Intent.EXTRA_TITLE, fileNameOf(chat.state.value.conversation))
+        startActivityForResult(create, EXPORT)
+    } catch (_: ActivityNotFoundException) { // a device without a file picker
+        tell(R.string.not_exported)
+    }
+
+    override fun onActivityResult(request: Int, result: Int, data: Intent?) {
+        val file = data?.data
+        if (request != EXPORT || result != RESULT_OK || file == null) return
+        val resolver = applicationContext.contentResolver
+        CoroutineScope(Dispatchers.Main).launch {
+            try {
+                chat.export { resolver.openOutputStream(file, "wt") }
+                tell(R.string.exported)
+            } catch (_: IOException) {
+                tell(R.string.not_exported)
+            } catch (_: SecurityException) {
+                tell(R.string.not_exported)
+            }
+        }
+    }
+
+    private fun tell(text: Int) = Toast.makeText(this, text, Toast.LENGTH_LONG).show()
 
     /** Without it an answer goes on in the background all the same, but nothing shows it. */
     private fun askToNotify() {
@@ -263,6 +345,7 @@ class ChatActivity : ScreenActivity() {
     private fun click(id: Int, act: (View) -> Unit) = findViewById<View>(id).setOnClickListener(act)
 
     private companion object {
+        const val EXPORT = 1
         const val FOLLOWS = "follows"
         const val SHEET = "sheet"
         const val NANO = "mimo-nano"

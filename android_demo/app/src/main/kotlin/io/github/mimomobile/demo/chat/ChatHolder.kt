@@ -11,6 +11,7 @@ import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Prompt
 import java.io.IOException
+import java.io.OutputStream
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
@@ -54,8 +55,8 @@ class ChatHolder(
         scope.launch { store.summaries.collect { list -> current.update { it.copy(history = list) } } }
         scope.launch { withContext(disk) { store.refresh() } }
         scope.launch {
-            models.state.map { it.load }.distinctUntilChanged().collect { load ->
-                current.update { it.copy(load = load) }
+            models.state.map { it.load to it.crash?.problem }.distinctUntilChanged().collect { (load, crash) ->
+                current.update { it.copy(load = load, crash = crash) }
                 if (load is LoadState.Ready) count()
             }
         }
@@ -63,16 +64,26 @@ class ChatHolder(
         scope.launch { settings.values.map { it.systemPrompt }.distinctUntilChanged().collect { count() } }
     }
 
-    /** Asks; nothing happens while an answer comes or no model is loaded. */
+    /** Asks, in place of the question that is being edited; nothing happens while an answer comes or no model is loaded. */
     fun send(question: String) {
         if (question.isBlank()) return
-        begin { it.copy(exchanges = it.exchanges + Exchange(question.trim(), Answer())) }
+        val index = state.value.editing ?: Int.MAX_VALUE
+        begin { it.copy(exchanges = it.exchanges.take(index) + Exchange(question.trim(), Answer())) }
     }
+
+    /** Begins to edit a question; null ends that, and nothing was changed. */
+    fun edit(index: Int?) = current.update { if (it.generating) it else it.copy(editing = index) }
 
     /** Asks the last question again, in place of its answer. */
     fun regenerate() {
         if (state.value.conversation.exchanges.isEmpty()) return
         begin { it.withAnswer(Answer(), System.currentTimeMillis()) }
+    }
+
+    /** Has the last answer go on where it was cut. */
+    fun goOn() {
+        if (state.value.conversation.exchanges.lastOrNull()?.answer?.isCut != true) return
+        begin { it.withAnswer(it.exchanges.last().answer.copy(state = AnswerState.STREAMING), System.currentTimeMillis()) }
     }
 
     /** Ends the answer within a token; what came of it stays. */
@@ -99,6 +110,17 @@ class ChatHolder(
         }
     }
 
+    /**
+     * Writes the open conversation as Markdown.
+     *
+     * @throws IOException The file cannot be written.
+     */
+    suspend fun export(open: () -> OutputStream?) = withContext(disk) {
+        val text = markdownOf(state.value.conversation, (state.value.load as? LoadState.Ready)?.info?.name)
+        val output = open() ?: throw IOException("the provider gives no file")
+        output.use { it.write(text.encodeToByteArray()) }
+    }
+
     fun toggleThinking(index: Int) = current.update {
         it.copy(unfolded = if (index in it.unfolded) it.unfolded - index else it.unfolded + index)
     }
@@ -118,14 +140,16 @@ class ChatHolder(
 
     private suspend fun show(conversation: Conversation) {
         settings.conversation = conversation.id
-        current.update { it.copy(conversation = conversation, unfolded = emptySet(), usedTokens = null) }
+        current.update { it.copy(conversation = conversation, unfolded = emptySet(), usedTokens = null, editing = null) }
         count()
     }
 
     private fun begin(change: (Conversation) -> Conversation) {
         scope.launch {
             if (!state.value.canSend) return@launch
-            current.update { it.copy(conversation = change(it.conversation), generating = true, liveTps = null) }
+            current.update {
+                it.copy(conversation = change(it.conversation), generating = true, liveTps = null, editing = null)
+            }
             settings.conversation = state.value.conversation.id
             stopping = false
             answering = scope.launch { answer() }
@@ -133,10 +157,10 @@ class ChatHolder(
     }
 
     private suspend fun answer() {
-        val draft = Draft(::publish)
+        val draft = Draft(state.value.conversation.exchanges.last().answer, ::publish)
         try {
             val chosen = settings.values.value
-            val prompt = Prompt.Chat(state.value.conversation.messages(chosen.systemPrompt))
+            val prompt = state.value.conversation.prompt(chosen.systemPrompt)
             save()
             draft.promptTokens = engine.countTokens(prompt)
             engine.generate(prompt, chosen.generation).collect { event ->

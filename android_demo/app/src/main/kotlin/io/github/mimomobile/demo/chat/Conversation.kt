@@ -3,6 +3,7 @@ package io.github.mimomobile.demo.chat
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.runtime.GenerationStats
 import io.github.mimomobile.runtime.Message
+import io.github.mimomobile.runtime.Prompt
 import io.github.mimomobile.runtime.Role
 import org.json.JSONArray
 import org.json.JSONObject
@@ -12,8 +13,11 @@ enum class AnswerState {
     STREAMING,
     DONE,
 
-    /** The tokens or the context were used up. */
+    /** The tokens were used up. */
     LENGTH,
+
+    /** The context was used up, so that nothing more can come. */
+    FULL,
 
     /** By the user. */
     STOPPED,
@@ -34,6 +38,13 @@ data class Answer(
 ) {
     /** Whether the thinking is still going on. */
     val thinks: Boolean get() = state == AnswerState.STREAMING && thinkingTokens > 0 && text.isEmpty()
+
+    /** Whether it was cut, and can go on where it was. */
+    val isCut: Boolean
+        get() = state in setOf(AnswerState.LENGTH, AnswerState.STOPPED, AnswerState.INTERRUPTED) && hasBegun
+
+    /** Whether some of it is there already. */
+    val hasBegun: Boolean get() = thinking.isNotEmpty() || text.isNotEmpty()
 }
 
 /** A question and its answer. */
@@ -44,6 +55,13 @@ data class Conversation(val id: String, val updatedAt: Long, val exchanges: List
 
     fun withAnswer(answer: Answer, now: Long) =
         copy(updatedAt = now, exchanges = exchanges.dropLast(1) + exchanges.last().copy(answer = answer))
+
+    /** What the next answer follows, or the rest of the last one if some of it is there. */
+    fun prompt(systemPrompt: String): Prompt {
+        val last = exchanges.last().answer
+        if (!last.hasBegun) return Prompt.Chat(messages(systemPrompt))
+        return Prompt.Continued(withAnswer(Answer(), updatedAt).messages(systemPrompt), last.thinking, last.text)
+    }
 
     /** What the model is given; of answers only the text, as the template of MiMo has it. */
     fun messages(systemPrompt: String): List<Message> = buildList {

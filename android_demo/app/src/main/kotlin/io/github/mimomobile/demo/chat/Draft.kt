@@ -5,11 +5,12 @@ import io.github.mimomobile.demo.Throttle
 import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
+import io.github.mimomobile.runtime.Notice
 
-/** An answer as it comes: gathers tokens and tells [publish] at most fifty times a second. */
-internal class Draft(private val publish: (Draft) -> Unit) {
-    private val thinking = StringBuilder()
-    private val text = StringBuilder()
+/** An answer as it comes, after what is there of it [before]: gathers tokens and tells [publish] at most fifty times a second. */
+internal class Draft(private val before: Answer, private val publish: (Draft) -> Unit) {
+    private val thinking = StringBuilder(before.thinking)
+    private val text = StringBuilder(before.text)
     private val shown = Throttle(SHOW_NS)
     private val saved = Throttle(SAVE_NS)
     private var thinkingTokens = 0
@@ -20,7 +21,7 @@ internal class Draft(private val publish: (Draft) -> Unit) {
 
     var promptTokens: Int? = null
 
-    /** So far, thinking and answer. */
+    /** Of this run so far, thinking and answer. */
     var tokens = 0
         private set
 
@@ -41,7 +42,7 @@ internal class Draft(private val publish: (Draft) -> Unit) {
 
     fun finish(event: GenerationEvent.Finished) {
         stats = event.stats
-        end(event.reason.answerState())
+        end(if (event.notice == Notice.CONTEXT_FULL) AnswerState.FULL else event.reason.answerState())
     }
 
     fun fail(with: Problem) {
@@ -55,7 +56,9 @@ internal class Draft(private val publish: (Draft) -> Unit) {
         publish(this)
     }
 
-    fun answer() = Answer(thinking.toString(), text.toString(), thinkingTokens, tokens, state, stats, problem)
+    fun answer() = Answer(
+        thinking.toString(), text.toString(), before.thinkingTokens + thinkingTokens, before.tokens + tokens, state, stats, problem,
+    )
 
     fun liveTps(): Double? {
         val seconds = (System.nanoTime() - firstNs) / 1e9

@@ -14,6 +14,16 @@ import io.github.mimomobile.demo.ui.copyText
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
 
+/**
+ * What can be done with an exchange now: [again] asks the question once more, [edit] changes it, [goOn] has a cut answer go
+ * on; null for what cannot be done.
+ */
+class ExchangeActions(
+    val again: (() -> Unit)? = null,
+    val edit: (() -> Unit)? = null,
+    val goOn: (() -> Unit)? = null,
+)
+
 /** A question and its answer on the screen; renders only what changed. */
 class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private val solve: (Problem.Kind) -> Unit) {
     private val context: Context = parent.context
@@ -26,7 +36,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
     private val answerView = view.findViewById<AnswerView>(R.id.answer_blocks)
     private val note = view.findViewById<TextView>(R.id.note)
     private val problem = view.findViewById<ProblemCard>(R.id.problem)
-    private val actions = view.findViewById<View>(R.id.actions)
+    private val actionRow = view.findViewById<View>(R.id.actions)
     private val regenerate = view.findViewById<View>(R.id.regenerate)
     private val stats = view.findViewById<TextView>(R.id.stats)
     private var rendered: List<Any>? = null
@@ -36,9 +46,8 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         thinkingToggle.setOnClickListener { toggle() }
     }
 
-    /** [again] asks the question once more; null where that cannot be done now. */
-    fun render(exchange: Exchange, unfolded: Boolean, again: (() -> Unit)?) {
-        val wanted = listOf(exchange, unfolded, again != null)
+    fun render(exchange: Exchange, unfolded: Boolean, actions: ExchangeActions) {
+        val wanted = listOf(exchange, unfolded, actions.again != null, actions.edit != null, actions.goOn != null)
         if (wanted == rendered) return
         rendered = wanted
         val answer = exchange.answer
@@ -52,14 +61,20 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
         problem.render(answer.problem, answer.problem?.kind?.let(::solution) ?: 0) {
             answer.problem?.let { solve(it.kind) }
         }
-        actions.shown = !streaming
+        actionRow.shown = !streaming
         view.findViewById<View>(R.id.copy).apply {
             shown = answer.text.isNotEmpty()
             setOnClickListener { context.copyText(answer.text) }
         }
-        regenerate.shown = again != null
-        regenerate.setOnClickListener { again?.invoke() }
+        offer(regenerate, actions.again)
+        offer(view.findViewById(R.id.edit), actions.edit)
+        offer(view.findViewById(R.id.go_on), actions.goOn)
         stats.show(statsOf(answer))
+    }
+
+    private fun offer(button: View, action: (() -> Unit)?) {
+        button.shown = action != null
+        button.setOnClickListener { action?.invoke() }
     }
 
     private fun renderThinking(answer: Answer, unfolded: Boolean) {
@@ -84,6 +99,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
 
     private fun noteOf(answer: Answer): String? = when (answer.state) {
         AnswerState.LENGTH -> context.getString(R.string.note_length)
+        AnswerState.FULL -> context.getString(R.string.note_full)
         AnswerState.STOPPED -> context.getString(R.string.note_stopped)
         AnswerState.INTERRUPTED -> context.getString(R.string.note_interrupted)
         else -> null
@@ -99,7 +115,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
 /** What the button of a problem's card does; 0 for none. */
 fun solution(kind: Problem.Kind): Int = when (kind) {
     Problem.Kind.CONTEXT -> R.string.new_chat
-    Problem.Kind.MEMORY, Problem.Kind.PROVIDER -> R.string.settings_title
+    Problem.Kind.PROVIDER -> R.string.settings_title
     Problem.Kind.STATE, Problem.Kind.INFERENCE -> R.string.try_again
     else -> R.string.models_title
 }

@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.chat
 
 import android.content.Context
+import android.graphics.Rect
 import android.util.AttributeSet
 import android.widget.ScrollView
 
@@ -25,15 +26,35 @@ class FollowScrollView(context: Context, attributes: AttributeSet?) : ScrollView
     /** Stays where it is. */
     fun release() = set(false)
 
+    /** What is scrolled: it is told what part of it is visible. */
+    var list: ExchangeList? = null
+
     override fun onScrollChanged(left: Int, top: Int, oldLeft: Int, oldTop: Int) {
         super.onScrollChanged(left, top, oldLeft, oldTop)
+        look()
         if (top < oldTop && !atEnd()) set(false) else if (atEnd()) set(true)
     }
 
     override fun onLayout(changed: Boolean, left: Int, top: Int, right: Int, bottom: Int) {
+        // What is above may get another height than it had: what is read stays where it is.
+        val first = list?.firstBelow(scrollY - listTop())
+        val before = first?.let { it.top + listTop() - scrollY }
         super.onLayout(changed, left, top, right, bottom)
+        if (first != null && before != null && !follows) scrollTo(0, first.top + listTop() - before)
         if (follows) scrollTo(0, end()) else if (atEnd()) set(true)
+        post(::look) // in the middle of a layout no view may come
     }
+
+    /** A text higher than the screen that gets the focus, unfolded say, is read from where it is. */
+    override fun computeScrollDeltaToGetChildRectOnScreen(rect: Rect): Int =
+        if (rect.height() > height) 0 else super.computeScrollDeltaToGetChildRectOnScreen(rect)
+
+    private fun look() {
+        val top = scrollY - listTop()
+        if (height > 0) list?.see(top, top + height)
+    }
+
+    private fun listTop(): Int = list?.top ?: 0
 
     private fun set(value: Boolean) {
         if (follows == value) return

@@ -1,37 +1,36 @@
 package io.github.mimomobile.demo.chat
 
-import android.graphics.Typeface
-import android.text.SpannableStringBuilder
-import android.text.Spanned
-import android.text.style.RelativeSizeSpan
-import android.text.style.StyleSpan
-import android.text.style.TypefaceSpan
-
 /** A part of an answer. */
 sealed interface Block {
-    val text: String
+    data class Prose(val text: String) : Block
 
-    data class Prose(override val text: String) : Block
+    data class Code(val text: String, val language: String = "") : Block
 
-    data class Code(override val text: String) : Block
+    /** LaTeX, without what marks it as a formula. */
+    data class Formula(val text: String) : Block
+
+    /** Rows of cells; the first row is the heading. */
+    data class Table(val rows: List<List<String>>) : Block
 }
 
 private const val FENCE = "```"
 
-/** What is between lines of three backticks is code, also while the closing line is still to come. At least one. */
+/** An answer's Markdown in parts, also while the end of the last one is still to come. At least one. */
 fun blocksOf(text: String): List<Block> {
     val blocks = mutableListOf<Block>()
     val lines = mutableListOf<String>()
-    var code = false
+    var language: String? = null
     fun end() {
         val part = lines.joinToString("\n").trim('\n')
-        if (part.isNotEmpty()) blocks += if (code) Block.Code(part) else Block.Prose(part)
+        val name = language
+        if (name == null) blocks += proseOf(part) else if (part.isNotEmpty()) blocks += Block.Code(part, name)
         lines.clear()
     }
     for (line in text.split('\n')) {
-        if (line.trimStart().startsWith(FENCE)) {
+        val start = line.trimStart()
+        if (start.startsWith(FENCE)) {
             end()
-            code = !code
+            language = if (language == null) start.trimStart('`').trim().substringBefore(' ') else null
         } else {
             lines += line
         }
@@ -40,30 +39,54 @@ fun blocksOf(text: String): List<Block> {
     return blocks.ifEmpty { listOf(Block.Prose("")) }
 }
 
-private val MARKS = Regex("""\*\*(.+?)\*\*|`([^`\n]+)`|^#{1,6} +(.+)$|^( *)[-*] +""", RegexOption.MULTILINE)
+/** A formula between marks, or from a mark to the end. */
+private val DISPLAY = Regex(
+    """\\\[(.*?)(?:\\]|\z)|\$\$(.*?)(?:\$\$|\z)|(\\begin\{(align|aligned|equation|gather|cases|eqnarray|[bpvBV]?matrix)\*?}""" +
+        """.*?(?:\\end\{\4\*?}|\z))""",
+    RegexOption.DOT_MATCHES_ALL,
+)
 
-/** Bold text, code in a line, headings and bullets of Markdown; everything else stays as it is. */
-fun styled(text: String): CharSequence {
-    val result = SpannableStringBuilder()
+/** What is no code: formulas of their own, and what is between them. */
+private fun proseOf(text: String): List<Block> = buildList {
     var from = 0
-    for (match in MARKS.findAll(text)) {
-        result.append(text, from, match.range.first)
-        val (bold, code, heading) = match.destructured
-        when {
-            bold.isNotEmpty() -> result.add(bold, StyleSpan(Typeface.BOLD))
-            code.isNotEmpty() -> result.add(code, TypefaceSpan("monospace"))
-            heading.isNotEmpty() -> result.add(heading, StyleSpan(Typeface.BOLD), RelativeSizeSpan(HEADING))
-            else -> result.append(match.groupValues[4]).append("•  ")
-        }
+    for (match in DISPLAY.findAll(text)) {
+        addAll(tablesOf(text.substring(from, match.range.first)))
+        val (brackets, dollars, environment) = match.destructured
+        val formula = brackets.ifEmpty { dollars.ifEmpty { environment } }
+        if (formula.isNotBlank()) add(Block.Formula(formula.trim()))
         from = match.range.last + 1
     }
-    return result.append(text, from, text.length)
+    addAll(tablesOf(text.substring(from)))
 }
 
-private const val HEADING = 1.15f
+private val RULE = Regex("""\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?""")
 
-private fun SpannableStringBuilder.add(text: String, vararg spans: Any) {
-    val start = length
-    append(text)
-    spans.forEach { setSpan(it, start, length, Spanned.SPAN_EXCLUSIVE_EXCLUSIVE) }
+/** What is neither code nor formula: tables, and what is between them. */
+private fun tablesOf(text: String): List<Block> = buildList {
+    val prose = mutableListOf<String>()
+    fun end() {
+        val part = prose.joinToString("\n").trim('\n', ' ')
+        if (part.isNotEmpty()) add(Block.Prose(part))
+        prose.clear()
+    }
+    val lines = text.split('\n')
+    var at = 0
+    while (at < lines.size) {
+        val isTable = '|' in lines[at] && lines.getOrNull(at + 1)?.let { '|' in it && RULE.matches(it.trim()) } == true
+        if (!isTable) {
+            prose += lines[at++]
+            continue
+        }
+        end()
+        val rows = mutableListOf(cells(lines[at]))
+        at += 2
+        while (at < lines.size && '|' in lines[at]) rows += cells(lines[at++])
+        add(Block.Table(rows))
+    }
+    end()
 }
+
+private val BAR = Regex("""(?<!\\)\|""")
+
+private fun cells(line: String): List<String> =
+    line.trim().removePrefix("|").removeSuffix("|").split(BAR).map { it.trim().replace("\\|", "|") }

@@ -4,6 +4,7 @@ import android.view.LayoutInflater
 import android.view.View
 import android.view.ViewGroup
 import android.widget.ProgressBar
+import android.widget.Switch
 import android.widget.TextView
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.ui.SEPARATOR
@@ -24,7 +25,9 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
         text(R.id.model_name).show(entry.name)
         text(R.id.model_badge).shown = loaded
         text(R.id.model_facts).show(facts(entry))
-        text(R.id.model_problem).show(problem(entry) ?: failed?.problem?.detail)
+        val crash = state.crash?.takeIf { it.path == entry.path }?.problem
+        text(R.id.model_problem).show(problem(entry) ?: failed?.problem?.detail ?: crash?.detail)
+        renderChoices(entry)
         view.findViewById<ProgressBar>(R.id.model_progress).apply {
             shown = loading != null
             if (loading != null) show(fraction(loading))
@@ -36,6 +39,28 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
         act(R.id.model_delete, entry.origin != Origin.BUNDLED && !isBeingWritten) { screen.confirmDelete(entry) }
         view.findViewById<View>(R.id.model_delete).contentDescription =
             screen.getString(R.string.delete_named, entry.name)
+    }
+
+    private fun renderChoices(entry: ModelEntry) {
+        val shape = entry.shape
+        val chosen = screen.chosen(entry)
+        val tokens = chosen.contextLength?.let { screen.resources.getQuantityString(R.plurals.tokens, it, it) }
+        text(R.id.model_context).show(
+            screen.getString(R.string.model_context, tokens ?: screen.getString(R.string.automatic_context)),
+        )
+        act(R.id.model_context, shape != null) { screen.askContext(entry) }
+        view.findViewById<Switch>(R.id.model_arranged).apply {
+            shown = shape != null && shape.isWorthKeeping
+            if (shape == null) return
+            setOnCheckedChangeListener(null)
+            isChecked = chosen.keepsArranged
+            text = screen.getString(
+                R.string.keep_arranged,
+                screen.bytes(shape.arrangedBytes),
+                screen.bytes(shape.memoryBytes),
+            )
+            setOnCheckedChangeListener { _, on -> screen.choose(entry, chosen.copy(keepsArranged = on)) }
+        }
     }
 
     private fun facts(entry: ModelEntry): String {

@@ -14,6 +14,8 @@ class ModelFolders(private val context: Context) {
     /** Where `adb push` puts models; they are loaded in place. */
     val pushed: File? get() = context.getExternalFilesDir("models")
 
+    private val everyArranged = File(context.noBackupFilesDir, "prepacked")
+
     val nano = File(own, NANO)
     val nanoSource = AssetSource(context.assets, "models/$NANO")
 
@@ -28,6 +30,16 @@ class ModelFolders(private val context: Context) {
     fun clean() {
         val partial = own.listFiles().orEmpty().filter { it.name.endsWith(PARTIAL) }
         partial.filterNot(::isMoving).forEach { it.deleteRecursively() }
+    }
+
+    /** Where a model's weights are kept in this CPU's order, if the user wants it: a folder for each model. */
+    fun arranged(path: String) = File(everyArranged, "${File(path).name}-${Integer.toHexString(path.hashCode())}")
+
+    /** Removes all that is kept in this CPU's order except of the models of [paths]: `adb` deletes models, too. */
+    fun cleanArranged(paths: List<String>) {
+        if (pushed == null) return // the storage is away, and so are its models
+        val wanted = paths.map(::arranged)
+        everyArranged.listFiles().orEmpty().filterNot { it in wanted }.forEach { it.deleteRecursively() }
     }
 
     /** Everything there is, the bundled model first. */
@@ -48,7 +60,8 @@ class ModelFolders(private val context: Context) {
         File(own, "${manifest.model}-${manifest.recipe}".replace(Regex("[^A-Za-z0-9_.-]+"), "-").trimStart('.'))
 
     private fun read(folder: File, origin: Origin): ModelEntry = try {
-        ModelEntry(folder, origin, ModelManifest.parse(File(folder, ModelManifest.NAME).readText()))
+        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
+        ModelEntry(folder, origin, manifest, ModelShape.read(File(folder, manifest.path)))
     } catch (error: IOException) {
         ModelEntry(folder, origin, problem = error.message)
     } catch (error: MimoException) {

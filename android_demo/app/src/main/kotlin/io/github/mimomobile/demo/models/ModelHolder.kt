@@ -3,12 +3,15 @@ package io.github.mimomobile.demo.models
 import android.content.Context
 import android.content.Intent
 import android.net.Uri
+import io.github.mimomobile.demo.ModelSettings
 import io.github.mimomobile.demo.Problem
+import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.Throttle
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
+import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
@@ -28,11 +31,8 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.collectLatest
-import kotlinx.coroutines.flow.distinctUntilChanged
-import kotlinx.coroutines.flow.drop
 import kotlinx.coroutines.flow.filterIsInstance
 import kotlinx.coroutines.flow.first
-import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.receiveAsFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
@@ -46,6 +46,7 @@ class ModelHolder(
     private val settings: SettingsStore,
 ) {
     private val folders = ModelFolders(context)
+    private val marker = LoadMarker(context, settings)
     private val current = MutableStateFlow(ModelsUiState())
     private val started = AtomicBoolean()
 
@@ -54,6 +55,9 @@ class ModelHolder(
 
     @Volatile
     private var task: Job? = null
+
+    /** The settings of the last load. */
+    private var loadedWith: List<Any?> = emptyList()
 
     val state: StateFlow<ModelsUiState> = current.asStateFlow()
 
@@ -67,10 +71,29 @@ class ModelHolder(
                 ModelCopy(folders.nanoSource, folders.nano).run(manifest, progress)
                 markVerified(ModelEntry(folders.nano, Origin.BUNDLED, manifest))
             }
-        }.invokeOnCompletion { load(settings.modelPath ?: folders.nano.path) }
+        }.invokeOnCompletion { loadFirst() }
         scope.launch { wanted.receiveAsFlow().collectLatest(::loadNow) }
         scope.launch {
-            settings.values.map { it.loading }.distinctUntilChanged().drop(1).collect { reload() }
+            settings.values.collect { chosen ->
+                val path = state.value.load.path
+                if (path != null && chosen.loading(path) != loadedWith) reload()
+            }
+        }
+    }
+
+    /** Loads what was loaded last. A model that ended the app is not tried again before the user asks for it. */
+    private fun loadFirst() {
+        val path = marker.unfinished
+        if (path == null) return wanted.trySend(settings.modelPath ?: folders.nano.path).let {}
+        scope.launch {
+            list()
+            val crash = Crash(path, marker.problem(path, state.value.models.firstOrNull { it.path == path }))
+            current.update { it.copy(crash = crash) }
+            if (path == folders.nano.path) {
+                become(LoadState.Failed(path, folders.nano.name, crash.problem))
+            } else {
+                wanted.trySend(folders.nano.path)
+            }
         }
     }
 
@@ -81,6 +104,7 @@ class ModelHolder(
 
     /** Loads a model in place of the one before; a running answer is stopped. */
     fun load(path: String) {
+        current.update { it.copy(crash = null) }
         wanted.trySend(path)
     }
 
@@ -131,8 +155,8 @@ class ModelHolder(
         scope.launch {
             withContext(Dispatchers.IO) {
                 entry.folder.deleteRecursively()
-                prepacked(entry).deleteRecursively()
             }
+            settings.set(settings.values.value.with(entry.path, ModelSettings()))
             list()
             if (state.value.load.path == entry.path) load(folders.nano.path)
         }
@@ -142,6 +166,15 @@ class ModelHolder(
     fun cancel() {
         if (state.value.task?.kind != ModelTask.Kind.UNPACK) task?.cancel()
     }
+
+    /** Changes what is chosen for one model; it is loaded again if it is the one that is loaded. */
+    fun choose(entry: ModelEntry, chosen: ModelSettings) {
+        settings.set(settings.values.value.with(entry.path, chosen))
+        refresh()
+    }
+
+    /** The user has seen it. */
+    fun forgetCrash() = current.update { it.copy(crash = null) }
 
     /** Shows why a task cannot even begin. */
     fun tell(problem: Problem) = current.update { it.copy(problem = problem) }
@@ -177,15 +210,21 @@ class ModelHolder(
     }
 
     private suspend fun list() {
-        val models = withContext(Dispatchers.IO) { folders.list() }
+        val models = withContext(Dispatchers.IO) {
+            folders.list().also { found -> folders.cleanArranged(found.map { it.path }.filter(::keeps)) }
+        }
         current.update { it.copy(models = models, listed = true, freeBytes = context.filesDir.usableSpace) }
     }
+
+    private fun keeps(path: String) = settings.values.value.of(path).keepsArranged
 
     private suspend fun loadNow(path: String) {
         list()
         val entry = state.value.models.firstOrNull { it.path == path } ?: ModelEntry(folders.nano, Origin.BUNDLED)
         val name = entry.name
         settings.modelPath = entry.path
+        val chosen = settings.values.value
+        loadedWith = chosen.loading(entry.path)
         become(LoadState.Loading(entry.path, name, 0, 0))
         engine.stop()
         engine.state.first { it !is EngineState.Generating }
@@ -195,8 +234,12 @@ class ModelHolder(
             }
         }
         try {
-            val size = withContext(Dispatchers.IO) { mark(entry) in settings.verified }
-            engine.load(entry.folder, config(entry, if (size) Verification.SIZE else Verification.SHA256))
+            val config = withContext(Dispatchers.IO) {
+                val known = mark(entry) in settings.verified
+                marker.begin(entry.path)
+                config(entry, chosen, if (known) Verification.SIZE else Verification.SHA256)
+            }
+            engine.load(entry.folder, config)
             markVerified(entry)
             watch.cancelAndJoin()
             val info = when (val state = engine.state.value) {
@@ -210,30 +253,33 @@ class ModelHolder(
             become(LoadState.Failed(entry.path, name, problemOf(error)))
         } finally {
             watch.cancel()
+            marker.end()
         }
     }
 
-    private fun config(entry: ModelEntry, verification: Verification): EngineConfig {
-        val chosen = settings.values.value
-        return EngineConfig(
-            contextLength = chosen.contextLength,
-            threads = chosen.threads,
-            provider = chosen.provider,
-            strict = false,
-            speculation = Speculation.AUTO,
-            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16,
-            verification = verification,
-            availableBytes = { AndroidDevice.availableBytes(context) },
-            heat = { AndroidDevice.heat(context) },
-            cacheFolder = prepacked(entry),
-            soc = AndroidDevice.soc(),
-        )
+    private fun config(entry: ModelEntry, chosen: Settings, verification: Verification): EngineConfig {
+        val own = chosen.of(entry.path)
+        return EngineConfig {
+            contextLength = own.contextLength ?: largestContext(entry, chosen)
+            threads = chosen.threads
+            provider = chosen.provider
+            measurementsFolder = File(context.noBackupFilesDir, "measurements")
+            strict = false
+            speculation = Speculation.AUTO
+            kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16
+            this.verification = verification
+            availableBytes = { AndroidDevice.availableBytes(context) }
+            heat = { AndroidDevice.heat(context) }
+            cacheFolder = folders.arranged(entry.path).takeIf { own.keepsArranged }
+            soc = AndroidDevice.soc()
+        }
     }
 
-    /** Weights in this CPU's order, made at the first load; a folder for each model, to be deleted with it. */
-    private fun prepacked(entry: ModelEntry): File {
-        val name = "${entry.folder.name}-${Integer.toHexString(entry.path.hashCode())}"
-        return File(context.noBackupFilesDir, "prepacked/$name")
+    /** The most tokens that fit into the memory; null leaves it to the engine. An NPU's is compiled in. */
+    private fun largestContext(entry: ModelEntry, chosen: Settings): Int? {
+        if (chosen.provider == ExecutionProvider.QNN) return null
+        val held = (engine.state.value as? EngineState.Ready)?.model?.let(ModelShape::heldBytes) ?: 0
+        return entry.shape?.largestContext(AndroidDevice.availableBytes(context) + held, chosen.int8Kv)
     }
 
     private fun become(load: LoadState) = current.update { it.copy(load = load) }

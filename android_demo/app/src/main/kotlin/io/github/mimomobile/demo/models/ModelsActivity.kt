@@ -6,9 +6,11 @@ import android.content.Intent
 import android.os.Bundle
 import android.view.View
 import android.widget.CheckBox
+import android.widget.EditText
 import android.widget.LinearLayout
 import android.widget.ProgressBar
 import android.widget.TextView
+import io.github.mimomobile.demo.ModelSettings
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.app
@@ -19,6 +21,7 @@ import io.github.mimomobile.demo.ui.Sheet
 import io.github.mimomobile.demo.ui.bytes
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
+import kotlinx.coroutines.flow.combine
 
 /** The model screen; renders [ModelsUiState]. */
 class ModelsActivity : ScreenActivity() {
@@ -35,7 +38,7 @@ class ModelsActivity : ScreenActivity() {
         findViewById<View>(R.id.task_cancel).setOnClickListener { models.cancel() }
         val pushed = getExternalFilesDir("models")?.path.orEmpty()
         findViewById<TextView>(R.id.push_hint).text = getString(R.string.push_hint, pushed)
-        render(models.state, ::render)
+        render(models.state.combine(app.settings.values) { state, _ -> state }, ::render)
         detailed = state?.getString(DETAILED)
     }
 
@@ -107,6 +110,34 @@ class ModelsActivity : ScreenActivity() {
     fun load(entry: ModelEntry) = models.load(entry.path)
 
     fun verify(entry: ModelEntry) = models.verify(entry)
+
+    fun chosen(entry: ModelEntry): ModelSettings = app.settings.values.value.of(entry.path)
+
+    fun choose(entry: ModelEntry, chosen: ModelSettings) = models.choose(entry, chosen)
+
+    /** Asks for the context of one model; what cannot be is not taken. */
+    fun askContext(entry: ModelEntry) {
+        val most = entry.shape?.trainedTokens ?: return
+        val dialog = AlertDialog.Builder(this)
+            .setTitle(getString(R.string.context_title, entry.name))
+            .setView(R.layout.dialog_context)
+            .setPositiveButton(R.string.save, null)
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+        val field = dialog.findViewById<EditText>(R.id.context_length)
+        dialog.findViewById<TextView>(R.id.context_about).text = getString(R.string.context_about, most)
+        field.setText(chosen(entry).contextLength?.toString())
+        dialog.getButton(AlertDialog.BUTTON_POSITIVE).setOnClickListener {
+            val text = field.text.toString().trim()
+            val tokens = text.toIntOrNull()
+            if (text.isNotEmpty() && (tokens == null || tokens !in 1..most)) {
+                field.error = getString(R.string.range_context, most)
+            } else {
+                choose(entry, chosen(entry).copy(contextLength = tokens))
+                dialog.dismiss()
+            }
+        }
+    }
 
     fun confirmDelete(entry: ModelEntry) {
         val size = entry.manifest?.let { bytes(it.sizeBytes) } ?: entry.folder.name

@@ -13,6 +13,7 @@ data class ModelEntry(
     val folder: File,
     val origin: Origin,
     val manifest: ModelManifest? = null,
+    val shape: ModelShape? = null,
     val problem: String? = null,
 ) {
     val path: String get() = folder.path
@@ -23,6 +24,9 @@ data class ModelEntry(
 sealed interface LoadState {
     /** The model's folder; null when there is none. */
     val path: String?
+
+    /** Whether it is known how the load ended. */
+    val isDecided: Boolean get() = this is Ready || this is Failed
 
     data object None : LoadState {
         override val path: String? get() = null
@@ -35,6 +39,9 @@ sealed interface LoadState {
     data class Failed(override val path: String, val name: String, val problem: Problem) : LoadState
 }
 
+/** The load of the model of [path] ended the app. */
+data class Crash(val path: String, val problem: Problem)
+
 /** Long work on files. */
 data class ModelTask(val kind: Kind, val name: String, val doneBytes: Long = 0, val totalBytes: Long = 0) {
     enum class Kind { UNPACK, IMPORT, VERIFY }
@@ -46,6 +53,7 @@ data class ModelTask(val kind: Kind, val name: String, val doneBytes: Long = 0, 
  * The model screen.
  *
  * @property listed Whether the folders were looked at.
+ * @property crash That the load of a model ended the app before; until another model is chosen.
  * @property problem Of the last task.
  * @property verified Name of the model that was found whole by the last task.
  */
@@ -53,6 +61,7 @@ data class ModelsUiState(
     val models: List<ModelEntry> = emptyList(),
     val listed: Boolean = false,
     val load: LoadState = LoadState.None,
+    val crash: Crash? = null,
     val task: ModelTask? = null,
     val problem: Problem? = null,
     val verified: String? = null,

@@ -8,14 +8,18 @@ import io.github.mimomobile.demo.PHONE_AT_NIGHT
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.application
 import io.github.mimomobile.demo.await
+import io.github.mimomobile.demo.chat.ChatActivity
 import io.github.mimomobile.demo.colors
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.screenshot
+import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
 import java.io.File
+import kotlin.math.sin
 import org.json.JSONObject
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
@@ -66,6 +70,102 @@ class BenchmarkScreenTest {
         val sent = chooser.getParcelableExtra(Intent.EXTRA_INTENT, Intent::class.java)
         assertNotNull(sent)
         assertEquals(state.json, sent!!.getStringExtra(Intent.EXTRA_TEXT))
+    }
+
+    @Test
+    fun `adb starts it, and finds the record under the name that it gave`() {
+        val file = ask("benchmark", "result" to "mine.json", "model" to "mimo-nano")
+        await("the file") { file.exists() }
+        val record = JSONObject(file.readText())
+        assertEquals(listOf(0, 1024), record.getJSONArray("runs").run { (0 until length()).map { getJSONObject(it).getInt("depth") } })
+        assertTrue(record.isNull("failure"))
+    }
+
+    @Test
+    fun `a model that adb names and that is not there is told in the file`() {
+        val file = ask("benchmark", "result" to "mine.json", "model" to "large")
+        await("the file") { file.exists() }
+        val reason = JSONObject(file.readText()).getJSONObject("failure").getString("reason")
+        assertTrue(reason, "large" in reason && "mimo-nano" in reason)
+    }
+
+    @Test
+    fun `a self-test verifies every byte and asks one question`() {
+        val file = ask("selftest", "result" to "self.json")
+        await("the file") { file.exists() }
+        val record = JSONObject(file.readText())
+        assertTrue(record.getBoolean("verified"))
+        assertTrue(record.getString("answer"), record.getString("answer").endsWith("42"))
+        assertEquals(0, record.getJSONArray("runs").length())
+    }
+
+    @Test
+    fun `a soak tells speed, heat and battery in time, in the record and in the plot`() {
+        val file = ask("soak", "result" to "soak.json", seconds = 3)
+        await("the file") { file.exists() }
+        val samples = JSONObject(file.readText()).getJSONArray("soak")
+        assertTrue("${samples.length()} samples", samples.length() in 10..60)
+        val last = samples.getJSONObject(samples.length() - 1)
+        assertEquals(3.0, last.getDouble("at_s"), 1.0)
+        assertTrue(last.getDouble("decode_tps") > 0)
+        assertEquals(31.2, last.getDouble("battery_temperature_c"), 0.01)
+        assertEquals(81, last.getInt("battery_percent"))
+        val bench = Robolectric.buildActivity(BenchmarkActivity::class.java).setup().get()
+        await("the plot") { bench.view<View>(R.id.plot).isShown && state.running == null }
+        val told = bench.view<View>(R.id.plot).contentDescription
+        assertTrue("$told", bench.getString(R.string.plot_battery) in told)
+        assertTrue(bench.shown(), bench.getString(R.string.soak_title, last.getDouble("at_s")) in bench.shown())
+    }
+
+    @Test
+    fun `an intent from elsewhere asks for nothing, or for what is in range`() {
+        assertNull(BenchmarkRequest.of(Intent(Intent.ACTION_MAIN)))
+        val wild = Intent().putExtra("soak", true).putExtra("seconds", -5).putExtra("result", "../../databases/x")
+        val request = BenchmarkRequest.of(wild)!!
+        assertEquals(1, request.seconds)
+        assertNull(request.result)
+        assertNull(BenchmarkRequest.of(Intent().putExtra("soak", true).putExtra("result", ".."))!!.result)
+    }
+
+    @Test
+    fun `pictures of a soak, light`() = soakPicture("light")
+
+    @Test
+    @Config(sdk = [34], qualifiers = PHONE_AT_NIGHT)
+    fun `pictures of a soak, dark`() = soakPicture("dark")
+
+    /** Ten minutes as a phone might have them, made up: nobody waits for them here. */
+    private fun soakPicture(theme: String) {
+        val bench = start()
+        val samples = (1..60).map {
+            val heat = minOf(1.0, it / 35.0)
+            SoakSample(it * 10.0, 11.8 - 3.9 * heat + 0.3 * sin(it * 1.7), 30.5 + 9.5 * heat, 81 - it / 9, -900_000, (heat * 3).toInt())
+        }
+        bench.findViewById<PlotView>(R.id.plot).showSoak(samples)
+        bench.view<View>(R.id.plot).visibility = View.VISIBLE
+        assertTrue(colors(screenshot(bench, "android-soak-$theme")) > 20)
+    }
+
+    /** What `am start --ez KIND true …` does; the file that the record is to be in. */
+    private fun ask(kind: String, vararg texts: Pair<String, String>, seconds: Int? = null): File {
+        val intent = Intent(application, ChatActivity::class.java).putExtra(kind, true)
+        for ((name, value) in texts) intent.putExtra(name, value)
+        if (seconds != null) intent.putExtra("seconds", seconds)
+        Robolectric.buildActivity(ChatActivity::class.java, intent).setup()
+        val next = shadowOf(application).nextStartedActivity
+        assertEquals(BenchmarkActivity::class.java.name, next.component!!.className)
+        return File(application.getExternalFilesDir("benchmarks"), texts.toMap().getValue("result"))
+    }
+
+    @Test
+    fun `the screen stays on while it measures, and only then`() {
+        val bench = start()
+        val root = bench.view<View>(R.id.root)
+        assertFalse(root.keepScreenOn)
+        press(bench.view(R.id.bench_start))
+        await("a screen that stays on") { root.keepScreenOn }
+        press(bench.view(R.id.bench_cancel))
+        await("the end of it") { !root.keepScreenOn }
     }
 
     @Test

@@ -20,6 +20,7 @@ import io.github.mimomobile.demo.await
 import io.github.mimomobile.demo.colors
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.press
+import io.github.mimomobile.demo.roleOf
 import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
@@ -40,6 +41,7 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 import org.robolectric.shadows.ShadowDialog
+import org.robolectric.shadows.ShadowPowerManager
 
 /** The real chat screen on the real engine and MiMo-nano, as a fresh install has them. */
 @RunWith(RobolectricTestRunner::class)
@@ -109,6 +111,28 @@ class ChatScreenTest {
         await("another answer") { state.ended == 2 }
         assertEquals(1, state.conversation.exchanges.size)
         assertEquals("76", answer.text)
+    }
+
+    @Test
+    fun `an answer that was cut goes on where it was, in its thinking and in its text`() {
+        val chat = start()
+        answered(chat, SUM)
+        val whole = answer
+        holder.new()
+        await("an empty conversation") { state.conversation.exchanges.isEmpty() }
+        application.settings.set(Settings(generation = GREEDY.generation.copy { maxTokens = 5 }))
+        answered(chat, SUM)
+        assertEquals(AnswerState.LENGTH, answer.state)
+        assertTrue(answer.text, answer.text.isEmpty())
+        makeGreedy()
+        val before = state.ended
+        press(last(chat, R.id.go_on))
+        await("the rest") { state.ended > before }
+        assertEquals(AnswerState.DONE, answer.state)
+        assertEquals(whole.thinking to whole.text, answer.thinking to answer.text)
+        assertEquals(whole.thinkingTokens, answer.thinkingTokens)
+        assertEquals(1, state.conversation.exchanges.size)
+        assertFalse(last<View>(chat, R.id.go_on).isShown)
     }
 
     @Test
@@ -215,6 +239,34 @@ class ChatScreenTest {
     }
 
     @Test
+    fun `the CPU is kept awake while an answer comes, and only then`() {
+        val chat = start()
+        assertFalse("awake for nothing", ShadowPowerManager.getLatestWakeLock()?.isHeld == true)
+        ramble(chat)
+        await("the lock") { ShadowPowerManager.getLatestWakeLock()?.isHeld == true }
+        press(chat.view(R.id.stop))
+        await("the end of it") { ShadowPowerManager.getLatestWakeLock()?.isHeld == false }
+    }
+
+    @Test
+    fun `a screen reader is told of an answer once, and of none after another conversation was opened`() {
+        val chat = start()
+        val announcement = chat.view<TextView>(R.id.announcement)
+        answered(chat, SUM)
+        await("the announcement") { "76" in announcement.text }
+        press(chat.view(R.id.new_chat))
+        await("an empty conversation") { state.conversation.exchanges.isEmpty() }
+        settle()
+        assertEquals("", announcement.text.toString())
+        val first = state.history.single().id
+        ramble(chat) // and a conversation is opened while its answer comes
+        holder.open(first)
+        await("the first") { state.conversation.id == first && !state.generating }
+        settle()
+        assertEquals("", announcement.text.toString())
+    }
+
+    @Test
     fun `the meter tells how much of the context is used`() {
         val chat = start()
         answered(chat, SUM)
@@ -243,7 +295,7 @@ class ChatScreenTest {
         data.setLastModified(time) // else it would be verified again, and refused
         val before = application.models.state.value.load
         application.models.reload()
-        await("the model") { application.models.state.value.load.let { it is LoadState.Ready && it !== before } }
+        await("the model") { state.load.let { it is LoadState.Ready && it !== before } && state.canSend }
         answered(chat, SUM)
         assertEquals(AnswerState.FAILED, answer.state)
         assertEquals("", answer.thinking + answer.text)
@@ -263,6 +315,7 @@ class ChatScreenTest {
         for (view in pressed) {
             val name = view.contentDescription ?: (view as? TextView)?.text ?: view.shown()
             assertTrue("$view has no name", name.isNotBlank())
+            assertTrue("$view has the role ${roleOf(view)}", roleOf(view).endsWith("Button"))
             assertTrue("$view is ${view.width} × ${view.height}", view.height >= least || view.touchDelegate != null)
         }
     }
@@ -310,7 +363,7 @@ class ChatScreenTest {
 
     /** A hot phone draws almost evenly from all tokens; the one that ends the answer comes late with this seed. */
     private fun ramble(chat: ChatActivity) {
-        val even = GenerationConfig(temperature = 100.0, topP = 1.0, seed = 16, speculate = false)
+        val even = GenerationConfig { temperature = 100.0; topP = 1.0; seed = 16; speculate = false }
         application.settings.set(Settings(generation = even))
         val power = application.getSystemService(PowerManager::class.java)
         shadowOf(power).setCurrentThermalStatus(PowerManager.THERMAL_STATUS_CRITICAL)
@@ -332,7 +385,7 @@ class ChatScreenTest {
     }
 
     private companion object {
-        val GREEDY = Settings(generation = GenerationConfig(temperature = 0.0))
+        val GREEDY = Settings(generation = GenerationConfig { temperature = 0.0 })
         const val SUM = "What is 25 + 17 * 3?"
     }
 }

@@ -12,6 +12,7 @@ import io.github.mimomobile.demo.application
 import io.github.mimomobile.demo.await
 import io.github.mimomobile.demo.colors
 import io.github.mimomobile.demo.press
+import io.github.mimomobile.demo.roleOf
 import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.runtime.ModelManifest
@@ -203,6 +204,16 @@ class ModelsScreenTest {
         application.models.delete(state.models.single { it.origin == Origin.IMPORTED })
         await("nano") { (state.load as? LoadState.Ready)?.path?.endsWith("mimo-nano") == true }
         assertEquals(listOf("mimo-nano"), own.list()!!.toList())
+    }
+
+    @Test
+    fun `everything that can be pressed has the role of a button for TalkBack`() {
+        val models = start()
+        val pressed = models.window.decorView.all().filter { it.isShown && it.isClickable }.toList()
+        assertTrue("${pressed.size}", pressed.size >= 5)
+        for (view in pressed) {
+            assertTrue("$view: ${roleOf(view)}", roleOf(view).endsWith("Button") || roleOf(view).endsWith("CheckBox"))
+        }
     }
 
     @Test

@@ -1,10 +1,20 @@
 package io.github.mimomobile.runtime.android
 
 import android.app.ActivityManager
+import android.content.ComponentCallbacks2
 import android.content.Context
+import android.content.res.Configuration
 import android.os.Build
 import android.os.PowerManager
+import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.Heat
+import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.MimoException
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.cancel
+import kotlinx.coroutines.launch
 
 /** What Android knows and plain Kotlin does not. The only file of this library that needs Android's classes. */
 public object AndroidDevice {
@@ -27,5 +37,39 @@ public object AndroidDevice {
         val power = context.getSystemService(Context.POWER_SERVICE) as PowerManager
         // From THERMAL_STATUS_NONE, 0, to THERMAL_STATUS_SHUTDOWN, 6.
         return Heat.entries[power.currentThermalStatus.coerceIn(0, Heat.entries.lastIndex)]
+    }
+
+    /**
+     * Unloads an engine's model when Android is short of memory and the app is in the background, so that the app is not
+     * ended for it: [EngineState.Empty] then says that it must be loaded again. While a model is loaded or generates it
+     * stays. Closing what is returned ends this.
+     */
+    public fun unloadWhenMemoryIsShort(context: Context, engine: MimoEngine): AutoCloseable {
+        val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default)
+        val callbacks = object : ComponentCallbacks2 {
+            override fun onTrimMemory(level: Int) {
+                if (level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND) unload()
+            }
+
+            @Deprecated("Android calls onTrimMemory instead")
+            override fun onLowMemory() = unload()
+
+            override fun onConfigurationChanged(newConfig: Configuration) = Unit
+
+            private fun unload() {
+                scope.launch {
+                    try {
+                        engine.unload()
+                    } catch (_: MimoException.WrongState) { // it is in use, or closed
+                    }
+                }
+            }
+        }
+        val application = context.applicationContext
+        application.registerComponentCallbacks(callbacks)
+        return AutoCloseable {
+            application.unregisterComponentCallbacks(callbacks)
+            scope.cancel()
+        }
     }
 }

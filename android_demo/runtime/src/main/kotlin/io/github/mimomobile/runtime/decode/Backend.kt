@@ -1,7 +1,11 @@
 package io.github.mimomobile.runtime.decode
 
-/** A computation was cut off; between a backend and the decoder only, never seen by users. */
-internal class Cancelled : Exception() {
+/**
+ * A computation was cut off; between a backend and the decoder only, never seen by users.
+ *
+ * @property computed So many of the ids were computed before that, and are in the KV cache.
+ */
+internal class Cancelled(val computed: Int) : Exception() {
     override fun fillInStackTrace(): Throwable = this
 }
 
@@ -17,7 +21,7 @@ internal interface Backend : AutoCloseable {
      * Puts [ids] at [position], forgetting later entries; the logits of the last [rows] of them, 1 or 2, until the next
      * call.
      *
-     * @throws Cancelled [cancel] was called meanwhile; the cache holds what is before [position].
+     * @throws Cancelled [cancel] was called meanwhile; it says how many of [ids] the cache holds.
      */
     fun decode(ids: IntArray, position: Int, rows: Int = 1): List<FloatArray>
 

@@ -5,22 +5,29 @@ import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
 import io.github.mimomobile.runtime.Heat
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.Notice
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.text.IntList
 
 /**
  * Drives a backend: prompts in, events out. It knows what the KV cache holds, so no token is computed twice.
  *
+ * What runs cost is measured when it is made, so that the first answer does not wait for it.
+ *
  * @param name Which model computes on what, for errors.
+ * @throws MimoException.Inference The backend failed.
  */
 internal class Decoder(
     private val backend: Backend,
     private val name: String,
-    private val speculation: Speculation,
+    speculation: Speculation,
     private val cooling: Cooling = Cooling({ Heat.NONE }),
 ) {
     private val cached = IntList()
-    private var speculator: Speculator? = null
+
+    /** What runs cost when nothing else was under way; null without an MTP layer. */
+    val costs: Costs? = backend.mtp?.let { Costs.measure(backend, it) }
+    private val speculator = backend.mtp?.let { head -> costs?.let { Speculator(speculation, head, it) } }
 
     /**
      * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].
@@ -40,7 +47,7 @@ internal class Decoder(
         var reason: FinishReason? = null
         var drafts = false
         try {
-            val speculator = if (generation.config.speculate) speculating() else null
+            val speculator = speculator?.takeIf { generation.config.speculate }?.also { it.begin() }
             reused = commonPrefix(ids).let { backend.mtp?.resume(it) ?: it }
             var pending = ids.copyOfRange(reused, ids.size)
             var position = reused
@@ -49,7 +56,7 @@ internal class Decoder(
                 cached.truncate(position)
                 val rows = if (draft == Generation.END) 1 else 2
                 val begun = System.nanoTime()
-                val logits = backend.decode(if (rows == 1) pending else pending + draft, position, rows)
+                val logits = compute(if (rows == 1) pending else pending + draft, position, rows)
                 val worked = System.nanoTime() - begun
                 val isStep = pending.size == 1
                 cached.addAll(pending)
@@ -65,7 +72,7 @@ internal class Decoder(
                     generation.accept(token).forEach { emit(it) }
                     reason = when {
                         generation.stopped -> FinishReason.STOP
-                        generation.count >= generation.config.maxTokens -> FinishReason.LENGTH
+                        generation.count >= generation.mostTokens -> FinishReason.LENGTH
                         position + 1 >= backend.contextLength -> FinishReason.LENGTH
                         else -> null
                     }
@@ -83,7 +90,7 @@ internal class Decoder(
                 if (isStep && reason == null) speculator?.learn(rows == 2, right, worked / 1e9)
                 draft = Generation.END
                 val drafting = System.nanoTime()
-                val room = minOf(generation.config.maxTokens - generation.count, backend.contextLength - position - 1)
+                val room = minOf(generation.mostTokens - generation.count, backend.contextLength - position - 1)
                 if (reason == null && room > 1 && speculator != null) {
                     drafts = true
                     draft = speculator.propose(generation, position, pending[0])
@@ -101,6 +108,7 @@ internal class Decoder(
         generation.end().forEach { emit(it) }
         // A stop string may have been in what was held back.
         if (generation.stopped && reason == FinishReason.LENGTH) reason = FinishReason.STOP
+        val full = reason == FinishReason.LENGTH && generation.count != generation.config.maxTokens
         val decodeS = secondsSince(started) - firstS
         val stats = GenerationStats(
             promptTokens = ids.size,
@@ -113,7 +121,7 @@ internal class Decoder(
             timeToFirstTokenS = firstS,
             restedS = restedS,
         )
-        emit(GenerationEvent.Finished(checkNotNull(reason), stats))
+        emit(GenerationEvent.Finished(checkNotNull(reason), stats, if (full) Notice.CONTEXT_FULL else null))
     }
 
     /** Ends a running generation within a token; called from any thread. */
@@ -128,14 +136,12 @@ internal class Decoder(
         cooling.begin()
     }
 
-    /** What drafts; what runs cost is measured when it is not known. */
-    private fun speculating(): Speculator? {
-        val head = backend.mtp ?: return null
-        val made = speculator ?: run {
-            cached.truncate(0)
-            Speculator(speculation, head, Costs.measure(backend, head)).also { speculator = it }
-        }
-        return made.also { it.begin() }
+    /** One run; what it had computed when it was cut off stays for the next turn. */
+    private fun compute(ids: IntArray, position: Int, rows: Int): List<FloatArray> = try {
+        backend.decode(ids, position, rows)
+    } catch (cut: Cancelled) {
+        cached.addAll(ids.copyOf(cut.computed))
+        throw cut
     }
 
     /** How many of [ids] are in the cache; at least one is left to compute. */

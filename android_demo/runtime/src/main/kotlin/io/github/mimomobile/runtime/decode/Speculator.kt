@@ -1,6 +1,7 @@
 package io.github.mimomobile.runtime.decode
 
 import io.github.mimomobile.runtime.Speculation
+import java.util.Locale
 import kotlin.math.max
 
 /**
@@ -11,34 +12,37 @@ import kotlin.math.max
  * @property draftS Making the draft.
  */
 internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Double) {
-    companion object {
-        private const val REPEATS = 3
-        private const val REPEATS_S = 0.02
+    override fun toString(): String = "%.1f ms a token, %.1f ms with a draft, %.1f ms for the draft"
+        .format(Locale.ROOT, 1e3 * stepS, 1e3 * verifyS, 1e3 * draftS)
 
+    companion object {
         /** The costs of a backend with an MTP layer, whose KV cache is lost by it. */
         fun measure(backend: Backend, head: MtpHead): Costs {
             fun step(rows: Int) = backend.decode(IntArray(rows), 0, rows)
             step(2) // warms up
             return Costs(
-                stepS = seconds { step(1) },
-                verifyS = seconds { step(2) },
-                draftS = seconds(before = { step(1) }) { head.draft(1, 0) },
+                stepS = medianSeconds { step(1) },
+                verifyS = medianSeconds { step(2) },
+                draftS = medianSeconds(before = { step(1) }) { head.draft(1, 0) },
             ).also { head.resume(0) }
-        }
-
-        /** The median of several times. */
-        private fun seconds(before: () -> Unit = {}, run: () -> Unit): Double {
-            val times = mutableListOf<Double>()
-            while (times.size < REPEATS || times.sum() < REPEATS_S) {
-                before()
-                val started = System.nanoTime()
-                run()
-                times += (System.nanoTime() - started) / 1e9
-            }
-            return times.sorted()[times.size / 2]
         }
     }
 }
+
+/** What [run] takes: the median of several times. */
+internal fun medianSeconds(before: () -> Unit = {}, run: () -> Unit): Double {
+    val times = mutableListOf<Double>()
+    while (times.size < REPEATS || times.sum() < REPEATS_S) {
+        before()
+        val started = System.nanoTime()
+        run()
+        times += (System.nanoTime() - started) / 1e9
+    }
+    return times.sorted()[times.size / 2]
+}
+
+private const val REPEATS = 3
+private const val REPEATS_S = 0.02
 
 /**
  * Decides whether the MTP layer drafts the next token: by what runs cost now and by how many drafts were right lately.
@@ -92,7 +96,7 @@ internal class Speculator(
         drafting = couldPay && (mode == Speculation.MTP || speedup(rate.value) > if (drafting) 1.0 else MARGIN)
         if (!couldPay || !drafting && silentTokens < shadowTokens) return Generation.END
         val started = clock()
-        val draft = head.draftIds[generation.guess(head.draft(position, token))]
+        val draft = head.draftIds[generation.guess(head.draft(position, token), head.draftIds)]
         val seconds = (clock() - started) / 1e9
         silentTokens = 0
         if (drafting) {

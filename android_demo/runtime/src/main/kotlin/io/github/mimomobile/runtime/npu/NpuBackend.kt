@@ -24,7 +24,7 @@ internal class NpuBackend(private val model: NpuModel, layer: NpuMtpLayer?) : Ba
     override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
         var start = 0
         while (start < ids.size) {
-            if (cancelled) throw Cancelled()
+            if (cancelled) throw Cancelled(start)
             val at = position + start
             val window = model.window(ids.size - start, at)
             val count = minOf(window, ids.size - start)
@@ -35,7 +35,7 @@ internal class NpuBackend(private val model: NpuModel, layer: NpuMtpLayer?) : Ba
             hidden.between((count - kept) * size).get(tail, (2 - kept) * size, kept * size)
             start += count
         }
-        if (cancelled) throw Cancelled()
+        if (cancelled) throw Cancelled(start)
         model.score(tail, rows)
         val logits = model.logits.buffer.duplicate()
         return this.rows.take(rows).onEach { logits.get(it) }

@@ -42,9 +42,10 @@ internal class ModelLoader(
     /**
      * Verifies and opens the model.
      *
-     * @param progress Told how many bytes of how many were verified; may throw to give up.
+     * @param progress Told how many bytes of how many were verified, of the model and then of kept weights; may throw to
+     *   give up.
      */
-    fun load(progress: (doneBytes: Long, totalBytes: Long) -> Unit): LoadedModel {
+    fun load(progress: Progress): LoadedModel {
         val model = ModelFolder.read(root, config.recipe)
         model.verify(config.verification, progress)
         val folder = model.graphs
@@ -56,7 +57,7 @@ internal class ModelLoader(
         val settings = settings(File(folder, "config.json"))
         val memory = MemoryCheck(root, config.availableBytes)
         val trained = settings.long("max_position_embeddings")
-        val opened = ModelOpener(folder, config, trained, memory, leastKeptBytes, openPiece).open()
+        val opened = ModelOpener(folder, config, trained, memory, leastKeptBytes, openPiece, progress).open()
         val template = File(folder, "chat_template.jinja")
         val info = ModelInfo(
             name = model.manifest.model,
@@ -70,6 +71,7 @@ internal class ModelLoader(
             placement = opened.placement,
             draftsWithMtp = opened.backend.mtp != null,
             hasChatTemplate = template.isFile && ChatTemplate.isKnown(text(template)),
+            threads = opened.threads,
             synthetic = settings["mimo_mobile_synthetic"] == true,
         )
         return LoadedModel(info, tokenizer, opened.backend)

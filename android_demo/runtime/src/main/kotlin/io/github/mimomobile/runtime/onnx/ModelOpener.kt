@@ -6,8 +6,11 @@ import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.devices.LayerTimes
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.SelfTest
+import io.github.mimomobile.runtime.devices.ThreadChoice
+import io.github.mimomobile.runtime.devices.fastCores
 import io.github.mimomobile.runtime.npu.NpuBackend
 import io.github.mimomobile.runtime.npu.NpuFolder
 import io.github.mimomobile.runtime.npu.NpuModel
@@ -23,6 +26,7 @@ internal class OpenedModel(
     val kvBytes: Long,
     val placement: Map<String, Int> = emptyMap(),
     val fallback: String? = null,
+    val threads: Int? = null,
 )
 
 /**
@@ -31,6 +35,7 @@ internal class OpenedModel(
  * @param trained Tokens that the model was trained for.
  * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
  * @param openPiece Opens what was compiled for an NPU; null is QNN.
+ * @param progress Told how much of kept weights was verified; may throw to give up.
  */
 internal class ModelOpener(
     private val folder: File,
@@ -39,6 +44,7 @@ internal class ModelOpener(
     private val memory: MemoryCheck,
     private val leastKeptBytes: Long,
     private val openPiece: OpenPiece?,
+    private val progress: Progress,
 ) {
     private val reference = File(folder, "reference.json")
 
@@ -64,6 +70,7 @@ internal class ModelOpener(
                 problem,
             )
         }
+        config.warn("$folder: $provider cannot run the model, and the CPU computes instead: ${problem.message}.")
         return onProvider(ExecutionProvider.CPU, problem.message)
     }
 
@@ -71,7 +78,9 @@ internal class ModelOpener(
         val context = contextLength()
         // What cannot be tested is not kept.
         val cache = config.cacheFolder?.takeIf { reference.isFile }
-        val runtime = OrtRuntime(config.copy(provider = provider, cacheFolder = cache), memory, leastKeptBytes)
+        val threads = if (provider == ExecutionProvider.CPU) threads() else config.threads
+        val chosen = config.copy { this.provider = provider; cacheFolder = cache; this.threads = threads }
+        val runtime = OrtRuntime(chosen, memory, leastKeptBytes, progress)
         val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
             memory.fits("KV cache of $context tokens", it)
         }
@@ -86,6 +95,7 @@ internal class ModelOpener(
             val result = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE) }
             if (result.tested) runtime.judge(result.problem == null) // else at a load with a longer context
             if (result.problem != null) {
+                config.warn("Kept weights are not used any more: ${result.problem}.")
                 backend.close()
                 memory.unmap()
                 return onProvider(provider, fallback)
@@ -101,7 +111,29 @@ internal class ModelOpener(
             found
         }
         val weights = File(folder, Prepacked.DATA).length()
-        return OpenedModel(backend, provider, weights, trunk.kvBytes, placement, fallback)
+        return OpenedModel(backend, provider, weights, trunk.kvBytes, placement, fallback, runtime.threads)
+    }
+
+    /** The number of threads that is fastest for the MTP layer, whose matrices are the trunk's; null when unknown. */
+    private fun threads(): Int? {
+        val layer = File(folder, MTP).takeIf { it.isFile }
+        val kept = config.measurementsFolder
+        if (config.threads != null || layer == null || kept == null) return config.threads
+        val key = Prepacked.stateOf(layer, "${config.heat()}")
+        return try {
+            val candidates = ThreadChoice.candidates(Runtime.getRuntime().availableProcessors(), fastCores())
+            ThreadChoice(kept, key) { measured(layer, it) }.choose(candidates) { config.info(it) }
+        } catch (error: MimoException.MemoryFull) {
+            config.warn("Threads are not measured: ${error.message}.")
+            null
+        }
+    }
+
+    private fun measured(layer: File, threads: Int): LayerTimes {
+        val tried = config.copy { this.threads = threads; provider = ExecutionProvider.CPU; cacheFolder = null }
+        val runtime = OrtRuntime(tried, memory)
+        val graph = CachedGraph(runtime, layer, 2 * CachedGraph.BATCH_TOKENS, 1, setOf("hidden_states")) {}
+        return OrtMtpLayer(graph, runtime).use { it.times() }
     }
 
     private fun onNpu(): OpenedModel {
@@ -148,7 +180,7 @@ internal class ModelOpener(
     }
 
     private fun openMtp(context: Int, runtime: OrtRuntime): OrtMtpLayer? {
-        val file = File(folder, "mtp.onnx")
+        val file = File(folder, MTP)
         if (config.speculation == Speculation.OFF || config.speculation == Speculation.AUTO && !file.isFile) return null
         if (!file.isFile) throw noMtp(folder)
         return try {
@@ -158,7 +190,8 @@ internal class ModelOpener(
             OrtMtpLayer(graph, runtime)
         } catch (error: MimoException.MemoryFull) {
             if (config.speculation == Speculation.MTP) throw error
-            null // slower, and the same text
+            config.warn("Nothing is drafted, which is slower: ${error.message}.")
+            null
         }
     }
 
@@ -183,5 +216,7 @@ internal class ModelOpener(
     private companion object {
         /** Tokens; a KV cache for all that MiMo-7B was trained for would take 4.8 GB. */
         const val DEFAULT_CONTEXT = 4096L
+
+        const val MTP = "mtp.onnx"
     }
 }

@@ -5,6 +5,8 @@ import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.decode.MtpHead
 import io.github.mimomobile.runtime.decode.MtpLayer
+import io.github.mimomobile.runtime.decode.medianSeconds
+import io.github.mimomobile.runtime.devices.LayerTimes
 
 /** The trunk, and the MTP layer beside it when drafts are wanted. */
 internal class OrtBackend(
@@ -24,26 +26,27 @@ internal class OrtBackend(
     override val mtp: MtpHead? = layer?.let { MtpHead(it, CachedGraph.BATCH_TOKENS) }
 
     override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
+        var done = 0
         try {
-            for (start in ids.indices step CachedGraph.BATCH_TOKENS) {
-                if (cancelled) throw Cancelled()
-                run(ids, start, minOf(CachedGraph.BATCH_TOKENS, ids.size - start), position + start)
+            while (done < ids.size && !cancelled) {
+                val count = minOf(CachedGraph.BATCH_TOKENS, ids.size - done)
+                run(ids, done, count, position + done)
+                done += count
             }
         } catch (error: MimoException.Inference) {
-            if (cancelled) throw Cancelled()
-            throw error
+            if (!cancelled) throw error
         }
-        if (cancelled) throw Cancelled()
+        if (cancelled) throw Cancelled(done)
         // One row where the last chunk has one; with drafts it always has two.
         val first = minOf(MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
         val logits = trunk.logits.buffer.duplicate().between(first * trunk.logitsSize)
         return this.rows.take(rows).onEach { logits.get(it) }
     }
 
-    @Synchronized
     /** Nothing is to be done: what attention reads ends where the text ends. */
     override fun forget() = Unit
 
+    @Synchronized
     override fun cancel() {
         cancelled = true
         if (!closed) trunk.runOptions.setTerminate(true)
@@ -97,6 +100,18 @@ internal class OrtMtpLayer(private val graph: CachedGraph, runtime: OrtRuntime) 
         }
         graph.logits.buffer.duplicate().get(logits)
         return logits
+    }
+
+    /** What it takes, by the median of some runs. */
+    fun times(): LayerTimes {
+        val batch = CachedGraph.BATCH_TOKENS
+        val hidden = FloatArray(batch * hiddenSize)
+        val ids = IntArray(batch)
+        read(hidden, ids, batch, 0) // warms up
+        return LayerTimes(
+            decodeS = medianSeconds { read(hidden, ids, 1, batch) },
+            prefillS = medianSeconds { read(hidden, ids, batch, 0) },
+        )
     }
 
     override fun close() {

@@ -9,6 +9,7 @@ import ai.onnxruntime.providers.NNAPIFlags
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.WeightCache
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.fastCores
 import java.io.File
@@ -29,15 +30,20 @@ internal class OpenedSession(val session: OrtSession, private val others: List<A
  *
  * @param memory Asked before weights are loaded.
  * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
+ * @param progress Told how much of kept weights was verified; may throw to give up.
  */
 internal class OrtRuntime(
     private val config: EngineConfig,
     private val memory: MemoryCheck = MemoryCheck(File("."), config.availableBytes),
     leastKeptBytes: Long = Prepacked.LEAST_BYTES,
+    progress: Progress = { _, _ -> },
 ) {
     val environment: OrtEnvironment
     private val prepacked: Prepacked?
     private val untested = ArrayList<File>()
+
+    /** Threads that compute. */
+    val threads: Int = config.threads ?: fastCores()
 
     /** Whether weights are mapped whose numbers were not tested yet; [judge] says how they are. */
     val isUntested: Boolean get() = untested.isNotEmpty()
@@ -46,7 +52,10 @@ internal class OrtRuntime(
         setOnAndroid("ORT_DISABLE_TELEMETRY", "1")
         environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL, "mimo")
         environment.setTelemetry(false)
-        prepacked = config.cacheFolder?.let { Prepacked(it, environment.version, config.verification, leastKeptBytes) }
+        prepacked = config.cacheFolder?.let { folder ->
+            WeightCache.clean(folder)
+            Prepacked(folder, environment.version, config.verification, leastKeptBytes, progress)
+        }
     }
 
     /**
@@ -84,14 +93,19 @@ internal class OrtRuntime(
         val cache = prepacked?.takeIf { it.wants(weights) }
         var ready = cache?.find(model)
         memory.fits(if (ready == null) "weights in this CPU's order" else "weights in this CPU's order, mapped", needed)
-        if (cache != null && ready == null) ready = cache.make(model, weights) { save(model, it) }
+        if (cache != null && ready == null) {
+            config.info("The weights of $model are put into this CPU's order and kept in ${config.cacheFolder}.")
+            ready = cache.make(model, weights) { save(model, it) }
+            if (ready == null) config.warn("The weights of $model are not kept: no room, an error, or wrong when they were.")
+        }
         if (cache != null && ready != null) {
             try {
                 return openWith(ExecutionProvider.CPU, ready, lastRows, false).also {
                     memory.maps(needed)
                     if (!cache.isTested(model)) untested += model
                 }
-            } catch (_: MimoException.ModelLoad) {
+            } catch (error: MimoException.ModelLoad) {
+                config.warn("Kept weights cannot be loaded and are removed: ${error.message}.")
                 cache.discard(model) // whatever is wrong with it, the model itself is there
             }
         }
@@ -107,7 +121,7 @@ internal class OrtRuntime(
     private fun save(model: File, folder: File) {
         try {
             OrtSession.SessionOptions().use { options ->
-                options.setIntraOpNumThreads(config.threads ?: fastCores())
+                options.setIntraOpNumThreads(threads)
                 options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
                 Prepacked.saveInto(folder, options)
                 environment.createSession(model.path, options).close()
@@ -122,7 +136,7 @@ internal class OrtRuntime(
         val lastOnes = LongBuffer.wrap(longArrayOf(-lastRows.toLong()))
         val start = OnnxTensor.createTensor(environment, lastOnes, longArrayOf(1))
         return session(model, start) {
-            setIntraOpNumThreads(config.threads ?: fastCores())
+            setIntraOpNumThreads(threads)
             addConfigEntry("session.intra_op.allow_spinning", if (config.spin) "1" else "0")
             // Trunk and MTP layer have threads of their own, which would take the cores from each other between runs.
             addConfigEntry("session.force_spinning_stop", "1")
@@ -143,7 +157,7 @@ internal class OrtRuntime(
             options.setIntraOpNumThreads(1)
             options.setInterOpNumThreads(1)
             options.setMemoryPatternOptimization(false) // it keeps a plan for each length of the text
-            options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL)
+            options.setSessionLogLevel(logLevel())
             options.change()
             return OpenedSession(environment.createSession(model.path, options), listOf(options, *others))
         } catch (error: OrtException) {
@@ -152,6 +166,9 @@ internal class OrtRuntime(
             throw MimoException.ModelLoad("$model: ONNX Runtime cannot load it: ${firstLine(error)}", error)
         }
     }
+
+    private fun logLevel() =
+        if (config.logger == null) OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL else OrtLoggingLevel.ORT_LOGGING_LEVEL_WARNING
 
     private fun OrtSession.SessionOptions.profile() =
         enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement").path)

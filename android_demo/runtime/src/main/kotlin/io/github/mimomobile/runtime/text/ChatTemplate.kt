@@ -25,8 +25,10 @@ internal object ChatTemplate {
      * The prompt for the assistant's next turn, its special tokens apart from its text.
      *
      * Without a system message an empty one is put first, as Xiaomi recommends; the template would write its own.
+     *
+     * @param begun What that turn has said already, as [opening] gives it.
      */
-    fun render(messages: List<Message>, thinking: Boolean): List<Segment> = buildList {
+    fun render(messages: List<Message>, begun: String): List<Segment> = buildList {
         val system = messages.firstOrNull()?.takeIf { it.role == Role.SYSTEM }
         turn("system\n${system?.content ?: ""}")
         val rest = if (system == null) messages else messages.drop(1)
@@ -40,8 +42,15 @@ internal object ChatTemplate {
                 if (rest.getOrNull(index + 1)?.role != Role.TOOL) end()
             }
         }
-        begin("assistant\n")
-        if (!thinking) add(Segment(NO_THINKING))
+        begin("assistant\n$begun")
+    }
+
+    /** How a turn begins that has thought and answered so much, and may go on thinking or not. */
+    fun opening(thinking: Boolean, thought: String = "", answer: String = ""): String = when {
+        thought.isEmpty() && thinking -> answer
+        thought.isEmpty() -> NO_THINKING + answer
+        answer.isEmpty() && thinking -> "$THINK_OPEN\n$thought"
+        else -> "$THINK_OPEN\n$thought$CLOSE_THINKING$answer"
     }
 
     private fun MutableList<Segment>.turn(text: String) {

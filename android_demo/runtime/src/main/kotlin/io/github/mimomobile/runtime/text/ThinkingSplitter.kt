@@ -13,11 +13,11 @@ internal data class Piece(val channel: Channel, val text: String)
  *
  * `<think>` is plain text in MiMo's vocabulary, of several tokens, and may be cut anywhere.
  */
-internal class ThinkingSplitter(state: State = State.START) {
+internal class ThinkingSplitter {
     /** [START] until it is clear whether the text opens with `<think>`. */
     enum class State { START, THINKING, ANSWER }
 
-    var state: State = state
+    var state: State = State.START
         private set
 
     /** The channel of what comes next, as far as is known. */
@@ -25,6 +25,15 @@ internal class ThinkingSplitter(state: State = State.START) {
 
     private var held = ""
     private var begun = false
+
+    /** So many of the characters that are held were shown before. */
+    private var shown = 0
+
+    /** Takes in what a text said before it was cut, of which nothing comes out again. */
+    fun resume(text: String) {
+        feed(text)
+        shown = held.length
+    }
 
     /** The pieces that are certain now. */
     fun feed(text: String): List<Piece> {
@@ -40,9 +49,9 @@ internal class ThinkingSplitter(state: State = State.START) {
         return pieces
     }
 
-    /** What was held back, at the end. */
+    /** What was held back, at the end; a text that ends within `<think>` has neither thinking nor answer. */
     fun flush(): List<Piece> = mutableListOf<Piece>().also {
-        piece(it, if (state == State.THINKING) Channel.THINKING else Channel.ANSWER, held)
+        if (state != State.START) piece(it, channel, held.drop(shown))
         held = ""
     }
 
@@ -62,7 +71,8 @@ internal class ThinkingSplitter(state: State = State.START) {
     private fun think(pieces: MutableList<Piece>) {
         val close = held.indexOf(THINK_CLOSE)
         if (close >= 0) {
-            piece(pieces, Channel.THINKING, held.substring(0, close).withoutTrailingSpace())
+            piece(pieces, Channel.THINKING, held.substring(0, close).withoutTrailingSpace().drop(shown))
+            shown = 0
             state = State.ANSWER
             held = held.substring(close + THINK_CLOSE.length)
             begun = false
@@ -70,7 +80,8 @@ internal class ThinkingSplitter(state: State = State.START) {
             // White space before the tag is not thinking.
             val certain = held.dropLast(overlap(held, THINK_CLOSE)).withoutTrailingSpace()
             held = held.substring(certain.length)
-            piece(pieces, Channel.THINKING, certain)
+            piece(pieces, Channel.THINKING, certain.drop(shown))
+            shown = maxOf(0, shown - certain.length)
         }
     }
 

@@ -16,9 +16,10 @@ internal fun isSpace(codePoint: Int): Boolean = when (codePoint) {
 }
 
 /** Without white space at the beginning, as Python's `lstrip` sees it. */
-internal fun String.withoutLeadingSpace(): String = dropWhile(::isStripped)
+internal fun String.withoutLeadingSpace(): String = dropWhile { isStripped(it.code) }
 
 /** Without white space at the end, as Python's `rstrip` sees it. */
-internal fun String.withoutTrailingSpace(): String = dropLastWhile(::isStripped)
+internal fun String.withoutTrailingSpace(): String = dropLastWhile { isStripped(it.code) }
 
-private fun isStripped(char: Char): Boolean = char.code in 0x1C..0x1F || isSpace(char.code)
+/** Whether Python's `isspace` is true, and its `\s` matches: of one character more than the tokenizers library's. */
+internal fun isStripped(codePoint: Int): Boolean = codePoint in 0x1C..0x1F || isSpace(codePoint)

@@ -66,7 +66,7 @@ class CoolingTest {
         override val mtp: MtpHead? = null
 
         override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
-            if (cancelled) throw Cancelled()
+            if (cancelled) throw Cancelled(0)
             Thread.sleep(1000)
             return logits
         }
@@ -83,7 +83,7 @@ class CoolingTest {
     @Test
     fun `a rest is in the statistics, and stopping does not wait for its end`() = runBlocking {
         val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
-        val config = GenerationConfig(temperature = 0.0, maxTokens = 9)
+        val config = GenerationConfig { temperature = 0.0; maxTokens = 9 }
         val decoder = Decoder(SlowBackend(), "slow", Speculation.OFF, Cooling({ Heat.CRITICAL }))
         val events = mutableListOf<GenerationEvent>()
         val first = CompletableDeferred<Unit>()

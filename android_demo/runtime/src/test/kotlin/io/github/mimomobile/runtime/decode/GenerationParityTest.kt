@@ -23,25 +23,32 @@ import org.junit.Test
 
 /** The real ONNX Runtime on the real MiMo-nano in int4, turn after turn in one KV cache, against Python's. */
 class GenerationParityTest {
-    private fun config(case: Case) = GenerationConfig(
-        temperature = case.double("temperature"),
-        topP = case.double("top_p"),
-        topK = case.int("top_k"),
-        minP = case.double("min_p"),
-        maxTokens = case.int("max_tokens"),
-        stop = case.texts("stop"),
-        thinking = case.boolean("thinking"),
-        thinkingBudget = case.optionalInt("thinking_budget"),
-    )
+    private fun config(case: Case) = GenerationConfig {
+        temperature = case.double("temperature")
+        topP = case.double("top_p")
+        topK = case.int("top_k")
+        minP = case.double("min_p")
+        repetitionPenalty = case.double("repetition_penalty")
+        logitBias = case.list("logit_bias").associate {
+            val (token, bias) = (it as List<*>).map { number -> number as Double }
+            token.toInt() to bias
+        }
+        maxTokens = case.optionalInt("max_tokens")
+        stop = case.texts("stop")
+        thinking = case.boolean("thinking")
+        thinkingBudget = case.optionalInt("thinking_budget")
+        loopGuard = case.boolean("loop_guard")
+    }
 
     private fun check(model: LoadedModel, decoder: Decoder, case: Case) {
         val config = config(case.case("config"))
         val uniforms = case.doubles("uniforms").iterator()
-        val begin = if (config.thinks) ThinkingSplitter.State.START else ThinkingSplitter.State.ANSWER
-        val generation = Generation(model.tokenizer, config, ThinkingSplitter(begin)) {
+        val opening = ChatTemplate.opening(config.thinks)
+        val ids = model.tokenizer.encode(ChatTemplate.render(case.messages(), opening))
+        val splitter = ThinkingSplitter().apply { resume(opening) }
+        val generation = Generation(model.tokenizer, config, splitter, ids, model.info.contextLength - ids.size) {
             if (uniforms.hasNext()) uniforms.next() else 0.0 // greedy needs none
         }
-        val ids = model.tokenizer.encode(ChatTemplate.render(case.messages(), config.thinks))
         val events = mutableListOf<GenerationEvent>()
         runBlocking { decoder.run(ids, generation) { events += it } }
 
@@ -52,6 +59,8 @@ class GenerationParityTest {
         assertEquals(case.text("thinking"), text(Channel.THINKING))
         assertEquals(case.text("answer"), text(Channel.ANSWER))
         assertEquals(case.text("reason"), end.reason.name.lowercase())
+        val notices = tokens.mapNotNull { it.notice } + listOfNotNull(end.notice)
+        assertEquals(case.texts("notices"), notices.map { it.name.lowercase() })
         val stats = end.stats
         assertEquals(case.int("prompt_tokens"), stats.promptTokens)
         assertEquals(case.int("cached_tokens"), stats.cachedTokens)
@@ -63,7 +72,7 @@ class GenerationParityTest {
         val cases = golden("generation")
             .filter { it.text("model") == name && it.text("speculate") == speculation.name.lowercase() }
         assertTrue(cases.size > 3)
-        val config = EngineConfig(recipe = "int4_b32", threads = 1, speculation = speculation)
+        val config = EngineConfig { recipe = "int4_b32"; threads = 1; this.speculation = speculation }
         load(config).use { model ->
             val decoder = Decoder(model.backend, model.name, speculation)
             cases.forEach { check(model, decoder, it) }
@@ -76,7 +85,7 @@ class GenerationParityTest {
 
     /** Pieces for an NPU, in its windows, on the CPU: it stands in for the NPU. */
     private fun inPieces(config: EngineConfig) =
-        ModelLoader(nanoNpu, config.copy(provider = ExecutionProvider.QNN), openPiece = ::openOnCpu).load { _, _ -> }
+        ModelLoader(nanoNpu, config.copy { provider = ExecutionProvider.QNN }, openPiece = ::openOnCpu).load { _, _ -> }
 
     @Test
     fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF, load = ::onCpu)

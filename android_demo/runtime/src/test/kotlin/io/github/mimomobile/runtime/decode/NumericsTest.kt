@@ -34,13 +34,13 @@ class NumericsTest {
     val temporary: TemporaryFolder = TemporaryFolder()
 
     private val prompt = Prompt.Chat(listOf(Message(Role.USER, "What is 25 + 17 * 3?")))
-    private val config = EngineConfig(
-        recipe = "int4_b32",
-        threads = 1,
-        speculation = Speculation.OFF,
-        verification = Verification.SIZE,
-    )
-    private val greedy = GenerationConfig(temperature = 0.0, maxTokens = 40)
+    private val config = EngineConfig {
+        recipe = "int4_b32"
+        threads = 1
+        speculation = Speculation.OFF
+        verification = Verification.SIZE
+    }
+    private val greedy = GenerationConfig { temperature = 0.0; maxTokens = 40 }
 
     /**
      * Nano's folder with all numbers of a norm of [graph] replaced by [value].
@@ -76,7 +76,7 @@ class NumericsTest {
             MimoEngine().use { engine ->
                 runBlocking { engine.load(nanoWith(bad), config) }
                 for (temperature in listOf(0.0, 0.8)) {
-                    val (error, events) = failure(engine, greedy.copy(temperature = temperature, seed = 1))
+                    val (error, events) = failure(engine, greedy.copy { this.temperature = temperature; seed = 1 })
                     assertEquals("$bad at $temperature", 0, events)
                     val start = "mimo-nano in int4_b32 on CPU gave NaN or infinity for token 1 of the answer: "
                     assertTrue(error.message!!, error.message!!.startsWith(start))
@@ -91,15 +91,15 @@ class NumericsTest {
     fun `drafts that are no numbers end it, too, and the model goes on without them`() {
         val root = nanoWith(Float.NaN, "mtp.onnx", "model.mtp_layers.0.final_layernorm.weight")
         MimoEngine().use { engine ->
-            runBlocking { engine.load(root, config.copy(speculation = Speculation.MTP)) }
+            runBlocking { engine.load(root, config.copy { speculation = Speculation.MTP }) }
             for (temperature in listOf(0.0, 0.8)) {
-                val (error, _) = failure(engine, greedy.copy(temperature = temperature, seed = 1))
+                val (error, _) = failure(engine, greedy.copy { this.temperature = temperature; seed = 1 })
                 val start = "mimo-nano in int4_b32 on CPU gave NaN or infinity for a draft of token 2 of the answer: "
                 assertTrue(error.message!!, error.message!!.startsWith(start))
                 assertTrue(error.message!!, "Speculation.OFF" in error.message!!)
             }
             val events = mutableListOf<GenerationEvent>()
-            runBlocking { engine.generate(prompt, greedy.copy(speculate = false)).collect { events += it } }
+            runBlocking { engine.generate(prompt, greedy.copy { speculate = false }).collect { events += it } }
             assertEquals(0, (events.last() as GenerationEvent.Finished).stats.cachedTokens) // nothing bad was kept
         }
     }
@@ -131,7 +131,7 @@ class NumericsTest {
     @Test
     fun `the trunk's are found with drafts as well`() {
         MimoEngine().use { engine ->
-            runBlocking { engine.load(nanoWith(Float.NaN), config.copy(speculation = Speculation.MTP)) }
+            runBlocking { engine.load(nanoWith(Float.NaN), config.copy { speculation = Speculation.MTP }) }
             assertTrue("token 1 of the answer" in failure(engine, greedy).first.message!!)
         }
     }

@@ -31,7 +31,7 @@ class SpeculatorTest {
     private val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
 
     private fun generation() =
-        Generation(tokenizer, GenerationConfig(temperature = 0.0), ThinkingSplitter()) { 0.0 }
+        Generation(tokenizer, GenerationConfig { temperature = 0.0 }, ThinkingSplitter()) { 0.0 }
 
     /** Share of steps with a draft, when drafts are right with some probability. */
     private fun drafted(mode: Speculation, costs: Costs, right: Double, steps: Int = 2000): Double {

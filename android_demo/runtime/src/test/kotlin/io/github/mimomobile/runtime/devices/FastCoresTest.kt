@@ -25,6 +25,11 @@ class FastCoresTest {
     }
 
     @Test
+    fun `where no core is slow, two are left to the rest of the phone`() {
+        assertEquals(6, cores(3532800, 3532800, 3532800, 3532800, 3532800, 3532800, 4320000, 4320000)) // 8 Elite
+    }
+
+    @Test
     fun `of equal or unknown cores it is half`() {
         assertEquals(2, cores(3000000, 3000000, 3000000, 3000000))
         assertEquals(1, fastCores(File(temporary.root, "nothing"), 1))

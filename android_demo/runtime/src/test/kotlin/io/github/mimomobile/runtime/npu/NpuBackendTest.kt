@@ -32,12 +32,12 @@ class NpuBackendTest {
     @get:Rule
     val temporary: TemporaryFolder = TemporaryFolder()
 
-    private val config = EngineConfig(
-        threads = 1,
-        provider = ExecutionProvider.QNN,
-        speculation = Speculation.OFF,
-        verification = Verification.SIZE,
-    )
+    private val config = EngineConfig {
+        threads = 1
+        provider = ExecutionProvider.QNN
+        speculation = Speculation.OFF
+        verification = Verification.SIZE
+    }
     private val ids = IntArray(2048) { 40 + (it * 7919) % 900 }
 
     private fun load(config: EngineConfig = this.config, root: File = nanoNpu, open: OpenPiece = ::openOnCpu) =
@@ -59,7 +59,7 @@ class NpuBackendTest {
 
     @Test
     fun `prompts beyond the largest window and up to the context's end give what the CPU gives`() {
-        val cpu = config.copy(provider = ExecutionProvider.CPU)
+        val cpu = config.copy { provider = ExecutionProvider.CPU }
         near(logits(cpu), logits(config))
         near(logits(cpu, count = 2047), logits(config, count = 2047)) // 31 of 64, then of 2 and 1
     }
@@ -81,7 +81,7 @@ class NpuBackendTest {
 
     @Test
     fun `what is forgotten is in no cache any more, and the MTP layer's is emptied, too`() {
-        val drafting = config.copy(speculation = Speculation.MTP)
+        val drafting = config.copy { speculation = Speculation.MTP }
         fun end(backend: Backend) = backend.decode(ids.copyOf(1), 200).single().copyOf() // it reads all before it, too
         fun draft(backend: Backend) = backend.mtp!!.run { draft(201, ids[1]).copyOf().also { resume(0) } }
         val (token, drafted) = load(drafting).use { // its self-test left a text
@@ -101,7 +101,7 @@ class NpuBackendTest {
 
     @Test
     fun `what is told of the model is the binaries'`() {
-        val info = load(config.copy(speculation = Speculation.AUTO)).use { it.info }
+        val info = load(config.copy { speculation = Speculation.AUTO }).use { it.info }
         assertEquals(ExecutionProvider.QNN, info.provider)
         assertNull(info.fallback)
         assertEquals(2048, info.contextLength)
@@ -130,12 +130,12 @@ class NpuBackendTest {
         reference.writeText(text.replaceFirst(Regex("\"logits\": \\[[-0-9.]+"), "\"logits\": [-30.0"))
         val message = refusal(root = resized(root))
         assertTrue(message, "wrong numbers on this device: logits differ by" in message)
-        load(config.copy(strict = false), root).use { model ->
+        load(config.copy { strict = false }, root).use { model ->
             assertEquals(ExecutionProvider.CPU, model.info.provider)
             assertTrue(model.info.fallback!!, "wrong numbers on this device" in model.info.fallback)
             assertEquals(emptyMap<String, Int>(), model.info.placement)
         }
-        near(logits(config.copy(provider = ExecutionProvider.CPU)), logits(config.copy(strict = false), root))
+        near(logits(config.copy { provider = ExecutionProvider.CPU }), logits(config.copy { strict = false }, root))
         val beyond = """{"ids": [1, 2, 3, 4], "top_ids": [-1], "logits": [1]}"""
         for (damage in listOf("?", "{}", beyond, """{"ids": "x"}""")) {
             reference.writeText(damage)
@@ -153,22 +153,22 @@ class NpuBackendTest {
         File(onnx(root), "reference.json").delete()
         val message = refusal(root = resized(root))
         assertTrue(message, "its numbers cannot be tested: no reference.json" in message)
-        load(config.copy(strict = false), root).use { assertEquals(ExecutionProvider.QNN, it.info.provider) }
+        load(config.copy { strict = false }, root).use { assertEquals(ExecutionProvider.QNN, it.info.provider) }
     }
 
     @Test
     fun `wishes that the binaries cannot fulfil are refused`() {
         val cases = mapOf(
-            config.copy(contextLength = 512) to "compiled for a context of 2048, 512 was asked for",
-            config.copy(kvCache = KvCache.INT8) to "its KV cache is FLOAT16; INT8 was asked for",
-            config.copy(soc = "SM8650") to "compiled for SM8650 expected, for SM8750 found",
+            config.copy { contextLength = 512 } to "compiled for a context of 2048, 512 was asked for",
+            config.copy { kvCache = KvCache.INT8 } to "its KV cache is FLOAT16; INT8 was asked for",
+            config.copy { soc = "SM8650" } to "compiled for SM8650 expected, for SM8750 found",
         )
         for ((wish, message) in cases) {
             val found = refusal(wish)
             assertTrue(found, message in found)
         }
-        load(config.copy(soc = "sm8750")).close()
-        val full = config.copy(availableBytes = { 1_000_000 })
+        load(config.copy { soc = "sm8750" }).close()
+        val full = config.copy { availableBytes = { 1_000_000 } }
         val error = assertThrows(MimoException.MemoryFull::class.java) { load(full) }
         assertTrue(error.message!!, "needed for the NPU's binaries" in error.message!!)
     }
@@ -196,7 +196,7 @@ class NpuBackendTest {
             val file = File(npu, name)
             val before = file.readBytes()
             change(before).let { if (it == null) file.delete() else file.writeBytes(it) }
-            val found = refusal(config.copy(speculation = Speculation.AUTO), resized(root))
+            val found = refusal(config.copy { speculation = Speculation.AUTO }, resized(root))
             assertTrue(found, name in found && message in found)
             file.writeBytes(before)
         }

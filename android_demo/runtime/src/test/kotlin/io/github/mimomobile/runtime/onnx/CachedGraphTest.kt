@@ -19,7 +19,7 @@ class CachedGraphTest {
     @get:Rule
     val temporary: TemporaryFolder = TemporaryFolder()
 
-    private val runtime = OrtRuntime(EngineConfig(threads = 1))
+    private val runtime = OrtRuntime(EngineConfig { threads = 1 })
     private val file = File(nanoOnnx, "model.onnx")
 
     private fun graph(length: Int = 64) = CachedGraph(runtime, file, length, 2) {}

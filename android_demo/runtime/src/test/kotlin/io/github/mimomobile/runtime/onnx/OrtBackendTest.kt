@@ -13,7 +13,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 
 class OrtBackendTest {
-    private val config = EngineConfig(threads = 1, speculation = Speculation.MTP, verification = Verification.SIZE)
+    private val config = EngineConfig { threads = 1; speculation = Speculation.MTP; verification = Verification.SIZE }
     private val backend = ModelLoader(nano, config).load { _, _ -> }.backend
     private val ids = IntArray(1900) { 40 + it % 900 }
 

@@ -2,8 +2,10 @@ package io.github.mimomobile.runtime.onnx
 
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.ModelManifest
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
+import io.github.mimomobile.runtime.WeightCache
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.nanoOnnx
@@ -11,6 +13,7 @@ import io.github.mimomobile.runtime.resized
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import kotlinx.coroutines.CancellationException
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
@@ -26,7 +29,7 @@ class PrepackedTest {
 
     private val cache by lazy { temporary.newFolder("cache") }
     private val config by lazy {
-        EngineConfig(threads = 1, speculation = Speculation.MTP, cacheFolder = cache)
+        EngineConfig { threads = 1; speculation = Speculation.MTP; cacheFolder = cache }
     }
 
     private val runtime by lazy { OrtRuntime(config) }
@@ -43,18 +46,20 @@ class PrepackedTest {
             listOf(logits, model.backend.mtp!!.draft(200, 50).copyOf()) to model.info.mappedBytes
         }
 
-    private val plain by lazy { run(config.copy(cacheFolder = null)).first }
+    private val plain by lazy { run(config.copy { cacheFolder = null }).first }
 
     private fun check(found: List<FloatArray>) =
         plain.zip(found).forEach { (one, other) -> assertArrayEquals(one, other, 0f) }
 
     /** Keeps nano as it is: what ONNX Runtime 1.29 makes of weights as small as nano's is wrong, and not kept. */
     private fun keep(model: File): File = checkNotNull(
-        kept.make(model, 1) { folder ->
-            model.copyTo(File(folder, Prepacked.MODEL))
-            File(nanoOnnx, Prepacked.DATA).copyTo(File(folder, Prepacked.DATA))
-        },
+        kept.make(model, 1) { folder -> copyInto(folder, model) },
     )
+
+    private fun copyInto(folder: File, model: File) {
+        model.copyTo(File(folder, Prepacked.MODEL))
+        File(nanoOnnx, Prepacked.DATA).copyTo(File(folder, Prepacked.DATA))
+    }
 
     @Test
     fun `with a cache nano computes the same, whatever ONNX Runtime keeps of it`() {
@@ -73,7 +78,7 @@ class PrepackedTest {
         check(found)
         assertEquals(models.sumOf { (1.2 * weightBytes(it)).toLong() }, mapped)
         assertEquals(made, entries().associateWith { it.lastModified() })
-        assertEquals(0L, run(config.copy(cacheFolder = null)).second)
+        assertEquals(0L, run(config.copy { cacheFolder = null }).second)
     }
 
     @Test
@@ -97,9 +102,67 @@ class PrepackedTest {
     }
 
     @Test
+    fun `an entry is hashed when it is made and when it was changed, with progress, and at no other load`() {
+        models.forEach(::keep)
+        val told = linkedSetOf<Pair<Long, Long>>()
+        fun load(progress: Progress) = ModelLoader(nano, config.copy { verification = Verification.SHA256 }, 0)
+            .load(progress).close()
+        load { done, total -> told += done to total }
+        assertEquals("$told", 1, told.count { it.first == it.second }) // the model's own files
+        val made = linkedSetOf<Pair<Long, Long>>()
+        cache.deleteRecursively()
+        Prepacked(cache, runtime.environment.version, Verification.SIZE, 0) { done, total -> made += done to total }
+            .make(models[0], 1) { folder -> copyInto(folder, models[0]) }
+        assertTrue("$made", made.size > 3 && made.last().let { it.first == it.second })
+        keep(models[1])
+        told.clear()
+        load { done, total -> told += done to total }
+        assertEquals(1, told.count { it.first == it.second })
+        entries().forEach { File(it, Prepacked.DATA).setLastModified(1_000_000_000_000) }
+        told.clear()
+        load { done, total -> told += done to total }
+        assertEquals(3, told.count { it.first == it.second })
+    }
+
+    @Test
+    fun `who gives up while an entry is hashed is told no other error, and the entry stays`() {
+        val model = keep(models[0])
+        File(model.parentFile, Prepacked.DATA).setLastModified(1_000_000_000_000)
+        val giving = Prepacked(cache, runtime.environment.version, Verification.SHA256, 0) { _, _ ->
+            throw CancellationException("enough")
+        }
+        assertThrows(CancellationException::class.java) { giving.find(models[0]) }
+        assertEquals(model, kept.find(models[0]))
+    }
+
+    @Test
+    fun `what is kept of a model that is gone is removed, and nothing else`() {
+        val copy = temporary.newFolder()
+        val model = models[0].copyTo(File(copy, "model.onnx"))
+        File(nanoOnnx, Prepacked.DATA).copyTo(File(copy, Prepacked.DATA))
+        keep(model)
+        keep(models[0])
+        val foreign = File(cache, "notes").apply { mkdir() }.resolve("a.txt").apply { writeText("mine") }
+        val used = WeightCache.usedBytes(cache)
+        assertEquals(0L, WeightCache.clean(cache))
+        model.delete()
+        val freed = WeightCache.clean(cache)
+        assertTrue("$freed", freed > File(nanoOnnx, Prepacked.DATA).length())
+        assertEquals(used - freed, WeightCache.usedBytes(cache))
+        assertEquals(1, entries().size)
+        assertTrue(foreign.isFile)
+        models.forEach { keep(it) }
+        run(config.copy { cacheFolder = cache }) // of nano, which is there: nothing goes
+        assertEquals(2, entries().size)
+        assertEquals(0L, WeightCache.clean(File(cache, "missing")))
+        val manifest = ModelManifest.parse(File(nano, ModelManifest.NAME).readText())
+        assertEquals((2.4 * File(nanoOnnx, Prepacked.DATA).length()).toLong(), WeightCache.neededBytes(manifest))
+    }
+
+    @Test
     fun `an entry that cannot be loaded is removed, and the model itself loaded`() {
         for (model in models) keep(model).run { writeBytes(ByteArray(length().toInt())) }
-        val (found, mapped) = run(config.copy(verification = Verification.SIZE))
+        val (found, mapped) = run(config.copy { verification = Verification.SIZE })
         check(found)
         assertEquals(0L, mapped)
         assertEquals(emptyList<File>(), entries())
@@ -131,7 +194,7 @@ class PrepackedTest {
             val data = File(model.parentFile, Prepacked.DATA).readBytes()
             File(folder, Prepacked.DATA).writeBytes(data.also { it.fill(0x55, 0, it.size / 2) })
         }
-        val trunkOnly = config.copy(speculation = Speculation.OFF)
+        val trunkOnly = config.copy { speculation = Speculation.OFF }
         repeat(2) {
             ModelLoader(root, trunkOnly, leastKeptBytes = 0).load { _, _ -> }.use { loaded ->
                 assertEquals(0L, loaded.info.mappedBytes)
@@ -162,7 +225,7 @@ class PrepackedTest {
     fun `without a reference to test it with nothing is kept`() {
         val root = temporary.newFolder().also { nano.copyRecursively(it, overwrite = true) }
         root.walk().single { it.name == "reference.json" }.delete()
-        check(run(config.copy(verification = Verification.SIZE), resized(root)).first)
+        check(run(config.copy { verification = Verification.SIZE }, resized(root)).first)
         assertEquals(emptyList<File>(), cache.listFiles()!!.toList())
     }
 

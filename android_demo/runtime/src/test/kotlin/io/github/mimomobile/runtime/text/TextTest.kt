@@ -1,6 +1,7 @@
 package io.github.mimomobile.runtime.text
 
 import io.github.mimomobile.runtime.Case
+import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nanoOnnx
 import java.io.File
@@ -69,10 +70,45 @@ class TextTest {
     }
 
     @Test
+    fun `a text that goes on where it was cut gives what it would have given uncut, and nothing twice`() {
+        val long = "<think>\n1 + 1\n = 2\n</think>\n\n2\n 3"
+        val texts = listOf(long, "<think>a </th\n\n</think> b", "<think>\n\n</think>\n\n4")
+        for (text in texts) {
+            for (cut in "<think>".length..text.length) {
+                val first = ThinkingSplitter()
+                val begun = first.feed(text.substring(0, cut)) + first.flush()
+                val second = ThinkingSplitter().apply { resume(text.substring(0, cut)) }
+                val rest = second.feed(text.substring(cut)) + second.flush()
+                val whole = ThinkingSplitter().run { feed(text) + flush() }
+                fun of(pieces: List<Piece>, channel: Channel) =
+                    pieces.filter { it.channel == channel }.joinToString("") { it.text }
+                assertEquals("$text at $cut", of(whole, Channel.ANSWER), of(begun + rest, Channel.ANSWER))
+                val thinking = of(begun + rest, Channel.THINKING)
+                // What looked like a tag, or white space before it, may have been shown when the text was cut.
+                assertTrue("$text at $cut: $thinking", thinking.startsWith(of(whole, Channel.THINKING)))
+                assertTrue(thinking.length < of(whole, Channel.THINKING).length + "\n\n</think>".length)
+            }
+        }
+    }
+
+    @Test
+    fun `loops are found where Python finds them`() {
+        val cases = golden("loops")
+        assertTrue(cases.size > 20)
+        for (case in cases) {
+            val guard = LoopGuard()
+            var at = 0
+            val points = case.text("text").codePoints().toArray()
+            while (at < points.size && !guard.found) guard.feed(String(points, at++, 1))
+            assertEquals("$case", case.optionalInt("found_at"), at.takeIf { guard.found })
+        }
+    }
+
+    @Test
     fun `chats are rendered as by the template, and what messages say is text`() {
         val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
         for (case in golden("chat")) {
-            val segments = ChatTemplate.render(case.messages(), case.boolean("thinking"))
+            val segments = ChatTemplate.render(case.messages(), ChatTemplate.opening(case.boolean("thinking")))
             assertEquals(case.text("prompt"), segments.joinToString("") { it.text })
             assertEquals("$case", case.ints("ids"), tokenizer.encode(segments).asList())
         }
