@@ -72,8 +72,9 @@ android: quantize  ## the app (APK) and the library (AAR), in build/android, wit
 test-android: $(VENV)/.installed-dev android  ## the Kotlin library on the JVM, then what `make android` builds
 	@$(BIN)/python -m tools.npu_fixture "$(OUT)/mimo-nano" build/android/npu
 	@$(BIN)/python -m tools.hot_fixture build/android/hot
-	@android_demo/build.sh test build/android "$(OUT)/mimo-nano"
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test build/android "$(OUT)/mimo-nano"
 	@MIMO_ANDROID_BUILD="$(abspath build/android)" $(BIN)/python -m pytest -m android
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-release build/android "$(OUT)/mimo-nano"
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-dex build/android "$(OUT)/mimo-nano"
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-app build/android "$(OUT)/mimo-nano"
 

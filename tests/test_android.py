@@ -22,7 +22,6 @@ from tests.schemas import check_text
 pytestmark = pytest.mark.android
 
 PAGE_BYTES = 16384
-ABIS = {"arm64-v8a", "x86_64"}
 PERMISSIONS = {
     f"android.permission.{name}"
     for name in ("FOREGROUND_SERVICE", "FOREGROUND_SERVICE_SPECIAL_USE", "POST_NOTIFICATIONS", "WAKE_LOCK")
@@ -49,9 +48,9 @@ def manifest(build: Path, apk: Path) -> str:
     return run(build / "tools/prebuilt/linux/aapt2_64", "dump", "xmltree", apk, "--file", "AndroidManifest.xml")
 
 
-@pytest.fixture(scope="module", params=["mimo-mobile-debug.apk", "mimo-mobile-debug-androidTest.apk"])
+@pytest.fixture(scope="module", params=["debug", "debug-androidTest", "release"])
 def each_dex(build: Path, request: pytest.FixtureRequest) -> str:
-    return disassembled(build / request.param)
+    return disassembled(build / f"mimo-mobile-{request.param}.apk")
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +73,12 @@ def named(text: str, tag: str) -> set[str]:
 
 
 def test_the_app_says_who_it_is_and_on_what_it_runs(badging: str, project: Project) -> None:
-    package = f"package: name='{project.application_id}' versionCode='{project.version_code}'"
-    assert badging.startswith(f"{package} versionName='{project.version_name}' ")
+    name, code, version = (project.settings[f"app.{each}"] for each in ("id", "versionCode", "versionName"))
+    assert badging.startswith(f"package: name='{name}' versionCode='{code}' versionName='{version}' ")
     levels = re.findall(r"^(minSdk|targetSdk)Version:'(\d+)'", badging, re.MULTILINE)
     assert dict(levels) == {name: project.versions[name] for name in ("minSdk", "targetSdk")}
     assert f"compileSdkVersion='{project.versions['compileSdk']}'" in badging
-    assert named(badging, "launchable-activity") == {f"{project.application_id}.chat.ChatActivity"}
+    assert named(badging, "launchable-activity") == {f"{name}.chat.ChatActivity"}
 
 
 def test_the_app_speaks_english_spanish_and_chinese(badging: str) -> None:
@@ -129,6 +128,35 @@ def test_private_calls_call_private_methods(dex: str) -> None:
     assert {name for name in called if ".<init>:" not in name} <= private
 
 
+def test_the_release_is_shrunk_and_keeps_what_is_looked_up_by_name(build: Path, apk: Path, badging: str) -> None:
+    release = build / "mimo-mobile-release.apk"
+    aapt2 = build / "tools/prebuilt/linux/aapt2_64"
+    assert "application-debuggable" in badging
+    assert run(aapt2, "dump", "badging", release) == badging.replace("application-debuggable\n", "")
+    classes = re.findall(r"Class descriptor +: 'L([^']*);'", disassembled(release))
+    demo, runtime = "io/github/mimomobile/demo/", "io/github/mimomobile/runtime/"
+    assert {f"{demo}MimoApp", f"{demo}chat/ChatActivity", "ai/onnxruntime/OrtSession"} <= set(classes)
+    assert [name for name in classes if name.startswith(runtime)] == []
+    assert [name for name in classes if "elemetry" in name and name.startswith("ai/")] == []
+    assert "io.github.mimomobile.runtime.OnnxEngine -> " in (build / "mimo-mobile-release-mapping.txt").read_text()
+    with zipfile.ZipFile(release) as shrunk, zipfile.ZipFile(apk) as whole:
+        assert shrunk.getinfo("classes.dex").file_size < whole.getinfo("classes.dex").file_size / 2
+        same = [name for name in whole.namelist() if name.startswith(("lib/", "assets/"))]
+        assert [name for name in shrunk.namelist() if name.startswith(("lib/", "assets/"))] == same
+        services = [name for name in shrunk.namelist() if name.startswith("META-INF/services/")]
+        found = {line for name in services for line in shrunk.read(name).decode().split()}
+        assert found and {line.replace(".", "/") for line in found} <= set(classes)
+
+
+def test_what_is_public_in_the_library_is_what_its_dump_says(build: Path) -> None:
+    jars = [*build.glob("api/*.jar"), *build.glob("lib/kotlin-stdlib-*.jar")]
+    dump = ["java", "-cp", os.pathsep.join(map(str, jars)), str(ROOT / "packaging/DumpApi.java")]
+    said = run(*dump, build / "apk/runtime.jar")
+    assert said == (ROOT / "runtime/api/runtime.api").read_text(), (
+        "`android_demo/build.sh api build/android` writes it anew"
+    )
+
+
 def test_onnx_runtime_is_in_without_what_would_report(dex: str) -> None:
     classes = set(re.findall(r"Class descriptor +: 'L([^']*);'", dex))
     assert "ai/onnxruntime/OrtSession" in classes
@@ -142,11 +170,13 @@ def test_what_is_looked_up_by_name_is_there(apk: Path, dex: str) -> None:
         assert f"'L{name.replace('.', '/')};'" in dex
 
 
-def test_native_libraries_can_be_mapped_by_pages_of_either_size(apk: Path) -> None:
+def test_native_libraries_can_be_mapped_by_pages_of_either_size(apk: Path, project: Project) -> None:
+    abis = project.settings["abis"].split(",")
+    assert set(abis) == {"arm64-v8a", "x86_64"}
     with zipfile.ZipFile(apk) as archive:
         libraries = [info for info in archive.infolist() if info.filename.endswith(".so")]
         names = {info.filename for info in libraries}
-        assert names == {f"lib/{abi}/lib{name}.so" for abi in ABIS for name in ("onnxruntime", "onnxruntime4j_jni")}
+        assert names == {f"lib/{abi}/lib{name}.so" for abi in abis for name in ("onnxruntime", "onnxruntime4j_jni")}
         for info in libraries:
             assert info.compress_type == zipfile.ZIP_STORED, info.filename
             assert data_offset(apk, info) % PAGE_BYTES == 0, info.filename
@@ -200,8 +230,9 @@ def test_the_signature_is_one_that_every_android_from_8_takes(apk: Path) -> None
 def test_tests_for_devices_go_with_the_app(build: Path, apk: Path, project: Project) -> None:
     tests = build / "mimo-mobile-debug-androidTest.apk"
     said = run(build / "tools/prebuilt/linux/aapt2_64", "dump", "xmltree", tests, "--file", "AndroidManifest.xml")
-    assert re.search(rf'A: package="{project.application_id}.test"', said)
-    assert re.search(rf':targetPackage\(0x[0-9a-f]+\)="{project.application_id}"', said)
+    name = project.settings["app.id"]
+    assert re.search(rf'A: package="{name}.test"', said)
+    assert re.search(rf':targetPackage\(0x[0-9a-f]+\)="{name}"', said)
     certificates = [
         re.findall(r"certificate SHA-256 digest: (\w+)", run("apksigner", "verify", "--print-certs", file))
         for file in (apk, tests)
@@ -212,7 +243,7 @@ def test_tests_for_devices_go_with_the_app(build: Path, apk: Path, project: Proj
 def test_the_aar_holds_the_library_and_its_rules(build: Path, project: Project) -> None:
     with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as archive:
         root = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
-        assert root.get("package") == project.library_namespace
+        assert root.get("package") == project.settings["library.namespace"]
         android = "{http://schemas.android.com/apk/res/android}"
         assert [element.attrib for element in root.iter("uses-sdk")] == [
             {f"{android}minSdkVersion": project.versions["minSdk"]}
@@ -248,8 +279,7 @@ def test_the_pom_names_what_the_library_needs(build: Path, project: Project) -> 
     }
     assert root.findtext("licenses/license/name", None, pom) == "Apache-2.0"
     for tag in ("name", "description"):
-        text = root.findtext(tag, None, pom)
-        assert text and text in (ROOT / "runtime/build.gradle.kts").read_text()
+        assert root.findtext(tag, None, pom) == project.settings[f"library.{tag}"]
 
 
 def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -> None:
@@ -269,8 +299,12 @@ def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -
     assert len(frameworks) == 1
     # Google's merger has the version of the Android plugin, 23 later.
     major, rest = project.versions["agp"].split(".", 1)
-    merger = (ROOT / "packaging/merger.sha256").read_text()
-    assert f"com.android.tools.build:manifest-merger:{int(major) + 23}.{rest}\n" in merger
+    plugin = (ROOT / "packaging/plugin.sha256").read_text()
+    assert f"com.android.tools.build:manifest-merger:{int(major) + 23}.{rest}\n" in plugin
+    assert f"com.android.tools.build:gradle:{project.versions['agp']}\n" in plugin
+    assert (
+        f"org.jetbrains.kotlin:abi-tools:{project.versions['kotlin']}\n" in (ROOT / "packaging/api.sha256").read_text()
+    )
     under_test = (ROOT / "packaging/robolectric.sha256").read_text()
     assert f"org.robolectric:robolectric:{project.versions['robolectric']}\n" in under_test
 

@@ -67,7 +67,7 @@ def merge(build: Path, project: Project, tmp_path: Path) -> Merge:
         for file, text in zip(files, [app, *libraries], strict=True):
             file.write_text(text.strip())
         merged = tmp_path / "merged.xml"
-        merger = ["java", "-cp", str(build / "merger/*"), "com.android.manifmerger.Merger"]
+        merger = ["java", "-cp", str(build / "plugin/*"), "com.android.manifmerger.Merger"]
         levels = [
             option
             for name in ("MIN", "TARGET")
@@ -89,7 +89,7 @@ def app(*declared: str) -> str:
 
 def demo(project: Project) -> str:
     text = (ROOT / "app/src/main/AndroidManifest.xml").read_text()
-    return text.replace("<manifest ", f'<manifest package="{project.application_id}" ')
+    return text.replace("<manifest ", f'<manifest package="{project.settings["app.id"]}" ')
 
 
 def names(manifest: ElementTree.Element) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 from android_demo.packaging.apk import model
 from android_demo.packaging.archive import Member, write_archive
 from android_demo.packaging.classfile import JAVA_8, ClassFile
-from android_demo.packaging.project import read_project
+from android_demo.packaging.project import ROOT, read_project
 from android_demo.packaging.undex import undex
 
 
@@ -76,20 +77,29 @@ def test_a_folder_without_a_model_for_onnx_runtime_is_an_error(tmp_path: Path) -
         list(model(tmp_path))
 
 
-def test_gradle_files_that_say_something_twice_are_an_error(tmp_path: Path) -> None:
-    for folder in ("gradle", "app", "runtime"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "gradle/libs.versions.toml").write_text("[versions]\n[libraries]\n")
-    (tmp_path / "app/build.gradle.kts").write_text('applicationId = "a"\napplicationId = "b"\n')
-    with pytest.raises(ValueError, match="2 lines `applicationId = …`, 1 expected"):
+@pytest.mark.parametrize("text", ["mimo.a=1\nmimo.a=2", "mimo.a = 1", "mimo.a: 1", "mimo.a=1\\"])
+def test_settings_are_written_in_one_way_and_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gradle").mkdir()
+    (tmp_path / "gradle/libs.versions.toml").write_text("[versions]\n[libraries]\n[bundles]\n")
+    (tmp_path / "gradle.properties").write_text(f"# comment\norg.gradle.a=b\n\n{text}\n")
+    with pytest.raises(
+        ValueError, match=r"gradle\.properties:[45]: `mimo\.a.*` found, `name=value` expected, each name once"
+    ):
         read_project(tmp_path)
+
+
+def test_gradle_takes_each_setting_from_where_the_build_takes_it() -> None:
+    scripts = "".join(file.read_text() for file in ROOT.glob("*/build.gradle.kts"))
+    settings = read_project().settings
+    assert set(re.findall(r'setting\("([^"]*)"\)', scripts)) == set(settings)
+    assert [value for name, value in settings.items() if f'"{value}"' in scripts and name != "app.versionCode"] == []
 
 
 def test_the_build_says_what_it_can_do_and_what_is_missing(tmp_path: Path) -> None:
     script = "android_demo/build.sh"
     usage = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
     assert usage.returncode == 2
-    assert all(f"build.sh {command} " in usage.stderr for command in ("jar", "test", "aar", "apk", "test-dex"))
+    assert all(f"build.sh {command} " in usage.stderr for command in ("test", "api", "aar", "apk", "test-dex"))
     missing = subprocess.run(["bash", script, "apk", tmp_path, tmp_path], capture_output=True, text=True, check=False)
     assert missing.returncode == 1
     assert missing.stderr == f"{tmp_path}: no manifest.json; run `make quantize` first\n"

@@ -6,25 +6,30 @@ plugins {
     alias(libs.plugins.android.application)
 }
 
+/** What gradle.properties says, to Gradle and to build.sh. */
+fun setting(name: String): String = providers.gradleProperty("mimo.$name").get()
+
 android {
-    namespace = "io.github.mimomobile.demo"
+    namespace = setting("app.id")
     compileSdk = libs.versions.compileSdk.get().toInt()
 
     defaultConfig {
-        applicationId = "io.github.mimomobile.demo"
+        applicationId = setting("app.id")
         minSdk = libs.versions.minSdk.get().toInt()
         targetSdk = libs.versions.targetSdk.get().toInt()
-        versionCode = 1
-        versionName = "0.1.0"
+        versionCode = setting("app.versionCode").toInt()
+        versionName = setting("app.versionName")
         testInstrumentationRunner = "io.github.mimomobile.demo.test.MimoInstrumentation"
         ndk {
-            abiFilters += listOf("arm64-v8a", "x86_64")
+            abiFilters += setting("abis").split(",")
         }
     }
 
     buildTypes {
         release {
             isMinifyEnabled = true
+            // So that it can be installed. What is published wants a key of its own.
+            signingConfig = signingConfigs.getByName("debug")
             proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"), "proguard-rules.pro")
         }
     }

@@ -19,9 +19,8 @@ METADATA = {
     "minCompileSdkExtension": "0",
     "minAndroidGradlePluginVersion": "1.0.0",
 }
-# Maven's scopes: Gradle's `api` is compile, `implementation` is runtime.
-SCOPES = {"kotlinx-coroutines-core": "compile", "onnxruntime-android": "runtime"}
-DESCRIPTION = "Runs Xiaomi's MiMo-7B in int4 on Android phones, on ONNX Runtime"
+# Maven's names of Gradle's scopes, and the bundles of libraries that runtime/build.gradle.kts gives them.
+SCOPES = {"runtime-api": "compile", "runtime-implementation": "runtime"}
 
 
 def aar(classes: Path, manifest: Path, runtime: Path) -> list[Member]:
@@ -45,22 +44,22 @@ def pom(project: Project) -> str:
     root = ElementTree.Element("project", xmlns="http://maven.apache.org/POM/4.0.0")
     texts = {
         "modelVersion": "4.0.0",
-        "groupId": project.library_group,
-        "artifactId": project.library_artifact,
-        "version": project.library_version,
+        "groupId": project.settings["library.group"],
+        "artifactId": project.settings["library.artifact"],
+        "version": project.settings["library.version"],
         "packaging": "aar",
-        "name": "MiMo Mobile runtime",
-        "description": DESCRIPTION,
+        "name": project.settings["library.name"],
+        "description": project.settings["library.description"],
     }
     for name, text in texts.items():
         ElementTree.SubElement(root, name).text = text
     licence = ElementTree.SubElement(ElementTree.SubElement(root, "licenses"), "license")
-    ElementTree.SubElement(licence, "name").text = "Apache-2.0"
-    ElementTree.SubElement(licence, "url").text = "https://www.apache.org/licenses/LICENSE-2.0.txt"
+    ElementTree.SubElement(licence, "name").text = project.settings["library.license"]
+    ElementTree.SubElement(licence, "url").text = project.settings["library.licenseUrl"]
     dependencies = ElementTree.SubElement(root, "dependencies")
     # Gradle's Kotlin adds its library to `api` by itself.
     needed = {f"org.jetbrains.kotlin:kotlin-stdlib:{project.versions['kotlin']}": "compile"}
-    needed |= {project.libraries[name]: scope for name, scope in SCOPES.items()}
+    needed |= {library: scope for bundle, scope in SCOPES.items() for library in project.bundles[bundle]}
     for library, scope in needed.items():
         dependency = ElementTree.SubElement(dependencies, "dependency")
         for tag, text in zip(("groupId", "artifactId", "version", "scope"), (*library.split(":"), scope), strict=True):

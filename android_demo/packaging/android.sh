@@ -2,36 +2,28 @@
 # Read by build.sh: the AAR, the APKs and the tests of what is in one. Each step is a tool of Android's own chain: Google's
 # merger of manifests, aapt2, D8 and apksigner. Only android.jar has a stand-in, Robolectric's android-all.
 
-assigned() { # assigned MODULE NAME: what a module's Gradle file says
-    sed -n "s/^ *$2 = \"\?\([^\"]*\)\"\?$/\1/p" "$here/$1/build.gradle.kts"
-}
-
 app=$here/app/src/main
 tools=$cache/tools
 framework=$tools/android-all-$(awk -F: '/:android-all:/ {print $3}' "$here/packaging/artifacts.sha256").jar
 work=$cache/apk
+test_classes=$cache/test-classes
 aapt2=$tools/prebuilt/linux/aapt2_64
-package=$(assigned app applicationId)
+package=${project[app.id]}
 # Gradle takes com.microsoft.onnxruntime:onnxruntime-android, and so does who uses the AAR. Not all copies of Maven
 # Central have it; this npm package, which somebody made for Unity, holds the same version, with an empty manifest.
 onnxruntime_package=com.github.asus4.onnxruntime@0.4.9
 onnxruntime_sha256=98cddbac92640b4a6af72a03c42e0491851f366d3da66bbaeb5dd66310946cf2
-abis=('arm64-v8a/*' 'x86_64/*')
-
-version() { # version NAME: what Gradle's catalog says
-    sed -n "s/^$1 = \"\(.*\)\"$/\1/p" "$here/gradle/libs.versions.toml"
-}
-
-step() { # step MODULE ARGUMENT...: Python, of packaging/
-    (cd "$here/.." && "${PYTHON3:-python3}" -m "android_demo.packaging.$1" "${@:2}")
-}
 
 fetch_android() { # $tools and ONNX Runtime for Android
     fetch "$here/packaging/artifacts.sha256" tools
-    fetch "$here/packaging/merger.sha256" merger
+    fetch "$here/packaging/plugin.sha256" plugin
+    fetch "$here/packaging/api.sha256" api
     unzip -qo "$tools"/apktool-lib-*.jar prebuilt/linux/aapt2_64 -d "$tools"
     chmod +x "$aapt2"
-    local folder=$cache/onnxruntime sum
+    local folder=$cache/onnxruntime sum abis
+    IFS=, read -ra abis <<<"${project[abis]}"
+    abis=("${abis[@]/#/jni/}")
+    abis=("${abis[@]/%//*}")
     mkdir -p "$folder"
     sum="$onnxruntime_sha256  $folder/onnxruntime.aar"
     if ! echo "$sum" | sha256sum --check --status 2>/dev/null; then
@@ -39,14 +31,31 @@ fetch_android() { # $tools and ONNX Runtime for Android
             tar -xzf "$file" --strip-components=3 package/Plugins/Android/onnxruntime.aar && rm "$file")
         echo "$sum" | sha256sum --check --quiet
     fi
-    unzip -qo "$folder/onnxruntime.aar" AndroidManifest.xml classes.jar "${abis[@]/#/jni/}" -d "$folder"
+    unzip -qo "$folder/onnxruntime.aar" AndroidManifest.xml classes.jar "${abis[@]}" -d "$folder"
     # Without ONNX Runtime's uploader: its native code finds no class to send with, and says so in its log.
     rm -rf "$folder/classes"
     unzip -qo "$folder/classes.jar" -x 'ai/onnxruntime/telemetry/*' 'ai/onnxruntime/TelemetryInitializer*' \
         -d "$folder/classes"
-    jar --create --file "$folder/onnxruntime.jar" -C "$folder/classes" .
+    pack "$folder/onnxruntime.jar" "$folder/classes"
     android_libraries=$(lib kotlin-stdlib):$(lib kotlinx-coroutines-core-jvm)
     android_libraries+=:$(echo "$tools"/kotlinx-coroutines-android-*.jar):$folder/onnxruntime.jar
+    local jdk
+    jdk=$(readlink -f "$(command -v javac)")
+    android_classes=(--lib "$framework" --lib "${jdk%/bin/javac}") # android-all lacks Java's own classes
+}
+
+pack() { # pack OUTPUT.jar FOLDER: the same bytes for the same files
+    jar --create --file "$1" --date 1981-01-01T01:01:02Z -C "$2" .
+}
+
+build_stubs() { # $work/android-stubs.jar: Android's classes as Gradle shows them to unit tests, each method throws
+    mkdir -p "$work"
+    once "$work/android-stubs.jar" java -cp "$cache/plugin/*" "$here/packaging/StubAndroid.java" "$framework" \
+        "$work/android-stubs.jar"
+}
+
+dump_api() { # what is public in the library
+    java -cp "$cache/api/*:$(lib kotlin-stdlib)" "$here/packaging/DumpApi.java" "$work/runtime.jar"
 }
 
 build_runtime() { # $work/runtime.jar, all of the library
@@ -56,18 +65,18 @@ build_runtime() { # $work/runtime.jar, all of the library
 }
 
 merge() { # merge APPLICATION|LIBRARY NAMESPACE MANIFEST OUTPUT [PROPERTY=VALUE | LIBRARY.xml]…
-    java -cp "$cache/merger/*" "$here/packaging/MergeManifest.java" "${@:1:4}" PACKAGE="$2" \
-        MIN_SDK_VERSION="$(version minSdk)" "${@:5}"
+    java -cp "$cache/plugin/*" "$here/packaging/MergeManifest.java" "${@:1:4}" PACKAGE="$2" \
+        MIN_SDK_VERSION="${project[minSdk]}" "${@:5}"
 }
 
 merge_runtime() { # $work/runtime.xml, the library's manifest
-    merge LIBRARY "$(assigned runtime namespace)" "$sources/main/AndroidManifest.xml" "$work/runtime.xml"
+    merge LIBRARY "${project[library.namespace]}" "$sources/main/AndroidManifest.xml" "$work/runtime.xml"
 }
 
 merge_application() { # merge_application PACKAGE MANIFEST OUTPUT [LIBRARY.xml…]
     # Native libraries are mapped from the APK, which is why they lie on boundaries of pages in it.
-    merge APPLICATION "${@:1:3}" TARGET_SDK_VERSION="$(version targetSdk)" VERSION_CODE="$(assigned app versionCode)" \
-        VERSION_NAME="$(assigned app versionName)" EXTRACT_NATIVE_LIBS=false "${@:4}"
+    merge APPLICATION "${@:1:3}" TARGET_SDK_VERSION="${project[targetSdk]}" VERSION_CODE="${project[app.versionCode]}" \
+        VERSION_NAME="${project[app.versionName]}" EXTRACT_NATIVE_LIBS=false "${@:4}"
 }
 
 build_aar() {
@@ -79,16 +88,31 @@ build_aar() {
 }
 
 link() { # link MANIFEST OUTPUT ARGUMENT...: an APK with resources only
-    "$aapt2" link -I "$framework" --manifest "$1" --debug-mode -o "$2" "${@:3}"
+    "$aapt2" link -I "$framework" --manifest "$1" -o "$2" "${@:3}"
 }
 
-d8() { # d8 OUTPUT [--classpath JAR]… INPUT.jar…: a folder with classes.dex
-    local jdk
-    jdk=$(readlink -f "$(command -v javac)")
-    mkdir "$1"
-    # android-all lacks Java's own classes.
-    java -cp "$(echo "$tools"/r8-*.jar)" com.android.tools.r8.D8 --debug --min-api "$(version minSdk)" \
-        --lib "$framework" --lib "${jdk%/bin/javac}" --output "$@"
+d8() { # d8 OUTPUT.zip [--classpath JAR]… INPUT.jar…: classes.dex
+    once "$1" java -cp "$(echo "$tools"/r8-*.jar)" com.android.tools.r8.D8 --debug --min-api "${project[minSdk]}" \
+        "${android_classes[@]}" --output "$@"
+}
+
+shrink() { # shrink OUTPUT.zip ARGUMENT…: what R8 makes for a release, by the rules that an app with the library has
+    local libraries rules=$work/rules/default.pro plugin name output=$1
+    rm -rf "$work/rules"
+    mkdir "$work/rules"
+    # As the Android plugin puts proguard-android-optimize.txt together.
+    plugin=$(echo "$cache"/plugin/gradle-*.jar)
+    for name in header optimizations common; do
+        unzip -p "$plugin" "com/android/build/gradle/proguard-$name.txt"
+    done >"$rules"
+    IFS=: read -ra libraries <<<"$android_libraries:$(lib annotations)"
+    java -cp "$(echo "$tools"/r8-*.jar)" com.android.tools.r8.ExtractR8Rules --rules-output "$work/rules/libraries.pro" \
+        "${libraries[@]}"
+    once "$output" java -cp "$(echo "$tools"/r8-*.jar)" com.android.tools.r8.R8 --release --map-diagnostics info none \
+        "${android_classes[@]}" \
+        --pg-conf "$rules" --pg-conf "$work/rules/libraries.pro" --pg-conf "$here/runtime/consumer-rules.pro" \
+        --output "$output" --pg-map-output "${output%.zip}-mapping.txt" "${@:2}" "$work/runtime.jar" "${libraries[@]}" \
+        2> >(grep -v "^Warning: Resource 'META-INF/.*' already exists" >&2)
 }
 
 sign() { # sign UNSIGNED.apk NAME: $cache/NAME
@@ -104,7 +128,6 @@ sign() { # sign UNSIGNED.apk NAME: $cache/NAME
 
 build_apk() { # the app, then the tests that run in it on a device
     need apksigner unzip
-    rm -rf "$work"
     fetch_android
     build_runtime
     local libraries_of_app inputs jar classpath=()
@@ -114,27 +137,49 @@ build_apk() { # the app, then the tests that run in it on a device
     merge_runtime
     merge_application "$package" "$app/AndroidManifest.xml" "$work/app.xml" \
         "$work/runtime.xml" "$cache/onnxruntime/AndroidManifest.xml"
-    link "$work/app.xml" "$work/linked.apk" --java "$work/names" "$work/resources.zip"
+    link "$work/app.xml" "$work/linked.apk" --debug-mode --java "$work/names" "$work/resources.zip"
     find "$work/names" -name '*.java' -exec javac --release 11 -d "$work/names-classes" {} +
-    jar --create --file "$work/names.jar" -C "$work/names-classes" .
+    pack "$work/names.jar" "$work/names-classes"
     libraries_of_app=$framework:$android_libraries:$work/runtime.jar:$work/names.jar
     compile "$work/app.jar" "$libraries_of_app" -module-name app "$app/kotlin"
-    d8 "$work/dex" "$work"/{runtime,app,names}.jar "${inputs[@]}"
-    step apk "$work/unsigned.apk" "$work/linked.apk" "$work/dex/classes.dex" \
-        --services "$(echo "$tools"/kotlinx-coroutines-android-*.jar)" --jni "$cache/onnxruntime/jni" \
-        --model "$model"
-    sign "$work/unsigned.apk" mimo-mobile-debug.apk
+    d8 "$work/debug.zip" "$work"/{runtime,app,names}.jar "${inputs[@]}"
+    build_app debug "$work/linked.apk" "$(echo "$tools"/kotlinx-coroutines-android-*.jar)"
+
+    link "$work/app.xml" "$work/release-linked.apk" --proguard "$work/resources.pro" "$work/resources.zip"
+    shrink "$work/release.zip" --min-api "${project[minSdk]}" --pg-conf "$work/resources.pro" \
+        --pg-conf "$here/app/proguard-rules.pro" "$work"/{app,names}.jar
+    build_app release "$work/release-linked.apk" "$work/release.zip"
+    cp "$work/release-mapping.txt" "$cache/mimo-mobile-release-mapping.txt"
 
     merge_application "$package.test" "$app/../androidTest/AndroidManifest.xml" "$work/test.xml"
-    link "$work/test.xml" "$work/test-linked.apk"
+    link "$work/test.xml" "$work/test-linked.apk" --debug-mode
     compile "$work/test.jar" "$libraries_of_app:$work/app.jar" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../androidTest/kotlin"
     for jar in "$work"/{runtime,app,names}.jar "${inputs[@]}"; do
         classpath+=(--classpath "$jar")
     done
-    d8 "$work/test-dex" "${classpath[@]}" "$work/test.jar"
-    step apk "$work/test-unsigned.apk" "$work/test-linked.apk" "$work/test-dex/classes.dex" --assets "$here/../tests/golden"
+    d8 "$work/test.zip" "${classpath[@]}" "$work/test.jar"
+    step apk "$work/test-unsigned.apk" "$work/test-linked.apk" "$work/test.zip" --assets "$here/../tests/golden"
     sign "$work/test-unsigned.apk" mimo-mobile-debug-androidTest.apk
+}
+
+build_app() { # build_app VARIANT LINKED.apk SERVICES.zip: signed
+    step apk "$work/unsigned.apk" "$2" "$work/$1.zip" --services "$3" --jni "$cache/onnxruntime/jni" --model "$model"
+    sign "$work/unsigned.apk" "mimo-mobile-$1.apk"
+}
+
+test_release() { # the library as R8 leaves it in an app, under the tests of its sources, which are that app
+    local folder=$cache/release
+    mkdir -p "$folder"
+    fetch_android
+    build_runtime
+    build_stubs
+    compile_tests
+    java -cp "$cache/plugin/*" "$here/packaging/PlainNames.java" "$test_classes" "$folder/tests.jar"
+    shrink "$folder/tested.zip" --classfile --pg-conf "$here/packaging/tests.pro" \
+        --lib "$(lib junit)" --lib "$(lib hamcrest-core)" "$folder/tests.jar"
+    unzip -qo "$(lib onnxruntime)" 'ai/onnxruntime/native/*' -d "$folder/native"
+    run_tests "$folder/tested.zip:$folder/native"
 }
 
 test_dex() { # the classes of the APK, as DEX has them, under the tests of their sources
@@ -149,8 +194,11 @@ test_dex() { # the classes of the APK, as DEX has them, under the tests of their
     step undex "$folder/tested.jar" "$folder/classes.jar"
     # Of ONNX Runtime for computers the libraries only; its Java classes are the APK's.
     unzip -qo "$(lib onnxruntime)" 'ai/onnxruntime/native/*' -d "$folder/native"
-    build_jar
+    fetch_android
+    build_runtime
+    build_stubs
+    compile_tests
     # enjarify asks for 2.4 KB of stack in every method, whatever it needs.
-    run_tests "$cache/runtime.jar" "$folder/tested.jar:$folder/native" \
+    run_tests "$test_classes:$folder/tested.jar:$folder/native" \
         -Xss8m -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote
 }

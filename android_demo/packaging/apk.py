@@ -22,12 +22,21 @@ def resources(apk: Path) -> Iterator[Member]:
             yield Member(info.filename, archive.read(info), WORD_BYTES if stored else 0)
 
 
-def services(jar: Path) -> Iterator[Member]:
+def classes(archive: Path) -> Iterator[Member]:
+    """The DEX files of what D8 or R8 wrote."""
+    return _members(archive, "classes")
+
+
+def services(archive: Path) -> Iterator[Member]:
     """What Java's ServiceLoader looks for; coroutines find Android's main thread so."""
-    with zipfile.ZipFile(jar) as archive:
-        for name in sorted(archive.namelist()):
-            if name.startswith("META-INF/services/"):
-                yield Member(name, archive.read(name))
+    return _members(archive, "META-INF/services/")
+
+
+def _members(archive: Path, start: str) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as source:
+        for name in sorted(source.namelist()):
+            if name.startswith(start) and not name.endswith("/"):
+                yield Member(name, source.read(name))
 
 
 def native_libraries(jni: Path) -> Iterator[Member]:
@@ -66,12 +75,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="apk", description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("linked", type=Path, help="an APK with resources only")
-    parser.add_argument("dex", type=Path)
+    parser.add_argument("classes", type=Path, help="what D8 or R8 wrote")
     kinds = {"services": services, "jni": native_libraries, "model": model, "assets": assets}
     for name in kinds:
         parser.add_argument(f"--{name}", type=Path)
     arguments = parser.parse_args()
-    members = [*resources(arguments.linked), Member("classes.dex", arguments.dex.read_bytes())]
+    members = [*resources(arguments.linked), *classes(arguments.classes)]
     for name, members_of in kinds.items():
         if (source := getattr(arguments, name)) is not None:
             members += members_of(source)

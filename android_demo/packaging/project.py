@@ -1,63 +1,66 @@
-"""What Gradle's files say of this project: versions, names, API levels."""
+"""What gradle/libs.versions.toml and gradle.properties say to Gradle and to this; `project` prints it for build.sh."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PREFIX = "mimo."
 
 
 @dataclass(frozen=True)
 class Project:
-    """The project's names and numbers; from the catalog, `versions`, and `libraries` as `group:name:version`."""
+    """The project's versions, libraries as `group:name:version`, those of each bundle, and settings without `mimo.`."""
 
     versions: dict[str, str]
     libraries: dict[str, str]
-    application_id: str
-    version_code: int
-    version_name: str
-    library_namespace: str
-    library_group: str
-    library_artifact: str
-    library_version: str
+    bundles: dict[str, list[str]]
+    settings: dict[str, str]
 
     @property
     def library_stem(self) -> str:
         """The path of the library's files in a Maven repository, without what follows the version."""
-        folder = f"{self.library_group.replace('.', '/')}/{self.library_artifact}/{self.library_version}"
-        return f"{folder}/{self.library_artifact}-{self.library_version}"
+        group, artifact, version = (self.settings[f"library.{name}"] for name in ("group", "artifact", "version"))
+        return f"{group.replace('.', '/')}/{artifact}/{version}/{artifact}-{version}"
 
 
 def read_project(root: Path = ROOT) -> Project:
     """The project in the folder `root`.
 
     Raises:
-        ValueError: A file does not say what is looked for, in the form that is looked for.
+        ValueError: A line of gradle.properties is neither `name=value` nor a comment, or says again what another says.
     """
     catalog = tomllib.loads((root / "gradle/libs.versions.toml").read_text())
     versions = catalog["versions"]
-    app, runtime = root / "app/build.gradle.kts", root / "runtime/build.gradle.kts"
-    return Project(
-        versions=versions,
-        libraries={
-            name: f"{library['module']}:{versions[library['version']['ref']]}"
-            for name, library in catalog["libraries"].items()
-        },
-        application_id=_assigned(app, "applicationId"),
-        version_code=int(_assigned(app, "versionCode")),
-        version_name=_assigned(app, "versionName"),
-        library_namespace=_assigned(runtime, "namespace"),
-        library_group=_assigned(runtime, "group"),
-        library_artifact=_assigned(runtime, "artifactId"),
-        library_version=_assigned(runtime, "version"),
-    )
+    libraries = {
+        name: f"{library['module']}:{versions[library['version']['ref']]}"
+        for name, library in catalog["libraries"].items()
+    }
+    bundles = {name: [libraries[each] for each in names] for name, names in catalog["bundles"].items()}
+    return Project(versions, libraries, bundles, _settings(root / "gradle.properties"))
 
 
-def _assigned(file: Path, name: str) -> str:
-    found = re.findall(rf'^\s*{name} = "?([\w.-]+)"?$', file.read_text(), re.MULTILINE)
-    if len(found) != 1:
-        raise ValueError(f"{file}: {len(found)} lines `{name} = …`, 1 expected")
-    return str(found[0])
+def _settings(file: Path) -> dict[str, str]:
+    """What starts with `mimo.`; of Java's many ways to write properties, the one that is used here."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        name, separator, value = line.partition("=")
+        if not separator or name != name.strip() or value != value.strip() or "\\" in line or name in found:
+            raise ValueError(f"{file}:{number}: `{line}` found, `name=value` expected, each name once")
+        found[name] = value
+    return {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}
+
+
+def main() -> None:
+    """Prints versions and settings, `name=value` each."""
+    project = read_project()
+    for name, value in {**project.versions, **project.settings}.items():
+        print(f"{name}={value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ android=14-robolectric-10818077 # the newest that JDK 17 runs; the app is compil
 robolectric=$cache/robolectric
 
 test_app() { # what is asked of the app's classes, with the resources and assets of its APK
-    local apk=$cache/mimo-mobile-debug.apk folder=$cache/robolectric-run classpath tests
+    local apk=$cache/mimo-mobile-debug.apk folder=$cache/robolectric-run classpath aar tests
     [ -f "$apk" ] || { echo "$apk: not there; run \`android_demo/build.sh apk\` first" >&2; exit 1; }
     fetch "$here/packaging/robolectric.sha256" robolectric
     rm -rf "$folder"
@@ -23,10 +23,12 @@ test_app() { # what is asked of the app's classes, with the resources and assets
     for jar in "$robolectric"/*.jar; do
         [[ $jar == */android-all* ]] || classpath+=:$jar
     done
-    compile "$folder/standins.jar" "$robolectric/android-all-$android.jar:$libraries" -module-name standins \
-        "$here/standins"
+    for aar in "$robolectric"/*.aar; do
+        unzip -qo "$aar" classes.jar -d "$folder/$(basename "$aar" .aar)"
+        classpath+=:$folder/$(basename "$aar" .aar)/classes.jar
+    done
     # After Robolectric's own: only what names Android's types before a sandbox is there finds them in it.
-    classpath+=:$folder/standins.jar:$robolectric/android-all-$android.jar
+    classpath+=:$robolectric/android-all-$android.jar
     compile "$folder/tests.jar" "$classpath" -module-name app_test -Xfriend-paths="$work/app.jar" \
         "$app/../test/kotlin" "$app/../androidTest/kotlin"
     mapfile -t tests < <(cd "$app/../test/kotlin" && find . -name '*Test.kt' | sed 's|^\./||; s|\.kt$||; s|/|.|g' | sort)

@@ -5,11 +5,14 @@ plugins {
     `maven-publish`
 }
 
-group = "io.github.mimomobile"
-version = "0.1.0"
+/** What gradle.properties says, to Gradle and to build.sh. */
+fun setting(name: String): String = providers.gradleProperty("mimo.$name").get()
+
+group = setting("library.group")
+version = setting("library.version")
 
 android {
-    namespace = "io.github.mimomobile.runtime"
+    namespace = setting("library.namespace")
     compileSdk = libs.versions.compileSdk.get().toInt()
 
     defaultConfig {
@@ -47,8 +50,8 @@ kotlin {
 }
 
 dependencies {
-    api(libs.kotlinx.coroutines.core)
-    implementation(libs.onnxruntime.android)
+    api(libs.bundles.runtime.api)
+    implementation(libs.bundles.runtime.implementation)
 
     testImplementation(libs.junit)
     // The same classes with native libraries for the computer that runs the tests.
@@ -58,14 +61,14 @@ dependencies {
 publishing {
     publications {
         register<MavenPublication>("release") {
-            artifactId = "mimo-mobile-runtime"
+            artifactId = setting("library.artifact")
             pom {
-                name = "MiMo Mobile runtime"
-                description = "Runs Xiaomi's MiMo-7B in int4 on Android phones, on ONNX Runtime"
+                name = setting("library.name")
+                description = setting("library.description")
                 licenses {
                     license {
-                        name = "Apache-2.0"
-                        url = "https://www.apache.org/licenses/LICENSE-2.0.txt"
+                        name = setting("library.license")
+                        url = setting("library.licenseUrl")
                     }
                 }
             }

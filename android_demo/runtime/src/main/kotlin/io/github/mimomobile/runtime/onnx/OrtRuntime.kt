@@ -193,17 +193,16 @@ internal class OrtRuntime(
 }
 
 /**
- * Sets a variable of this process's environment, where Android's classes are there to do it.
+ * Sets a variable of this process's environment on Android.
  *
  * ONNX Runtime's uploader keeps a device id and a database unless it finds the variable when the library is loaded;
- * `setTelemetry(false)` comes too late for that. On a computer whoever starts the JVM has to set it.
+ * `setTelemetry(false)` comes too late for that. On a computer whoever starts the JVM has to set it; Android's classes may be
+ * there, too, as Gradle shows them to unit tests, but their methods throw.
  */
-private fun setOnAndroid(name: String, value: String) {
-    val os = try {
-        Class.forName("android.system.Os")
-    } catch (_: ClassNotFoundException) {
-        return
-    }
+internal fun setOnAndroid(name: String, value: String) {
+    // So ONNX Runtime tells Android, too.
+    if (System.getProperty("java.vendor") != "The Android Project") return
+    val os = Class.forName("android.system.Os")
     os.getMethod("setenv", String::class.java, String::class.java, Boolean::class.java).invoke(null, name, value, true)
 }
 
