@@ -22,8 +22,8 @@ from mimo_mobile.quantize.recipes import Recipe, recipe_named
 from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
-CHANNELS, UNBALANCED = "channels", "unbalanced"
-"""What the manifest says of files that were made without channel scales though effort was asked for."""
+SCALES, UNITS = "scales", "units"
+"""What the manifest says of files in which the scales of a row's int4 blocks are multiples of a unit."""
 
 ANSWERS = "answers"
 """Under this name the manifest has a hash of all that was read when the model's own answers are a part of it."""
@@ -38,19 +38,15 @@ class Given:
         texts: The token ids of the text.
         ours: Whether the text is ours, to which the highest effort adds what the model answers.
         importance: What an importance matrix says; None where there is none.
-        balanced: Whether channels may get scales, which NPUs with quantized activations lose by.
     """
 
     effort: Effort
     texts: Sequence[tuple[int, ...]]
     ours: bool = True
     importance: Mapping[str, NDArray[np.float32]] | None = None
-    balanced: bool = True
 
     @classmethod
-    def read(
-        cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None, balanced: bool
-    ) -> Given:
+    def read(cls, checkpoint: Checkpoint, effort: Effort, text: Path | None, matrix: Path | None) -> Given:
         """Read the files that were given.
 
         Raises:
@@ -58,7 +54,7 @@ class Given:
             QuantizationError: The matrix cannot be read, is damaged, or belongs to another model.
         """
         importance = read_importance(matrix, checkpoint.config) if matrix else None
-        return cls(effort, texts_for(checkpoint, text), text is None, importance, balanced)
+        return cls(effort, texts_for(checkpoint, text), text is None, importance)
 
     @property
     def asks_model(self) -> bool:
@@ -66,25 +62,25 @@ class Given:
         return self.effort == "high" and self.ours
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
-        """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if channels get no scales."""
+        """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if scales are in units."""
         made = {}
         if _reads_text(recipe, self.effort):
             made["text"] = hash_of(self.texts)
         if self.importance is not None:
             known = sorted(self.importance.items())
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
-        if not self.balanced and self.effort != "none":
-            made[CHANNELS] = UNBALANCED
+        if recipe.in_units:
+            made[SCALES] = UNITS
         return made
 
     def made(self, entry: Entry, recipe: Recipe) -> bool:
-        """Whether a recipe's entry was made by the same; files without channel scales serve everywhere.
+        """Whether a recipe's entry was made by the same; files with scales in units serve everywhere.
 
         What a model answers depends on nothing else, so that it does not count.
         """
         known = {name: each for name, each in entry.calibrated_by.items() if name != ANSWERS}
-        if self.balanced:
-            known.pop(CHANNELS, None)
+        if not recipe.in_units:
+            known.pop(SCALES, None)
         return entry.effort == self.effort and known == self.calibrated_by(recipe)
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from mimo_mobile import manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.entries import QDQ
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source, resolve
-from mimo_mobile.layout import MODEL, TOKENIZER
+from mimo_mobile.layout import MODEL, NPU_SETTINGS, TOKENIZER
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.quantize import answering, disjoint, evaluate, measures, references, texts
 from mimo_mobile.quantize.answering import Asking
@@ -112,7 +113,7 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
     told = _told(path, job, source, other, heldout, progress)
     with _loaded(path, job) as model:
         _check_same_tokenizer(model, told)
-        disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
+        disjoint.check(told.windows, disjoint.calibrated_on(_answering(path)), model.tokenizer)
         nll, measured = read_windows(model, told, progress)
     thinking, greedy, sampled, drafts = _answers(path, job, heldout, progress)
     return Quality(
@@ -144,16 +145,44 @@ class Told:
     tokenizer: TextTokenizer | None = None
 
 
+def _answering(path: Path) -> Path:
+    """The model that answers what is read: for a form for NPUs its ONNX folder, which is quicker."""
+    return path.parent if is_form(path) else path
+
+
 def _model_at(path: Path) -> Path | None:
     """The path when it is a model that the runtime loads, and no checkpoint."""
     is_folder = (path / MODEL).is_file() or manifest.is_there(path)
     return path if path.suffix in (".gguf", ".onnx") or is_folder else None
 
 
-def _loaded(path: Path, job: Job) -> Model:
+def opened(path: Path, config: LoadConfig) -> Model:
+    """The model at a path, which may be a folder of binaries with quantized activations.
+
+    Such binaries are not run: the CPU runs the graphs that were compiled.
+
+    Raises:
+        BadArgumentError: There are binaries of another kind, which cannot be made graphs again.
+        SessionError: The model cannot be loaded.
+        QuantizationError: What the binaries were made of is not there any more.
+    """
     from mimo_mobile.runtime import load
 
-    return load(path, job.config)
+    if not is_form(path):
+        return load(path, config)
+    from mimo_mobile.convert.npu.ranges_file import read_form
+    from mimo_mobile.quantize.npu_form import load_form
+
+    return load_form(path.parent, read_form(path))
+
+
+def is_form(path: Path) -> bool:
+    """Whether a path is a folder of binaries for NPUs with quantized activations."""
+    return path.name.startswith(f"{QDQ}-") and (path / NPU_SETTINGS).is_file()
+
+
+def _loaded(path: Path, job: Job) -> Model:
+    return opened(path, job.config)
 
 
 def _told(
@@ -195,7 +224,7 @@ def told_by_checkpoint(
     if (kept := references.kept(place)) is not None:
         return Told(*kept, tokenizer)
     if not windows:
-        with _loaded(path, job) as model:
+        with _loaded(_answering(path), job) as model:
             _check_same_tokenizer(model, Told([], None, tokenizer))
             windows = _windows(model, job, asked, progress)
     rows = references.of_checkpoint(checkpoint, windows, progress)
@@ -273,6 +302,9 @@ def _answers(
 
     def answer(seed: int | None, stage: str) -> list[Reply]:
         asking = Asking(job.config, seed, job.max_tokens)
+        if is_form(path):
+            with opened(path, job.config) as model:
+                return answering.answer_one_by_one(model, asked, asking=asking, stage=stage, progress=progress)
         return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
 
     greedy = answer(None, "answer greedily")
