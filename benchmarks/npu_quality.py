@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mimo_mobile.entries import EFFORTS, Effort
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.given import Given, texts_for
 from mimo_mobile.quantize.measures import Divergence
-from mimo_mobile.quantize.npu_form import load_form
+from mimo_mobile.quantize.npu_form import Recorder, load_form
 from mimo_mobile.quantize.npu_ranges import activation_ranges
 from mimo_mobile.quantize.recipe_file import write_model
 from mimo_mobile.quantize.recipes import recipe_named
@@ -55,28 +55,35 @@ class FloatActivations(QdqTape):
         return value
 
 
-PARTS: Mapping[str, Callable[[Sequence[Range]], ActivationTape]] = {
-    "what is compiled": QdqTape,
-    "activations in floating point": FloatActivations,
-    "weights in floating point": FloatWeights,
+CPU = "int4_b32"
+FORMS: Mapping[str, tuple[bool, Recorder | None]] = {
+    CPU: (False, None),
+    "the same, with an NPU's activations": (False, FloatWeights),
+    "its scales in units": (True, None),
+    "the same, with an NPU's head": (True, FloatActivations),
+    "what NPUs get": (True, QdqTape),
 }
-"""What a piece is recorded on, in words."""
+"""By name, whether scales are in units, and what pieces are recorded on; what is on none is the ONNX folder itself."""
 
 
 def rows(checkpoint: Checkpoint, yardstick: Yardstick, effort: Effort, work: Path) -> Iterator[tuple[str, Divergence]]:
     """What each form loses, with its name."""
     given = Given(effort, texts_for(checkpoint, TEXTS / "calibration.txt"), ours=False)
-    for name, in_units in (("int4_b32", False), ("int4_b32, scales in units", True)):
-        recipe = dataclasses.replace(recipe_named("int4_b32"), in_units=in_units)
-        found = Calibrator(checkpoint, given, [recipe], work / "kept").calibrated(recipe)
-        folder = work / f"{effort}-{in_units}-onnx"
-        write_model(checkpoint, folder, recipe, {}, calibrated=found)
-        with load(folder, ep="cpu", speculate="off", cache=False) as model:
-            yield f"{name}, on the CPU", yardstick.read(model)
-    form = Form(activation_ranges(folder, given.texts), CONTEXT)
-    for name, recorder in PARTS.items():
-        with load_form(folder, form, recorder) as model:
-            yield f"NPU: {name}", yardstick.read(model)
+    recipes = [dataclasses.replace(recipe_named("int4_b32"), in_units=each) for each in (False, True)]
+    calibrator = Calibrator(checkpoint, given, recipes, work / "kept")
+    folders, forms = [], []
+    for recipe in recipes:
+        folders.append(work / f"{effort}-{recipe.in_units}-onnx")
+        write_model(checkpoint, folders[-1], recipe, {}, calibrated=calibrator.calibrated(recipe))
+        forms.append(Form(activation_ranges(folders[-1], given.texts), CONTEXT))
+    for name, (in_units, recorder) in FORMS.items():
+        folder = folders[in_units]
+        if recorder is None:
+            opened = load(folder, ep="cpu", speculate="off", cache=False)
+        else:
+            opened = load_form(folder, forms[in_units], recorder)
+        with opened as model:
+            yield name, yardstick.read(model)
 
 
 @click.command()
