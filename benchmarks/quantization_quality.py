@@ -24,6 +24,7 @@ from mimo_mobile.convert.tensors import HEAD
 from mimo_mobile.entries import EFFORTS, Effort
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.progress import ignore
 from mimo_mobile.quantize import forward, measures, references
 from mimo_mobile.quantize.calibrate import calibrate
 from mimo_mobile.quantize.catalog import MEASURED
@@ -31,8 +32,10 @@ from mimo_mobile.quantize.forward import Rows
 from mimo_mobile.quantize.given import texts_for
 from mimo_mobile.quantize.measures import Divergence, RowMeasures, TopRows
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.quantize.quality import Told, read_windows
 from mimo_mobile.quantize.texts import Window
 from mimo_mobile.quantize.written import read_written
+from mimo_mobile.runtime import Model
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests import smollm
 
@@ -95,6 +98,12 @@ class Yardstick:
         normed = forward.rms_norm(rows, tensors["model.norm.weight"].float32(), config.rms_norm_eps)
         head = tensors["lm_head.weight"].float32().T
         return measures.summary(self._reference, RowMeasures.joined(list(_compared(self._reference, normed, head))))
+
+    def read(self, model: Model) -> Divergence:
+        """How far a loaded model's predictions are from the checkpoint's."""
+        _, measured = read_windows(model, Told(self._windows, self._reference), ignore)
+        assert measured is not None
+        return measures.summary(self._reference, measured)
 
 
 def _compared(reference: TopRows, normed: Array, head: Array) -> Iterator[RowMeasures]:

@@ -126,6 +126,27 @@ def answer_all(
     return [replies[place] for place in range(len(problems))]
 
 
+def answer_one_by_one(
+    model: Model,
+    problems: Sequence[Problem],
+    reference: Sequence[Sequence[int]] | None = None,
+    *,
+    asking: Asking = GREEDILY,
+    stage: str = "evaluate",
+    progress: ProgressCallback = ignore,
+) -> list[Reply]:
+    """The replies of a loaded model to every problem, in this process; see ``answer_all``.
+
+    Raises:
+        SessionError: The model cannot be run.
+    """
+    replies = []
+    for place, problem in enumerate(problems):
+        replies.append(reply_of(model, problem, reference[place] if reference else None, place, asking))
+        progress(Progress(stage, len(replies), len(problems), unit="problems"))
+    return replies
+
+
 def _is_large(model: Path) -> bool:
     """Whether its weights do not fit into caches, nor into memory twice."""
     files = [model] if model.is_file() else [each for each in model.rglob("*") if each.is_file()]
@@ -222,13 +243,21 @@ def _answer(drafts: bool, asked: Mapping[int, tuple[Problem, Sequence[int] | Non
     if isinstance(_worker.model, SessionError):
         raise _worker.model
     assert _worker.model is not None
-    return {place: _reply(_worker.model, *each, place) for place, each in asked.items()}
+    return {place: reply_of(_worker.model, *each, place, _worker.asking) for place, each in asked.items()}
 
 
-def _reply(model: Model, problem: Problem, expected: Sequence[int] | None, place: int) -> Reply:
+def reply_of(
+    model: Model, problem: Problem, expected: Sequence[int] | None, place: int = 0, asking: Asking = GREEDILY
+) -> Reply:
+    """The reply of a loaded model to a problem.
+
+    ``place`` chooses its random numbers; perplexity and same top token are taken over the tokens ``expected``.
+
+    Raises:
+        SessionError: The model cannot be run.
+    """
     from mimo_mobile.runtime import GenerationConfig, Message
 
-    asking = _worker.asking
     if asking.seed is None:
         config = GenerationConfig(temperature=0.0, max_tokens=asking.max_tokens)
     else:  # each problem has random numbers of its own

@@ -70,8 +70,7 @@ class Calibrator:
         blocks = {name: each.blocks for name, each in coarse.items()}
         if recipe.name not in self._factors:
             squares = self.statistics.mean_squares
-            scaled = blocks if self._given.balanced else {}
-            self._factors[recipe.name] = channel_factors(config, tensors, squares, scaled.get, self._progress)
+            self._factors[recipe.name] = channel_factors(config, tensors, squares, blocks.get, self._progress)
         factors = self._factors[recipe.name]
         found = after(self.statistics, factors)
         importance: Mapping[str, Any] = found.mean_squares

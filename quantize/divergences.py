@@ -6,9 +6,10 @@ finds them, too.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from mimo_mobile.hub import Source
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.progress import ProgressCallback, ignore
 from mimo_mobile.quantize import disjoint, evaluate, measures
+from mimo_mobile.quantize.opening import opened
 from mimo_mobile.quantize.quality import MOST_ASKED, Job, Told, read_windows, told_by_checkpoint
 from mimo_mobile.quantize.report_file import Histogram
 from mimo_mobile.quantize.texts import Prompt
-from mimo_mobile.scores import Divergence
+from mimo_mobile.scores import Divergence, OnNpu
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ def divergences(
     progress: ProgressCallback = ignore,
 ) -> dict[str, Apart]:
     """How far the files of some recipes are from the checkpoint, by recipe; those that were measured are left out.
+
+    Forms for NPUs with quantized activations are among them, by the names that they have as entries.
 
     What was measured on another text is measured again, whatever its recipe. A model that cannot be run here is not
     measured, and the log says why.
@@ -75,12 +79,24 @@ def divergences(
         if told.tokenizer is not None:
             disjoint.check(told.windows, disjoint.read(folder), told.tokenizer)
         for entry in state.entries:
-            if _is_of(entry.divergence, told) if entry.divergence else entry.recipe not in recipes:
-                continue
-            made[entry.recipe] = _apart(folder, entry, job, told, progress)
+            for each in filter(None, (entry, entry.npu_form)):
+                if _is_of(each.divergence, told) if each.divergence else entry.recipe not in recipes:
+                    continue
+                made[each.recipe] = _apart(folder, each, job, told, progress)
     except MimoMobileError as error:
         logger.warning("the files were not compared with bf16: %s", error)
     return made
+
+
+def with_divergences(entry: Entry, found: Mapping[str, Apart]) -> Entry:
+    """An entry with what was found of it, and of its form for NPUs."""
+    if entry.recipe in found:
+        entry = dataclasses.replace(entry, divergence=found[entry.recipe].divergence)
+    form = entry.npu_form
+    if form is None or form.recipe not in found:
+        return entry
+    measured = entry.on_npu or OnNpu()
+    return dataclasses.replace(entry, on_npu=dataclasses.replace(measured, divergence=found[form.recipe].divergence))
 
 
 def _is_of(divergence: Divergence, told: Told) -> bool:
@@ -94,11 +110,9 @@ def _perplexity(rows: measures.TopRows) -> float:
 
 
 def _apart(folder: Path, entry: Entry, job: Job, told: Told, progress: ProgressCallback) -> Apart:
-    from mimo_mobile.runtime import load
-
     assert told.rows is not None
     try:
-        with load(folder / entry.path, job.config) as model:
+        with opened(folder / entry.path, job.config) as model:
             _, measured = read_windows(model, told, progress)
     except NumericsError as error:
         logger.warning("%s: %s", entry.path, error)

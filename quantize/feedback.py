@@ -79,12 +79,14 @@ class Feedback:
         rows, columns = values.shape
         levels, errors = np.empty((rows, columns), np.int8), np.empty((rows, columns), np.float32)
         scales = np.empty((rows, columns // blocks.size), np.float32)
+        units = kernels.units_of(values, self.importance, blocks)
         for start in range(0, columns, CHUNK):
             part = slice(start, min(start + CHUNK, columns))
             targets = errors[:, :start] @ self.shares[:start, part]
             targets += values[:, part]
             shares = np.ascontiguousarray(self.shares[part, part])
-            kernels.feed_back(values, targets, self.importance[part], shares, start, blocks, (levels, scales, errors))
+            out = (levels, scales, errors)
+            kernels.feed_back(values, targets, self.importance[part], shares, start, blocks, out, units)
         return levels, scales
 
 

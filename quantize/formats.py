@@ -89,18 +89,21 @@ class NBitsFormat:
     """The symmetric blocks of MatMulNBits and GatherBlockQuantized.
 
     The weight of largest magnitude in a block becomes the lowest integer, so that no level is lost, as in ggml's
-    Q4_0. Scales are rounded to bfloat16 before the integers are chosen: KleidiAI keeps only their upper half.
+    Q4_0. Scales are rounded to bfloat16 before the integers are chosen: KleidiAI keeps only their upper half. With
+    ``in_units`` the scales of a row are positive, and 1 to 15 times a unit: such blocks are also LPBQ, which is what
+    QNN has for NPUs.
 
     Source: https://github.com/microsoft/onnxruntime/blob/v1.22.0/docs/ContribOperators.md#com.microsoft.MatMulNBits
     """
 
     bits: Literal[4, 8]
     block_size: int
+    in_units: bool = False
 
     @property
     def blocks(self) -> Blocks:
         """How a row is divided."""
-        return Blocks(self.bits, self.block_size)
+        return Blocks(self.bits, self.block_size, in_units=self.in_units)
 
     @property
     def feeds_back(self) -> bool:
@@ -140,8 +143,10 @@ class NBitsFormat:
 
 
 def _levels(values: NDArray[np.float32], blocks: Blocks, importance: Weighing) -> Levels:
-    if importance is None:
+    if importance is None and not blocks.in_units:
         return kernels.round_blocks(values, blocks)
+    if importance is None:
+        return kernels.search_blocks(values, np.ones(values.shape[1], np.float32), blocks)
     if isinstance(importance, Feedback):
         return importance.quantize(values, blocks)
     weights = positive(importance, values.shape[1])

@@ -10,13 +10,14 @@ import dataclasses
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mimo_mobile import untrusted
 from mimo_mobile.convert.folding import prefix_of
+from mimo_mobile.convert.formats import F32
 from mimo_mobile.documents import DocumentError, Value
-from mimo_mobile.entries import REJECTED, Entry
+from mimo_mobile.entries import ON_NPU, REJECTED, Entry
 from mimo_mobile.errors import BadArgumentError, QualityGateError
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.quantize.recipes import RECIPES
@@ -63,6 +64,13 @@ def _limits(
     return Limits(*calibrated, *answers, rounded=Limits(*rounded, *answers))
 
 
+def _on_npu(limits: Limits) -> Limits:
+    """Limits for the form with quantized activations of what a recipe makes, which may lose twice as much."""
+    assert limits.kld is not None and limits.same_top is not None
+    rounded = limits.rounded and _on_npu(limits.rounded)
+    return replace(limits, kld=2 * limits.kld, same_top=2 * limits.same_top - 1, rounded=rounded)
+
+
 DEFAULTS: dict[str, Limits] = {
     **dict.fromkeys(("q8_0", "int8"), _limits((0.01, 0.95, 0.1), (0.01, 0.95, 0.1), (2, 1.2, 3))),
     "q6_k": _limits((0.02, 0.94, 0.1), (0.03, 0.93, 0.1), (2, 1.2, 3)),
@@ -74,6 +82,12 @@ DEFAULTS: dict[str, Limits] = {
     "int4_b128": _limits((0.35, 0.75, 0.6), (1, 0.62, 1), (8, 1.5, 8)),
 }
 """The limits of every recipe."""
+
+DEFAULTS |= {
+    f"{name}{ON_NPU}": _on_npu(DEFAULTS[name])
+    for name, recipe in RECIPES.items()
+    if recipe.int4 and recipe.activations is F32
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +218,9 @@ def _changed(limits: Limits, changes: dict[str, float]) -> Limits:
 
 
 def _changes(name: str, found: Value) -> dict[str, float]:
-    if name != ALL and name not in RECIPES:
-        raise DocumentError(f"[{name}] is no recipe; there are {ALL}, {', '.join(RECIPES)}")
+    if name != ALL and name not in DEFAULTS:
+        known = dict.fromkeys([ALL, *RECIPES, *DEFAULTS])
+        raise DocumentError(f"[{name}] is no recipe; there are {', '.join(known)}")
     made: dict[str, float] = {}
     for key, value in found.fields().items():
         if key not in WORDS:

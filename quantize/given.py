@@ -24,8 +24,8 @@ from mimo_mobile.quantize.texts import calibration_texts
 from mimo_mobile.runtime.endpoint import Endpoint
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
-CHANNELS, UNBALANCED = "channels", "unbalanced"
-"""What the manifest says of files that were made without channel scales though effort was asked for."""
+SCALES, UNITS = "scales", "units"
+"""What the manifest says of files in which the scales of a row's int4 blocks are multiples of a unit."""
 
 ANSWERS = "answers"
 """Under this name the manifest has a hash of all that was read when the model's own answers are a part of it."""
@@ -43,7 +43,6 @@ class Given:
         texts: The token ids of the text.
         ours: Whether the text is ours, to which the highest effort adds what the model answers.
         importance: What an importance matrix says; None where there is none.
-        balanced: Whether channels may get scales, which NPUs with quantized activations lose by.
         served: The server's model that answers instead of the quantized one; None where that answers itself.
     """
 
@@ -51,7 +50,6 @@ class Given:
     texts: Sequence[tuple[int, ...]]
     ours: bool = True
     importance: Mapping[str, NDArray[np.float32]] | None = None
-    balanced: bool = True
     served: ServedModel | None = None
 
     @classmethod
@@ -61,7 +59,6 @@ class Given:
         effort: Effort,
         text: Path | None,
         matrix: Path | None,
-        balanced: bool,
         endpoint: Endpoint | None = None,
     ) -> Given:
         """Read the files that were given, and see that the server runs the checkpoint.
@@ -75,7 +72,7 @@ class Given:
         served = ServedModel(endpoint, checkpoint) if endpoint else None
         if served is not None:
             served.check()
-        return cls(effort, texts_for(checkpoint, text), text is None, importance, balanced, served)
+        return cls(effort, texts_for(checkpoint, text), text is None, importance, served)
 
     @property
     def adds_answers(self) -> bool:
@@ -88,27 +85,27 @@ class Given:
         return self.adds_answers and self.served is None
 
     def calibrated_by(self, recipe: Recipe) -> dict[str, str]:
-        """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if channels get no scales."""
+        """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if scales are in units."""
         made = {}
         if _reads_text(recipe, self.effort):
             made["text"] = hash_of(self.texts)
         if self.importance is not None:
             known = sorted(self.importance.items())
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))
-        if not self.balanced and self.effort != "none":
-            made[CHANNELS] = UNBALANCED
+        if recipe.in_units:
+            made[SCALES] = UNITS
         if self.served is not None:
             made[ANSWERED_BY] = self.served.name
         return made
 
     def made(self, entry: Entry, recipe: Recipe) -> bool:
-        """Whether a recipe's entry was made by the same; files without channel scales serve everywhere.
+        """Whether a recipe's entry was made by the same; files with scales in units serve everywhere.
 
         What a model answers depends on nothing else, so that it does not count.
         """
         known = {name: each for name, each in entry.calibrated_by.items() if name != ANSWERS}
-        if self.balanced:
-            known.pop(CHANNELS, None)
+        if not recipe.in_units:
+            known.pop(SCALES, None)
         return entry.effort == self.effort and known == self.calibrated_by(recipe)
 
 

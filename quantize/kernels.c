@@ -157,6 +157,28 @@ INLINE float searched_scale(const float *weights, const float *importance, int64
     return scales[best];
 }
 
+/* The scale for which the same sum is small among 1 to 15 times a unit, which is what NPUs have for the blocks of a row.
+   The error is that sum. The smallest scale that clips nothing remains when none is better. */
+INLINE float scale_of_units(const float *weights, const float *importance, int64_t block_size, float middle,
+                            float unit, float *error) {
+    float scales[NEIGHBOURS], errors[NEIGHBOURS], wanted = 0;
+    for (int64_t i = 0; i < block_size; i++) {
+        const float needed = weights[i] / (weights[i] < 0 ? -middle : middle - 1);
+        wanted = needed > wanted ? needed : wanted;
+    }
+    int best = NEIGHBOURS - 1;
+    for (int c = NEIGHBOURS - 1; c > 0; c--) {
+        scales[c] = unit * (float)c;
+        if (scales[c] >= wanted) best = c;
+    }
+    scales[0] = scales[best];
+    errors_of(weights, importance, block_size, middle, scales, errors);
+    for (int c = 1; c < NEIGHBOURS; c++)
+        if (errors[c] < errors[best]) best = c;
+    *error = errors[best];
+    return scales[best];
+}
+
 INLINE void to_levels(const float *weights, int64_t block_size, float scale, float middle, int8_t *levels) {
     const float inverse = scale == 0 ? 0 : 1 / scale;
     for (int64_t i = 0; i < block_size; i++)
@@ -173,16 +195,35 @@ EXPORT FOR_EACH_PROCESSOR void mimo_round(const float *weights, int64_t blocks, 
     }
 }
 
-/* Blocks of rows by searched scales; importance has one number for each column. */
+/* Blocks of rows by searched scales; importance has one number for each column, units one for each row, or none is. */
 EXPORT FOR_EACH_PROCESSOR void mimo_search(const float *weights, const float *importance, int64_t rows, int64_t columns,
                                            int64_t block_size, int64_t middle, int64_t float16, const float *places,
-                                           int8_t *levels, float *scales) {
+                                           const float *units, int8_t *levels, float *scales) {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t start = 0; start < columns; start += block_size) {
             const float *these = weights + row * columns + start;
-            const float scale = searched_scale(these, importance + start, block_size, (float)middle, places, float16);
+            float error;
+            const float scale =
+                units ? scale_of_units(these, importance + start, block_size, (float)middle, units[row], &error)
+                      : searched_scale(these, importance + start, block_size, (float)middle, places, float16);
             to_levels(these, block_size, scale, (float)middle, levels + row * columns + start);
             *scales++ = scale;
+        }
+}
+
+/* For each row and each of some units the sum of importance * (weight - scale * level)^2 with scales of that unit. */
+EXPORT FOR_EACH_PROCESSOR void mimo_units(const float *weights, const float *importance, int64_t rows, int64_t columns,
+                                          int64_t block_size, int64_t middle, const float *units, int64_t count,
+                                          float *errors) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t c = 0; c < count; c++) {
+            float sum = 0, error;
+            for (int64_t start = 0; start < columns; start += block_size) {
+                scale_of_units(weights + row * columns + start, importance + start, block_size, (float)middle,
+                               units[row * count + c], &error);
+                sum += error;
+            }
+            errors[row * count + c] = sum;
         }
 }
 
@@ -190,7 +231,8 @@ EXPORT FOR_EACH_PROCESSOR void mimo_search(const float *weights, const float *im
 
    weights, errors and levels are parts [rows, chunk] of arrays [rows, columns]. targets [rows, chunk] are the weights
    with the feedback of all columns before the chunk; feedback [chunk, chunk] says how much of the error of a column,
-   errors = weights - scale * level, goes to each later one. scales get one number for each row and block.
+   errors = weights - scale * level, goes to each later one. scales get one number for each row and block. units are as
+   for mimo_search.
 
    LANES rows lie side by side, as each column of a row waits for the one before it. A block's scale is searched for on
    what its columns are expected to become, which is not what the columns before the block ask of each of them alone:
@@ -198,7 +240,7 @@ EXPORT FOR_EACH_PROCESSOR void mimo_search(const float *weights, const float *im
 EXPORT FOR_EACH_PROCESSOR void mimo_feedback(const float *weights, const float *targets, const float *importance,
                                              const float *feedback, int64_t rows, int64_t chunk, int64_t columns,
                                              int64_t block_size, int64_t middle, int64_t float16, const float *places,
-                                             int8_t *levels, float *errors, float *scales) {
+                                             const float *units, int8_t *levels, float *errors, float *scales) {
     float own[CHUNK][LANES], wanted[CHUNK][LANES], rest[CHUNK][LANES], expected[LANES][CHUNK];
     float scale[LANES] = {0}, inverse[LANES] = {0}, level[LANES], lost[LANES];
     memset(own, 0, sizeof own);
@@ -221,8 +263,11 @@ EXPORT FOR_EACH_PROCESSOR void mimo_feedback(const float *weights, const float *
                 for (int lane = 0; lane < LANES; lane++) expected[lane][i] = own[i][lane] + rest[i][lane];
             }
             for (int64_t lane = 0; lane < count; lane++) {
-                scale[lane] = searched_scale(expected[lane] + start, importance + start, block_size, (float)middle,
-                                             places, float16);
+                const float *these = expected[lane] + start, *important = importance + start;
+                float error;
+                scale[lane] =
+                    units ? scale_of_units(these, important, block_size, (float)middle, units[first + lane], &error)
+                          : searched_scale(these, important, block_size, (float)middle, places, float16);
                 inverse[lane] = scale[lane] == 0 ? 0 : 1 / scale[lane];
                 scales[(first + lane) * (columns / block_size) + start / block_size] = scale[lane];
             }

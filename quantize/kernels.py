@@ -30,13 +30,20 @@ _PLACES = {
 
 TOKENS, TILE = 32, 6
 """So many tokens, and so many rows of weights or a divisor of that, ``multiply`` takes side by side."""
+MOST_UNITS, LEAST_SCALE = 15, np.float32(1e-12)
+"""How many units a scale in units has at most, as 4 bits hold them; and the least largest scale of a row."""
+
+_UNITS = np.array([0, 1, -1, -2, -3, -4])
+"""The units that are tried for a row, eighths of an octave from the one with which nothing is clipped. More change the
+error by less than 1 %."""
 
 _P, _I = ctypes.c_void_p, ctypes.c_int64
 
 _FUNCTIONS: dict[str, list[type[Any]]] = {
     "mimo_round": [_P, _I, _I, _I, _P, _P],
-    "mimo_search": [_P, _P, _I, _I, _I, _I, _I, _P, _P, _P],
-    "mimo_feedback": [_P, _P, _P, _P, _I, _I, _I, _I, _I, _I, _P, _P, _P, _P],
+    "mimo_search": [_P, _P, _I, _I, _I, _I, _I, _P, _P, _P, _P],
+    "mimo_units": [_P, _P, _I, _I, _I, _I, _P, _I, _P],
+    "mimo_feedback": [_P, _P, _P, _P, _I, _I, _I, _I, _I, _I, _P, _P, _P, _P, _P],
     "mimo_pack_pairs": [_P, _I, _P],
     "mimo_pack_q4_0": [_P, _P, _I, _P],
     "mimo_unpack": [_P, _P, _I, _I, _I, _I, _P],
@@ -53,11 +60,13 @@ class Blocks:
         bits: Of a level, 4 or 8.
         size: Weights that share a scale, a multiple of 16.
         float16: Whether scales are exact in float16; else they are in bfloat16.
+        in_units: Whether the scales of a row are 1 to 15 times a unit, as NPUs want them.
     """
 
     bits: int
     size: int
     float16: bool = False
+    in_units: bool = False
 
     @property
     def middle(self) -> int:
@@ -75,7 +84,7 @@ def round_blocks(values: NDArray[np.float32], blocks: Blocks) -> Levels:
     Raises:
         QuantizationError: The kernels were not built.
     """
-    assert not blocks.float16
+    assert not blocks.float16 and not blocks.in_units
     values = np.ascontiguousarray(values, np.float32)
     levels, scales = _empty(values, blocks)
     load().mimo_round(
@@ -95,11 +104,46 @@ def search_blocks(values: NDArray[np.float32], importance: NDArray[np.float32], 
     values, importance = np.ascontiguousarray(values, np.float32), np.ascontiguousarray(importance, np.float32)
     levels, scales = _empty(values, blocks)
     assert importance.shape == (values.shape[1],)
+    units = units_of(values, importance, blocks)
     load().mimo_search(
         values.ctypes.data, importance.ctypes.data, *values.shape, blocks.size, blocks.middle, blocks.float16,
-        _PLACES[blocks.bits].ctypes.data, levels.ctypes.data, scales.ctypes.data,
+        _PLACES[blocks.bits].ctypes.data, _address(units), levels.ctypes.data, scales.ctypes.data,
     )  # fmt: skip
     return levels, scales
+
+
+def units_of(
+    values: NDArray[np.float32], importance: NDArray[np.float32], blocks: Blocks
+) -> NDArray[np.float32] | None:
+    """The units [N] of which the scales of rows [N, K] are multiples, chosen as ``search_blocks`` does.
+
+    None where scales need not be multiples.
+
+    Units have 4 significant bits, so that 15 of them are exact in bfloat16. The largest scale that clips nothing would
+    be 15 times about the one at ``_UNITS``' 0; smaller units clip a few weights, and are finer for all others.
+
+    Raises:
+        QuantizationError: The kernels were not built.
+    """
+    if not blocks.in_units:
+        return None
+    values, importance = np.ascontiguousarray(values, np.float32), np.ascontiguousarray(importance, np.float32)
+    wanted = np.maximum(values.max(axis=1) / (blocks.middle - 1), values.min(axis=1) / -blocks.middle)
+    significand, exponent = np.frexp(np.maximum(wanted, LEAST_SCALE) / MOST_UNITS)
+    place = 8 * exponent.astype(np.int64) + np.ceil(16 * significand).astype(np.int64) - 8
+    octave, eighth = np.divmod(place[:, None] + _UNITS, 8)
+    tried = np.ldexp((8 + eighth).astype(np.float32), (octave - 4).astype(np.int32))
+    errors = np.empty(tried.shape, np.float32)
+    load().mimo_units(
+        values.ctypes.data, importance.ctypes.data, *values.shape, blocks.size, blocks.middle, tried.ctypes.data,
+        tried.shape[1], errors.ctypes.data,
+    )  # fmt: skip
+    chosen: NDArray[np.float32] = np.take_along_axis(tried, errors.argmin(axis=1)[:, None], axis=1)[:, 0]
+    return np.ascontiguousarray(chosen)
+
+
+def _address(array: NDArray[np.float32] | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 def feed_back(
@@ -110,6 +154,7 @@ def feed_back(
     start: int,
     blocks: Blocks,
     out: tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]],
+    units: NDArray[np.float32] | None = None,
 ) -> None:
     """Quantize some columns from ``start`` on, at most ``CHUNK``, each with what the ones before it in the chunk lost.
 
@@ -121,6 +166,7 @@ def feed_back(
         start: The first column.
         blocks: How rows are divided.
         out: Levels [N, K], scales [N, K / size] and errors [N, K], whose columns are filled in.
+        units: What ``units_of`` gives for these rows and all columns.
 
     Raises:
         QuantizationError: The kernels were not built.
@@ -133,7 +179,8 @@ def feed_back(
     load().mimo_feedback(
         values[:, start:].ctypes.data, targets.ctypes.data, importance.ctypes.data, feedback.ctypes.data, rows, chunk,
         columns, blocks.size, blocks.middle, blocks.float16, _PLACES[blocks.bits].ctypes.data,
-        levels[:, start:].ctypes.data, errors[:, start:].ctypes.data, scales[:, start // blocks.size :].ctypes.data,
+        _address(units), levels[:, start:].ctypes.data, errors[:, start:].ctypes.data,
+        scales[:, start // blocks.size :].ctypes.data,
     )  # fmt: skip
 
 

@@ -15,20 +15,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mimo_mobile import files, onnxruntime_library
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
-from mimo_mobile.convert.npu.file import Ranges, float16_compute
+from mimo_mobile.convert.npu.file import float16_compute
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.qdq_graph import ActivationTape, Range
+from mimo_mobile.convert.npu.ranges_file import Ranges
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
+from mimo_mobile.quantize.npu_form import session_of
 from mimo_mobile.runtime import GenerationConfig, Message, load
 from mimo_mobile.runtime.bench import QUESTIONS
 
-TEXT_TOKENS = 128
-"""The length of each text, question and answer together."""
+TEXT_TOKENS, MOST_TEXTS = 128, 16
+"""The length of each text, question and answer together; and how many others are read at most."""
 
 
 def own_answers(folder: Path) -> list[list[int]]:
@@ -46,10 +47,19 @@ def own_answers(folder: Path) -> list[list[int]]:
     return texts
 
 
-def activation_ranges(folder: Path, centers: Centers = NOTHING, progress: ProgressCallback = ignore) -> Ranges:
-    """The ranges of every activation of every piece, over the model's own answers.
+def activation_ranges(
+    folder: Path,
+    texts: Sequence[Sequence[int]] = (),
+    centers: Centers = NOTHING,
+    progress: ProgressCallback = ignore,
+) -> Ranges:
+    """The ranges of every activation of every piece, over the model's own answers and a part of other texts.
 
-    ``centers`` is what keys lose in the pieces.
+    Args:
+        folder: An ONNX folder.
+        texts: What else is read: token ids, of which ``MOST_TEXTS`` pieces of ``TEXT_TOKENS`` are taken.
+        centers: What keys lose in the pieces.
+        progress: Called after every layer.
 
     Raises:
         QuantizationError: A layer cannot be run, or makes NaN or infinity.
@@ -61,7 +71,8 @@ def activation_ranges(folder: Path, centers: Centers = NOTHING, progress: Progre
     window = Window(TEXT_TOKENS, TEXT_TOKENS)
     run = _Runner(folder)
     embedded = [
-        run.one(npu_graph.embedding(config, weights, compute), input_ids=ids) for ids in _rows(own_answers(folder))
+        run.one(npu_graph.embedding(config, weights, compute), input_ids=ids)
+        for ids in _rows([*own_answers(folder), *_pieces(texts)])
     ]
     states, layers = embedded, []
     for layer in range(count):
@@ -84,10 +95,10 @@ class _Runner:
     """Runs pieces on the CPU, each with an empty cache."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._ort = folder, onnxruntime_library.load()
+        self._folder = folder
 
     def one(self, graph: ir.Model, **feeds: NDArray[Any]) -> NDArray[np.float32]:
-        made: NDArray[np.float32] = self._session(graph).run(None, feeds)[0]
+        made: NDArray[np.float32] = session_of(graph, self._folder).run(None, feeds)[0]
         return made
 
     def measured(
@@ -102,7 +113,7 @@ class _Runner:
             if value not in graph.graph.outputs:
                 value.shape = ir.Shape([1, TEXT_TOKENS, None])
                 graph.graph.outputs.append(value)
-        session = self._session(graph)
+        session = session_of(graph, self._folder)
         empty = {
             each.name: np.zeros(each.shape, np.float16 if "float16" in each.type else np.float32)
             for each in session.get_inputs()
@@ -122,17 +133,15 @@ class _Runner:
             results.append(found[first])
         return ranges, results
 
-    def _session(self, graph: ir.Model) -> Any:
-        path = self._folder / f".{graph.graph.name}{files.PARTIAL}"
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            ir.save(graph, path)
-            return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no public base
-            raise QuantizationError(f"{graph.graph.name} cannot be run: {error}") from error
-        finally:
-            files.remove(path)
+
+def _pieces(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Pieces of ``TEXT_TOKENS`` tokens from all over some texts."""
+    pieces = [
+        each[start : start + TEXT_TOKENS]
+        for each in texts
+        for start in range(0, len(each) - TEXT_TOKENS + 1, TEXT_TOKENS)
+    ]
+    return pieces[:: max(1, -(-len(pieces) // MOST_TEXTS))]
 
 
 def _rows(texts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:

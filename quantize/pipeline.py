@@ -15,8 +15,8 @@ from pathlib import Path
 from mimo_mobile import files, manifest, onnxruntime_library
 from mimo_mobile.convert.calibrated import Calibrated
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.convert.formats import BF16, F32
-from mimo_mobile.convert.model import origin, write_plain
+from mimo_mobile.convert.formats import F32
+from mimo_mobile.convert.model import origin
 from mimo_mobile.convert.npu.pieces import WINDOWS, checked
 from mimo_mobile.convert.weight_values import check_values
 from mimo_mobile.entries import Effort, Entry, Part
@@ -26,19 +26,18 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kept_work, preflight, rejection, report_data, report_file
-from mimo_mobile.quantize.answering import answer_all
+from mimo_mobile.quantize import disjoint, evaluate, kept_work, preflight, rejection, report_data
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
-from mimo_mobile.quantize.divergences import divergences
+from mimo_mobile.quantize.divergences import divergences, with_divergences
 from mimo_mobile.quantize.gate import DEFAULTS, Limits
 from mimo_mobile.quantize.given import Given, check_effects
 from mimo_mobile.quantize.importance import write_importance
 from mimo_mobile.quantize.preflight import IMPORTANCE
 from mimo_mobile.quantize.recipe_file import calibration_ids, write_model
 from mimo_mobile.quantize.recipes import Recipe, recipe_named
+from mimo_mobile.quantize.scoring import scored
 from mimo_mobile.runtime.endpoint import Endpoint
-from mimo_mobile.scores import Score
 from mimo_mobile.socs import Soc
 
 
@@ -112,13 +111,14 @@ def quantize_checkpoint(
     """
     out, source = Path(out), resolve(source)
     chosen = [recipe_named(name) for name in dict.fromkeys(recipes)]
+    if npu is not None and npu.quantized:
+        chosen = [dataclasses.replace(each, in_units=each.int4) for each in chosen]
     check_options(recipes, single_file, npu)
     check_effects(recipes, effort, calibration, importance, endpoint)
     questions = questions_of(source, problems)
     checkpoint = Checkpoint.open(source.path)
     context = _checked(npu, checkpoint) if npu is not None else 0
-    balanced = npu is None or not npu.quantized
-    given = Given.read(checkpoint, effort, calibration, importance, balanced, endpoint)
+    given = Given.read(checkpoint, effort, calibration, importance, endpoint)
     outputs = [(recipe, out / _name(source, recipe, single_file)) for recipe in chosen]
     job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions))
     preflight.check_checkpoint(job)
@@ -158,16 +158,16 @@ def quantize_checkpoint(
                 if old is not None and old.path != path.name:
                     manifest.remove(out, old, kept=made.parts)
             if npu is not None and recipe.target == "onnx" and state.entry(recipe.name):
-                state = _compile(state, out, recipe, npu, context, force, progress)
+                state = _compile(state, out, recipe, npu, context, given.texts, force, progress)
         names, known = [recipe.name for recipe in chosen], report_data.earlier(out, state)
         answers: dict[str, list[tuple[int, ...]]] = {}
         if questions:
-            state = _score(state, source, checkpoint, out, names, questions, answers, progress)
+            state = scored(state, source, checkpoint, out, names, questions, answers, progress)
             state.write(out)
         tokens = 0 if manifest.SYNTHETIC in state.source else tokens
         apart = divergences(out, state, names, source, tokens, progress)
-        for entry in [entry for entry in state.entries if entry.recipe in apart]:
-            state = state.with_entry(dataclasses.replace(entry, divergence=apart[entry.recipe].divergence))
+        for entry in state.entries:
+            state = state.with_entry(with_divergences(entry, apart))
         state.write(out)
         histograms = {name: each.histogram for name, each in apart.items() if each.histogram}
         errors = report_data.errors_of(out, state, names, checkpoint, calibrator, known, progress)
@@ -295,7 +295,14 @@ def _quantize(
 
 
 def _compile(
-    state: Manifest, out: Path, recipe: Recipe, npu: NpuTarget, context: int, force: bool, progress: ProgressCallback
+    state: Manifest,
+    out: Path,
+    recipe: Recipe,
+    npu: NpuTarget,
+    context: int,
+    texts: Sequence[Sequence[int]],
+    force: bool,
+    progress: ProgressCallback,
 ) -> Manifest:
     """The manifest, in which the parts of a recipe's entry include binaries for the chips."""
     from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
@@ -310,7 +317,7 @@ def _compile(
     how = (context, npu.windows, npu.quantized, npu.shared)
     todo = [soc for soc in npu.socs if force or not is_compiled(folder, soc, *how)]
     centers = key_centers(folder, calibration_ids(folder)[:context], context, progress) if todo else {}
-    ranges = activation_ranges(folder, centers, progress) if npu.quantized and todo else None
+    ranges = activation_ranges(folder, texts, centers, progress) if npu.quantized and todo else None
     for soc in todo:
         made = folder / npu_folder_name(soc, npu.quantized)
         old = [made.relative_to(out).as_posix() + "/", f"{entry.path}/{EMBEDDING}"]
@@ -337,66 +344,6 @@ def _compile(
 
 
 def _with_parts(entry: Entry, parts: Sequence[Part]) -> Entry:
-    return dataclasses.replace(entry, parts=tuple(parts), size_bytes=sum(part.size_bytes for part in parts))
-
-
-def _score(
-    state: Manifest,
-    source: Source,
-    checkpoint: Checkpoint,
-    out: Path,
-    recipes: Sequence[str],
-    problems: Sequence[evaluate.Problem],
-    answers: dict[str, list[tuple[int, ...]]],
-    progress: ProgressCallback,
-) -> Manifest:
-    """The manifest with the missing scores, that of bf16 included; scores on the same problems are kept.
-
-    What is answered on the way goes into ``answers``, by recipe.
-    """
-    asked = evaluate.problem_set(problems)
-    key = {"fingerprint": state.source[manifest.FINGERPRINT], "problem_set": asked}
-
-    def scored(score: Score | None) -> bool:
-        return score is not None and score.problem_set == asked
-
-    todo = [name for name in recipes if (entry := state.entry(name)) and not scored(entry.score)]
-    if scored(state.baseline) and not todo:
-        return state
-    reference = evaluate.kept_replies(out, key, len(problems)) if scored(state.baseline) else None
-    if reference is None:  # what was scored on other replies is not for the same table
-        replies = _reference(source, checkpoint, out, problems, progress)
-        reference = [reply.tokens for reply in replies]
-        todo = [entry.recipe for entry in state.entries if entry.recipe in recipes or scored(entry.score)]
-        unscored = tuple(dataclasses.replace(entry, score=None) for entry in state.entries)
-        baseline = dataclasses.replace(evaluate.score(replies), problem_set=asked)
-        state = dataclasses.replace(state, baseline=baseline, entries=unscored)
-        state.write(out)
-        evaluate.keep_replies(out, key, replies)
-    answers[report_file.BF16] = list(reference)
-    for entry in [entry for entry in state.entries if entry.recipe in todo]:
-        replies = answer_all(out / entry.path, problems, reference, stage=f"evaluate {entry.recipe}", progress=progress)
-        answers[entry.recipe] = [reply.tokens for reply in replies]
-        score = dataclasses.replace(evaluate.score(replies), problem_set=asked)
-        state = state.with_entry(dataclasses.replace(entry, score=score))
-        state.write(out)
-    return state
-
-
-def _reference(
-    source: Source,
-    checkpoint: Checkpoint,
-    out: Path,
-    problems: Sequence[evaluate.Problem],
-    progress: ProgressCallback,
-) -> list[evaluate.Reply]:
-    """The unquantized model's replies, scored on their own tokens; the model's files are removed afterwards.
-
-    They lie in ``out`` meanwhile: there is room for models there, and the next start removes what a killed one left.
-    """
-    with files.workplace(out / "bf16") as folder:
-        try:
-            model = write_plain(checkpoint, folder / "bf16.gguf", "gguf", BF16, origin(source), progress=progress)[0]
-        except MissingDependencyError:  # float32 holds the same values
-            model = write_plain(checkpoint, folder / "onnx", "onnx", F32, origin(source), progress=progress)[0]
-        return answer_all(model, problems, stage="evaluate bf16", progress=progress)
+    """The entry with other files; what was measured of a form for NPUs belongs to those of before."""
+    size = sum(part.size_bytes for part in parts)
+    return dataclasses.replace(entry, parts=tuple(parts), size_bytes=size, on_npu=None)

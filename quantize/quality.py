@@ -26,6 +26,7 @@ from mimo_mobile.quantize import answering, disjoint, evaluate, measures, refere
 from mimo_mobile.quantize.answering import Asking
 from mimo_mobile.quantize.evaluate import Problem, Reply
 from mimo_mobile.quantize.measures import RowMeasures, Share, Thinking, TopRows
+from mimo_mobile.quantize.opening import answering_for, is_form, opened
 from mimo_mobile.quantize.served import ServedModel, Way
 from mimo_mobile.quantize.served import answer_all as answer_served
 from mimo_mobile.quantize.texts import Prompt, Window
@@ -133,11 +134,14 @@ def measure_quality(path: Path, job: Job, progress: ProgressCallback = ignore) -
     told = _told(path, job, source, other, heldout, progress)
     with _loaded(path, job) as model:
         _check_same_tokenizer(model, told)
-        disjoint.check(told.windows, disjoint.calibrated_on(path), model.tokenizer)
+        disjoint.check(told.windows, disjoint.calibrated_on(answering_for(path)), model.tokenizer)
         nll, measured = read_windows(model, told, progress)
 
     def answer(asked: Sequence[Problem], seed: int | None, stage: str) -> list[Reply]:
         asking = Asking(job.config, seed, job.max_tokens)
+        if is_form(path):
+            with opened(path, job.config) as model:
+                return answering.answer_one_by_one(model, asked, asking=asking, stage=stage, progress=progress)
         return answering.answer_all(path, asked, asking=asking, stage=stage, progress=progress)
 
     thinking, greedy, sampled, drafts = _answers(job, heldout, answer)
@@ -242,9 +246,7 @@ def _model_at(path: Path) -> Path | None:
 
 
 def _loaded(path: Path, job: Job) -> Model:
-    from mimo_mobile.runtime import load
-
-    return load(path, job.config)
+    return opened(path, job.config)
 
 
 def _told(
@@ -286,7 +288,7 @@ def told_by_checkpoint(
     if (kept := references.kept(place)) is not None:
         return Told(*kept, tokenizer)
     if not windows:
-        asked_model = nullcontext(model) if isinstance(model, ServedModel) else _loaded(model, job)
+        asked_model = nullcontext(model) if isinstance(model, ServedModel) else _loaded(answering_for(model), job)
         with asked_model as answers:
             _check_same_tokenizer(answers, Told([], None, tokenizer))
             windows = _windows(answers, job, asked, progress)

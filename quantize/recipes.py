@@ -19,6 +19,9 @@ PLUS = "_plus"
 """What the names of recipes end in that give the tensors 8 or 6 bits in which an error costs most. A real plus would be
 a blank in some addresses: Amazon's S3, for one, takes it for that."""
 
+UNITS, EMBEDDING = "_units", r"embed_tokens"
+"""What the names of formats end in whose scales are multiples of a unit; and the matrix that NPUs leave to the CPU."""
+
 Choice = Callable[[int, int], str]
 """Turns (layer, number of layers) into the name of a format, for recipes that treat layers differently."""
 
@@ -33,6 +36,8 @@ class Recipe:
         summary: One line that says whom the recipe serves.
         rules: Pairs of a regular expression for tensor names and either a format's name or a choice by layer.
         activations: The type in which an ONNX graph computes between its matrices.
+        in_units: Whether the scales of a row's int4 blocks are 1 to 15 times a unit, as NPUs with quantized activations
+            want them.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Recipe:
     summary: str
     rules: tuple[tuple[str, str | Choice], ...]
     activations: PlainFormat = F32
+    in_units: bool = False
 
     @property
     def file_type(self) -> str:
@@ -64,10 +70,11 @@ class Recipe:
         """
         for pattern, choice in self.rules:
             if re.search(pattern, name):
-                if isinstance(choice, str):
-                    return choice
                 layer = re.search(r"layers\.(\d+)\.", name)
-                return choice(int(layer.group(1)) if layer else 0, num_hidden_layers)
+                number = int(layer.group(1)) if layer else 0
+                chosen = choice if isinstance(choice, str) else choice(number, num_hidden_layers)
+                on_npu = self.in_units and chosen.startswith("int4") and not re.search(EMBEDDING, name)
+                return f"{chosen}{UNITS}" if on_npu else chosen
         raise QuantizationError(f"recipe {self.name}: no rule for tensor {name}")
 
 
@@ -168,7 +175,7 @@ RECIPES: dict[str, Recipe] = {
         _onnx("int4_b64", "4.5 bits, smaller and faster", 64),
         _onnx("int4_b128", "4.25 bits, smallest and fastest", 128),
         _onnx("int4_b32_f16", "int4_b32 in float16 throughout, for GPUs (WebGPU); slow on CPUs", 32, activations=F16),
-        Recipe("int8", "onnx", "9 bits", (_VECTORS, (r"embed_tokens", "F16"), (r"", "int8_b32"))),
+        Recipe("int8", "onnx", "9 bits", (_VECTORS, (EMBEDDING, "F16"), (r"", "int8_b32"))),
     )
 }
 """Every recipe by its name."""
@@ -177,6 +184,7 @@ FORMATS: dict[str, RowFormat | MatMulFormat] = {
     **{each.name: each for each in (F32, F16)},
     **{name: GgmlFormat(name) for name in ("Q4_0", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")},
     **{f"int4_b{size}": NBitsFormat(4, size) for size in (32, 64, 128)},
+    **{f"int4_b{size}{UNITS}": NBitsFormat(4, size, in_units=True) for size in (32, 64, 128)},
     "int8_b32": NBitsFormat(8, 32),
 }
 """Every format by the name that rules use."""

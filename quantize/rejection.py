@@ -35,10 +35,10 @@ def judged(
     for name in recipes:
         entry, gone = state.entry(name), state.rejection(name)
         if entry is not None:
-            if reasons := _reasons(entry, state, limits[name], errors.get(name, ())):
+            if reasons := _reasons(entry, state, limits, errors.get(name, ())):
                 state = _set_aside(folder, state, entry, reasons)
         elif gone is not None:
-            reasons = _reasons(gone.entry, state, limits[name], errors.get(name, ()))
+            reasons = _reasons(gone.entry, state, limits, errors.get(name, ()))
             if reasons:
                 state = state.with_rejected(gone.entry, reasons)
                 state.write(folder)
@@ -63,8 +63,12 @@ def settle(folder: Path, state: Manifest) -> None:
                 os.replace(folder / old, folder / new)
 
 
-def _reasons(entry: Entry, state: Manifest, limits: Limits, errors: Sequence[TensorError]) -> list[str]:
-    return [str(check) for check in judge(entry, state.baseline, limits, errors) if not check.passed]
+def _reasons(entry: Entry, state: Manifest, limits: Mapping[str, Limits], errors: Sequence[TensorError]) -> list[str]:
+    made = [str(check) for check in judge(entry, state.baseline, limits[entry.recipe], errors) if not check.passed]
+    if form := entry.npu_form:
+        checks = judge(form, state.baseline, limits[form.recipe])
+        made += [f"with quantized activations for NPUs {check}" for check in checks if not check.passed]
+    return made
 
 
 def _comparable(entry: Entry, state: Manifest) -> bool:

@@ -18,7 +18,8 @@ def rows(manifest: Manifest) -> list[tuple[str, ...]]:
     made = []
     if manifest.baseline:
         made.append(("(bf16, not kept)", "16.00", "", "", *_figures(manifest.baseline, manifest.baseline)))
-    for entry in (*manifest.entries, *(gone.aside for gone in manifest.rejected)):
+    whole = [*manifest.entries, *(gone.aside for gone in manifest.rejected)]
+    for entry in (each for one in whole for each in (one, one.npu_form) if each is not None):
         kld = f"{entry.divergence.mean_kld:.5f}" if entry.divergence else "–"
         figures = _figures(entry.score, manifest.baseline)
         made.append((entry.path, f"{entry.bits_per_weight:.2f}", gb(entry.size_bytes), kld, *figures))

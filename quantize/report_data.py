@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimo_mobile import manifest
 from mimo_mobile.convert.checkpoint import Checkpoint
-from mimo_mobile.entries import Entry
+from mimo_mobile.entries import Entry, Rejected
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.layout import TOKENIZER
 from mimo_mobile.manifest import Manifest
@@ -91,7 +91,12 @@ def write_report(
         source=state.source,
         chosen=tuple(recipes),
         baseline=state.baseline,
-        recipes=tuple(_recipe(entry, state, limits, errors, histograms, known) for entry in _all(state)),
+        recipes=tuple(
+            _recipe(each, state.rejection(entry.recipe), state, limits, errors, histograms, known)
+            for entry in _all(state)
+            for each in (entry, entry.npu_form)
+            if each is not None
+        ),
         shown=tuple(shown),
         ranges=next((entry.ranges for entry in _all(state) if entry.ranges), None),
     )
@@ -142,19 +147,20 @@ def _all(state: Manifest) -> Iterator[Entry]:
 
 def _recipe(
     entry: Entry,
+    gone: Rejected | None,
     state: Manifest,
     limits: Mapping[str, Limits],
     errors: Mapping[str, tuple[TensorError, ...]],
     histograms: Mapping[str, Histogram],
     known: Report | None,
 ) -> RecipeReport:
-    gone, content = state.rejection(entry.recipe), content_of(entry)
+    content = content_of(entry)
     old = known and known.of(entry.recipe, content)
     found = errors.get(entry.recipe, ())
     return RecipeReport(
         recipe=entry.recipe,
         format=entry.format,
-        path=gone.aside.path if gone else entry.path,
+        path=entry.path.replace(gone.entry.path, gone.aside.path, 1) if gone else entry.path,
         effort=entry.effort,
         bits_per_weight=entry.bits_per_weight,
         size_bytes=entry.size_bytes,

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from mimo_mobile import cache, manifest
 from mimo_mobile.convert.draft_vocabulary import draft_ids
+from mimo_mobile.convert.npu.ranges_file import RANGES_FORMAT, read_form
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.documents import FileFormat
 from mimo_mobile.errors import CheckpointError, MimoMobileError, ModelLoadError, QuantizationError
@@ -34,6 +35,7 @@ FORMATS = {
     for each in (
         manifest.MANIFEST_FORMAT,
         NPU_FORMAT,
+        RANGES_FORMAT,
         REFERENCE_FORMAT,
         pace.COSTS_FORMAT,
         selftest.SELFTEST_FORMAT,
@@ -182,6 +184,7 @@ def read_drafts(path: Path) -> object:
 READERS: dict[str, tuple[Callable[[Path], object], str, type[MimoMobileError]]] = {
     "manifest": (read_manifest, "manifest.json", MimoMobileError),
     "npu": (read_npu, "npu.json", ModelLoadError),
+    "ranges": (lambda path: read_form(path.parent), "ranges.json", ModelLoadError),
     "reference": (read_reference, "reference.json", ModelLoadError),
     "costs": (pace.read_costs, "costs.json", ModelLoadError),
     "selftest": (selftest.read_verdict, "selftest.json", ModelLoadError),

@@ -103,6 +103,15 @@ NPU: Document = {
     "made_with": "onnxruntime 1.24.1",
     "graphs": [{"name": "layers-0.64", "size_bytes": 10, "seconds": 1.5, "peak_rss_bytes": 100}],
 }
+NPU_RANGES: Document = {
+    "ranges_version": 1,
+    "context_length": 2048,
+    "layers": [[[-1.5, 2], [0, 3.25]], [[-1, 1]]],
+    "head": [[-4, 0]],
+    "mtp": [],
+    "draft_head": [],
+    "centers": {"model.layers.1.": [[0.5, -2], [1, 0]]},
+}
 REFERENCE: Document = {"reference_version": 1, "ids": [5, 6, 7, 8], "top_ids": [9, 3], "logits": [2.5, -1]}
 COSTS: Document = {"costs_version": 1, "rows_s": [0.1, 0.11], "draft_s": 0.0}
 PREPACKED: Document = {
@@ -151,6 +160,7 @@ REPORT: Document = {
 DOCUMENTS: dict[str, Any] = {
     "manifest": MANIFEST,
     "npu": NPU,
+    "ranges": NPU_RANGES,
     "reference": REFERENCE,
     "costs": COSTS,
     "selftest": SELFTEST,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ from numpy.typing import NDArray
 
 from mimo_mobile import __version__, files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
+from mimo_mobile.convert.npu import ranges_file
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.compiler import Builders, Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
 from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
+from mimo_mobile.convert.npu.ranges_file import Form, Ranges
 from mimo_mobile.convert.onnx_graph import Compute
 from mimo_mobile.convert.onnx_weights import DRAFT_HEAD
 from mimo_mobile.convert.written_weights import WrittenWeights
@@ -47,27 +48,6 @@ from mimo_mobile.socs import Soc
 
 ADDED = 1.2
 """How much larger binaries are than their weights at most: 1.18 times with MiMo-nano, 0.99 with MiMo-7B's shapes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """The ranges of every piece's activations, in the order of ``qdq_graph.ActivationTape``.
-
-    Attributes:
-        layers: Those of each layer alone.
-        head: Those of the head.
-        mtp: Those of the MTP layer.
-        draft_head: Those of the MTP layer's head.
-    """
-
-    layers: Sequence[Sequence[Range]]
-    head: Sequence[Range]
-    mtp: Sequence[Range]
-    draft_head: Sequence[Range]
-
-    def of_layers(self, which: range) -> list[Range]:
-        """The ranges of several layers in a row, of which each reads what the one before gives."""
-        return [each for layer in which for each in self.layers[layer][0 if layer == which.start else 1 :]]
 
 
 def compile_for_npu(
@@ -139,6 +119,8 @@ def compile_for_npu(
         with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
             temporary.mkdir()
             kept.move_to(temporary)
+            if ranges is not None:
+                Form(ranges, cut.context_length, centers).write(temporary)
             if (ids := drafted(weights, cut)) is not None:
                 np.save(temporary / DRAFT_IDS, ids.numpy())
             settings = described(
@@ -204,6 +186,8 @@ def is_compiled(
         # One window has one copy in either way.
         same = len(windows) == 1 or shares_weights(made / f"layers-0.{found.windows[-1]}.onnx") == shared
     except (ModelLoadError, OSError, ValueError):
+        return False
+    if quantized and not (made / ranges_file.NAME).is_file():
         return False
     return same and found.context_length == context_length and found.windows == tuple(windows)
 

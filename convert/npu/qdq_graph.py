@@ -3,7 +3,8 @@
 The blocks are ``onnx_graph``'s, recorded on another tape: first on an ``ActivationTape``, whose graph gives every
 activation, so that their ranges can be found; then on a ``QdqTape``, which rounds each to uint16. QNN reads weights in
 blocks in one form only, low-power block quantization (LPBQ): an int4 matrix whose block scales are 4-bit integers, with
-one float scale for each column. Attention stays in floating point.
+one float scale for each column. The folder's blocks are made so that they are that, too, and nothing is rounded again.
+Attention stays in floating point.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-STEPS, LEVELS, SMALLEST = 65535, 15, 1e-12
-"""The steps of uint16 activations, the levels of block scales (4 bits of an uint8), and the smallest scale."""
+from mimo_mobile.errors import QuantizationError
+
+STEPS, LEVELS, SMALLEST, NEARLY = 65535, 15, 1e-12, 1e-3
+"""The steps of uint16 activations, the levels of block scales (4 bits of an uint8), the smallest scale, and how far a
+whole number may be off that two float32 numbers were divided for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +138,9 @@ class QdqTape(ActivationTape):
         """A weight ``[K, N]``: int4 in LPBQ form, or int8 with a scale for each column."""
         assert values.const_value is not None and scales.const_value is not None
         name, block_size = str(values.name), attributes["block_size"]
-        blocks = weights(values.const_value.numpy(), scales.const_value.numpy(), attributes["bits"], block_size)
+        packed, found = values.const_value.numpy(), scales.const_value.numpy()
         if attributes["bits"] == 8:
-            rows = blocks.reshape(len(blocks), -1)
+            rows = weights(packed, found, 8, block_size).reshape(len(packed), -1)
             column = (np.maximum(np.abs(rows).max(axis=1), SMALLEST) / 127).astype(np.float32)
             integers = np.rint(rows / column[:, None]).astype(np.int8)
             return self._dequantized(
@@ -145,13 +149,14 @@ class QdqTape(ActivationTape):
                 self._initializer(f"{name}.column_zeros", np.zeros(len(column), np.int8)),
                 axis=1,
             )
-        integers, levels, column = lpbq(blocks)
+        levels, column = units(found)
         scale = self._dequantized(
             self._initializer(f"{name}.levels", np.ascontiguousarray(levels.T)),
             self._initializer(f"{name}.column_scales", column),
             self._initializer(f"{name}.column_zeros", np.zeros(len(column), np.uint8)),
             axis=1,
         )
+        integers = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
         weight = self._int4(f"{name}.int4", integers.reshape(len(column), -1).T)
         zeros = self._int4(f"{name}.zeros", np.zeros(levels.T.shape, np.int8))
         return self._dequantized(weight, scale, zeros, axis=0, block_size=block_size)
@@ -180,24 +185,25 @@ def weights(packed: NDArray[np.uint8], scales: NDArray[Any], bits: int, block_si
     return found * scales.astype(np.float32)[..., None]
 
 
-def lpbq(blocks: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32]]:
-    """Weights ``[N, blocks, block_size]`` as int4, levels ``[N, blocks]`` of their scales, scales of levels ``[N]``.
+def units(scales: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Scales `[N, blocks]` as how many units they have, and the unit of each row `[N]`.
 
-    Of the levels around the exact one, the one that loses least is taken.
+    Raises:
+        QuantizationError: They are not 1 to ``LEVELS`` times a unit.
     """
-    wanted = np.maximum(blocks.max(axis=-1) / 7, -blocks.min(axis=-1) / 8)
-    column = (np.maximum(wanted.max(axis=1), SMALLEST) / LEVELS).astype(np.float32)
-    least = np.floor(wanted / column[:, None])
-    errors = np.full(wanted.shape, np.inf)
-    levels, integers = np.ones(wanted.shape, np.uint8), np.zeros(blocks.shape, np.int8)
-    for more in range(3):
-        tried = np.clip(least + more, 1, LEVELS).astype(np.float32)
-        scales = (tried * column[:, None])[..., None]
-        rounded = np.clip(np.rint(blocks / scales), -8, 7)
-        error = np.square(rounded * scales - blocks).sum(axis=-1)
-        better = error < errors
-        errors[better], levels[better], integers[better] = error[better], tried[better], rounded[better]
-    return integers, levels, column
+    counts = np.arange(1, LEVELS + 1, dtype=np.float32)
+    tried = scales.astype(np.float32).max(axis=1)[:, None] / counts
+    parts = scales.astype(np.float32)[:, :, None] / np.maximum(tried, np.finfo(np.float32).tiny)[:, None, :]
+    whole = np.rint(parts)
+    fitting = ((np.abs(parts - whole) < NEARLY) & (whole >= 1)).all(axis=1)
+    if not fitting.any(axis=1).all():
+        raise QuantizationError(
+            "int4 blocks whose scales are no multiples of a unit found, which NPUs with quantized activations do not"
+            " take; quantize with --target qdq"
+        )
+    chosen = fitting.argmax(axis=1)
+    rows = np.arange(len(chosen))
+    return whole[rows, :, chosen].astype(np.uint8), tried[rows, chosen]
 
 
 def _result(op_type: str, arguments: Sequence[Any]) -> ir.DataType:

@@ -11,11 +11,14 @@ from typing import Any, Literal, get_args
 
 from mimo_mobile import ranges, scores
 from mimo_mobile.documents import DocumentError, Value
-from mimo_mobile.layout import mtp_file
+from mimo_mobile.layout import NPU_SETTINGS, mtp_file
 from mimo_mobile.ranges import ModelRanges
-from mimo_mobile.scores import Divergence, Score
+from mimo_mobile.scores import Divergence, OnNpu, Score
 
 REJECTED = ".rejected"
+
+QDQ, ON_NPU = "qdq", "_qdq"
+"""What folders of binaries with quantized activations are called, and the end of their recipe's name in reports."""
 
 MOST_PARTS, MOST_BITS = 10_000, 1024
 """More files of an entry and bits of a weight are not believed."""
@@ -54,9 +57,10 @@ class Entry:
         effort: How much was done for its weights.
         calibrated_by: Hashes of the ``text`` that was read, ours or the user's, of it and the model's ``answers``, and
             of the user's ``importance``; ``answered_by``, the server's model that gave the answers, if one did; and
-            whether ``channels`` are ``unbalanced``, which have no scales then.
+            whether ``scales`` are in ``units``, as NPUs with integers want them.
         ranges: How large its numbers get, and by what they were scaled; None for GGUF without effort and in what
             earlier versions wrote.
+        on_npu: What its form for NPUs with quantized activations loses; None when that was not measured.
     """
 
     recipe: str
@@ -71,11 +75,44 @@ class Entry:
     effort: Effort = "none"
     calibrated_by: Mapping[str, str] = field(default_factory=dict)
     ranges: ModelRanges | None = None
+    on_npu: OnNpu | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain JSON values."""
         found = {"score": self.score, "divergence": self.divergence}
-        return dataclasses.asdict(self) | {name: each and scores.to_json(each) for name, each in found.items()}
+        made = dataclasses.asdict(self) | {name: each and scores.to_json(each) for name, each in found.items()}
+        return made | {"on_npu": self.on_npu and self.on_npu.to_json()}
+
+    def with_score(self, score: Score | None) -> Entry:
+        """The entry with how well it answers."""
+        return dataclasses.replace(self, score=score)
+
+    def with_npu_score(self, score: Score | None) -> Entry:
+        """The entry with how well its form for NPUs answers."""
+        measured = self.on_npu
+        if measured is None and score is None:
+            return self
+        return dataclasses.replace(self, on_npu=dataclasses.replace(measured or OnNpu(), score=score))
+
+    @property
+    def npu_form(self) -> Entry | None:
+        """Its form for NPUs with quantized activations, as an entry of its own; None when it has none."""
+        found = [part.path.removesuffix(f"/{NPU_SETTINGS}") for part in self.parts if part.path.endswith(NPU_SETTINGS)]
+        form = next((path for path in found if path.startswith(f"{self.path}/{QDQ}-")), None)
+        if form is None:
+            return None
+        parts = tuple(part for part in self.parts if part.path.startswith(f"{form}/"))
+        measured = self.on_npu or OnNpu()
+        return dataclasses.replace(
+            self,
+            recipe=f"{self.recipe}{ON_NPU}",
+            path=form,
+            size_bytes=sum(part.size_bytes for part in parts),
+            parts=parts,
+            score=measured.score,
+            divergence=measured.divergence,
+            on_npu=None,
+        )
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -125,6 +162,7 @@ def read_entry(found: Value, tools: Mapping[str, str] | None) -> Entry:
         effort=_effort(found.get("effort")),
         calibrated_by=texts(given) if (given := found.get("calibrated_by")) else {},
         ranges=ranges.from_document(measured) if (measured := found.get("ranges")) else None,
+        on_npu=scores.read_on_npu(found.get("on_npu")),
     )
     if made.format == "gguf" and not made.path.endswith(".gguf"):
         raise DocumentError(f"{found.place}.path: a .gguf file expected, {made.path} found")

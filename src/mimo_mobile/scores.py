@@ -83,6 +83,33 @@ class Divergence:
     same_top: float
 
 
+@dataclass(frozen=True, slots=True)
+class OnNpu:
+    """What a model loses on NPUs with quantized activations, from the graphs that are compiled, run on the CPU.
+
+    Attributes:
+        score: How well it answers.
+        divergence: How far its predictions are from the checkpoint's.
+    """
+
+    score: Score | None = None
+    divergence: Divergence | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Both as plain JSON values."""
+        found = {"score": self.score, "divergence": self.divergence}
+        return {name: each and to_json(each) for name, each in found.items()}
+
+
+def read_on_npu(found: Value | None) -> OnNpu | None:
+    """What a model loses on NPUs, if that was measured.
+
+    Raises:
+        DocumentError: It is damaged.
+    """
+    return None if found is None else OnNpu(read_score(found.get("score")), read_divergence(found.get("divergence")))
+
+
 def to_json(found: Score | Divergence) -> dict[str, Any]:
     """A score as plain JSON values, in which null stands for what is not finite."""
     values = dataclasses.asdict(found)

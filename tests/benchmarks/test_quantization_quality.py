@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import npu_quality
 from benchmarks.peers.weights import PEERS
 from benchmarks.quantization_quality import TEXTS, Yardstick, mean_squares, measure_peer, measure_recipes
 from mimo_mobile.convert.checkpoint import Checkpoint
@@ -42,6 +43,14 @@ def test_each_effort_loses_less_than_the_one_before(
         assert max(each.bits for each in rows) == pytest.approx(min(each.bits for each in rows), rel=1e-3)
         other = measure_peer(checkpoint, yardstick, PEERS[peer], squares)
         assert normal < 0.7 * other.divergence.mean_kld, other
+
+
+def test_what_npus_get_loses_at_most_twice_as_much(
+    checkpoint: Checkpoint, yardstick: Yardstick, tmp_path: Path
+) -> None:
+    lost = {name: each.mean_kld for name, each in npu_quality.rows(checkpoint, yardstick, "normal", tmp_path)}
+    free, activations, in_units, head, npu = lost.values()
+    assert free < activations < npu and in_units < npu < 2 * free and head < npu, lost
 
 
 def test_texts_that_measure_do_not_calibrate() -> None:

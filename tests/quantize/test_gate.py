@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
@@ -15,17 +16,20 @@ from click.testing import Result
 
 from mimo_mobile import manifest
 from mimo_mobile.cli import main
-from mimo_mobile.entries import Entry
+from mimo_mobile.documents import parse
+from mimo_mobile.entries import Entry, Part, read_entry
 from mimo_mobile.errors import BadArgumentError, ModelLoadError, QualityGateError
 from mimo_mobile.hub import Source
 from mimo_mobile.inspection import verify
-from mimo_mobile.quantize import report_file
+from mimo_mobile.manifest import Manifest
+from mimo_mobile.quantize import rejection, report_file
 from mimo_mobile.quantize.gate import DEFAULTS, WORDS, Limits, judge, read_thresholds, require_passed
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.quantize.report import rows
 from mimo_mobile.quantize.tensor_errors import TensorError
 from mimo_mobile.runtime import load
-from mimo_mobile.scores import Divergence, Drafts, Score
+from mimo_mobile.scores import Divergence, Drafts, OnNpu, Score
 from tests.commands import runner
 from tests.damage import Bytes, damage, scaled, shuffled
 from tests.schemas import check
@@ -51,13 +55,43 @@ def ggufs(out: Path) -> list[str]:
 
 
 def test_every_recipe_has_limits_and_more_bits_allow_no_more_loss() -> None:
-    assert set(DEFAULTS) == set(RECIPES)
+    compiled = {"int4_b32", "int4_b32_plus", "int4_b64", "int4_b128"}  # --target qdq takes these
+    assert set(DEFAULTS) == set(RECIPES) | {f"{name}_qdq" for name in compiled}
+    for name in compiled:
+        cpu, npu = DEFAULTS[name], DEFAULTS[f"{name}_qdq"]
+        assert cpu.kld and npu.kld == 2 * cpu.kld and cpu.rounded and npu.rounded
+        assert npu.rounded.kld == 2 * (cpu.rounded.kld or 0) and npu.exact_match_loss == cpu.exact_match_loss
     order = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0_plus", "q4_0", "int4_b64", "int4_b128")
     for limits in (DEFAULTS, {name: each.rounded for name, each in DEFAULTS.items()}):
         found = [each for name in order if (each := limits[name]) is not None]
         for figure in ("kld", "matrix_error", "exact_match_loss", "answer_growth", "acceptance_loss"):
             losses = [getattr(each, figure) for each in found]
             assert len(losses) == len(order) and losses == sorted(losses), figure
+
+
+def test_a_folder_whose_form_for_npus_lost_too_much_goes_aside_with_it(tmp_path: Path) -> None:
+    path = "m-int4_b32-onnx"
+    parts = tuple(Part(f"{path}/{name}", 1, "0" * 64) for name in ("model.onnx", "qdq-SM8750/npu.json"))
+    apart = dataclasses.replace(APART, mean_kld=0.1, same_top=0.9)
+    entry = Entry("int4_b32", "onnx", path, 5, 2, parts, {}, divergence=apart, effort="normal")
+    for part in parts:
+        (tmp_path / part.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part.path).write_text("{}")
+    for lost, kept in ((0.3, True), (0.5, False)):
+        measured = OnNpu(divergence=dataclasses.replace(APART, mean_kld=lost))
+        found = dataclasses.replace(entry, on_npu=measured)
+        assert found.npu_form is not None and found.npu_form.recipe == "int4_b32_qdq"
+        state = Manifest("m", {}, (found,))
+        state = rejection.judged(tmp_path, state, ["int4_b32"], DEFAULTS, {})
+        assert bool(state.entries) is kept
+    assert state.rejected[0].reasons == (
+        "with quantized activations for NPUs mean KL divergence 0.5000, at most 0.44 allowed",
+    )
+    assert (tmp_path / f"{path}.rejected/qdq-SM8750/npu.json").is_file()
+    written = [row[0] for row in rows(state)]
+    assert written == [f"{path}.rejected", f"{path}.rejected/qdq-SM8750"]
+    document = parse(json.dumps(state.rejected[0].entry.to_json()))
+    assert read_entry(document, None) == state.rejected[0].entry
 
 
 def test_what_was_only_rounded_may_lose_more_unless_a_limit_is_for_all() -> None:

@@ -18,7 +18,6 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import texts
-from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.given import Given, hash_of, texts_for
 from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
@@ -155,20 +154,15 @@ def test_a_short_context_is_calibrated_with_what_fits_in_it(tmp_path: Path, leng
     assert made.entries[0].effort == "high"
 
 
-def test_files_without_channel_scales_serve_everywhere_and_others_not_where_activations_are_quantized(
+def test_files_with_scales_in_units_serve_everywhere_and_others_not_where_activations_are_quantized(
     tiny: Source, tmp_path: Path
 ) -> None:
     (entry,) = quantize_checkpoint(tiny, tmp_path / "out", ["int4_b32"], problems=0).entries
-    recipe, checkpoint = RECIPES["int4_b32"], Checkpoint.open(tiny.path)
-    ours = texts_for(checkpoint)
-    cpu, npu = Given("normal", ours), Given("normal", ours, balanced=False)
-    named = {"text": hash_of(ours)}
-    unbalanced = dataclasses.replace(entry, calibrated_by=npu.calibrated_by(recipe))
-    assert unbalanced.calibrated_by == named | {"channels": "unbalanced"} and entry.calibrated_by == named
-    assert [cpu.made(each, recipe) for each in (entry, unbalanced)] == [True, True]
-    assert [npu.made(each, recipe) for each in (entry, unbalanced)] == [False, True]
-    rounded = dataclasses.replace(entry, effort="none")
-    assert all(Given("none", ours, balanced=each).made(rounded, recipe) for each in (False, True))
-    for given, scaled in ((cpu, True), (npu, False)):
-        known = Calibrator(checkpoint, given, [recipe], tmp_path / "work").calibrated(recipe)
-        assert known is not None and bool(known.factors) is scaled and known.importance
+    recipe = RECIPES["int4_b32"]
+    in_units = dataclasses.replace(recipe, in_units=True)
+    given = Given("normal", texts_for(Checkpoint.open(tiny.path)))
+    named = {"text": hash_of(given.texts)}
+    for_npus = dataclasses.replace(entry, calibrated_by=given.calibrated_by(in_units))
+    assert for_npus.calibrated_by == named | {"scales": "units"} and entry.calibrated_by == named
+    assert [given.made(each, recipe) for each in (entry, for_npus)] == [True, True]
+    assert [given.made(each, in_units) for each in (entry, for_npus)] == [False, True]

@@ -211,6 +211,42 @@ def test_blocks_without_importance_are_rounded_alone(bad: float) -> None:
     assert (made[1][:, 6:] != plain[1][:, 6:]).mean() > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_blocks_in_units_have_the_best_of_fifteen_scales_and_the_best_unit_of_a_row() -> None:
+    blocks = Blocks(4, 32, in_units=True)
+    rng = np.random.Generator(np.random.PCG64(9))
+    values = (rng.standard_t(4, (24, 256)) * 0.02).astype(np.float32)
+    importance = np.exp(rng.standard_normal(256)).astype(np.float32)
+    levels, scales = kernels.search_blocks(values, importance, blocks)
+    units = kernels.units_of(values, importance, blocks)
+    assert units is not None
+    counts = scales / units[:, None]
+    np.testing.assert_array_equal(counts, np.rint(counts))
+    assert counts.min() >= 1 and counts.max() <= 15
+    np.testing.assert_array_equal(stored(scales, False), scales)  # exact in bfloat16
+    made = weighted_error(values, importance, levels, scales)
+
+    def least(unit: NDArray[np.float32]) -> NDArray[np.float64]:
+        tried = [np.repeat((unit * count)[:, None], 8, axis=1).astype(np.float32) for count in range(1, 16)]
+        rounded = [np.clip(np.rint(values / np.repeat(each, 32, axis=1)), -8, 7).astype(np.int8) for each in tried]
+        errors = [weighted_error(values, importance, *both) for both in zip(rounded, tried, strict=True)]
+        return np.asarray(np.min(errors, axis=0))
+
+    np.testing.assert_allclose(made, least(units), rtol=1e-4)
+    for factor in (0.75, 0.875, 1.125, 1.25):
+        assert made.sum() < 1.01 * least((units * factor).astype(np.float32)).sum()
+    free = weighted_error(values, importance, *kernels.search_blocks(values, importance, Blocks(4, 32)))
+    assert made.sum() < 1.3 * free.sum()
+
+
+@pytest.mark.parametrize("bad", [0, np.nan])
+def test_blocks_in_units_without_importance_clip_nothing(bad: float) -> None:
+    values, importance = hard_rows(), np.full(512, bad, np.float32)
+    levels, scales = kernels.search_blocks(values, importance, Blocks(4, 32, in_units=True))
+    lost = np.abs(values - levels * np.repeat(scales, 32, axis=1))
+    assert (lost <= 0.5001 * np.repeat(scales, 32, axis=1)).all()
+
+
 def weighted_error(
     values: NDArray[np.float32], importance: NDArray[np.float32], levels: NDArray[np.int8], scales: NDArray[np.float32]
 ) -> NDArray[np.float64]:

@@ -175,7 +175,7 @@ def test_a_server_answers_for_calibration_and_the_manifest_will_say_so(tiny: Sou
     thought, said = "Seven boxes hold 84 pens.", "So there are 84 pens. " * 8
     checkpoint, recipe = Checkpoint.open(tiny.path), recipe_named("q4_0")
     with server(stream(*chat({"reasoning_content": thought}, {"content": said})), names=["tiny-bf16"]) as there:
-        given = Given.read(checkpoint, "high", None, None, True, Endpoint(there.url))
+        given = Given.read(checkpoint, "high", None, None, Endpoint(there.url))
         by = Calibrator(checkpoint, given, [recipe], tmp_path / "work", "x").calibrated_by(recipe)
         asked = [each.body["messages"][-1]["content"] for each in there.requests if each.method == "POST"][1:]
         assert asked == [each.text for each in prompts("calibration")][: len(asked)] and len(asked) > 10
@@ -192,7 +192,7 @@ def test_a_server_answers_for_calibration_and_the_manifest_will_say_so(tiny: Sou
     assert by["answers"] == hash_of(pieces)
     entry = Entry("q4_0", "gguf", "x", 4.5, 1, (), {}, effort="high", calibrated_by=by)
     assert given.made(entry, recipe)
-    assert not Given.read(checkpoint, "high", None, None, True).made(entry, recipe)
+    assert not Given.read(checkpoint, "high", None, None).made(entry, recipe)
 
 
 def served_prompt(checkpoint: Checkpoint, question: str) -> list[int]:

@@ -14,8 +14,9 @@ from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu.centered_keys import MOST_TURN, NOTHING, Centers, center
-from mimo_mobile.convert.npu.file import float16_compute, graphs_of
+from mimo_mobile.convert.npu.file import float16_compute, graphs_of, parts_of
 from mimo_mobile.convert.npu.graph import Window
+from mimo_mobile.convert.npu.pieces import Cut
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source
@@ -163,10 +164,11 @@ def test_scores_are_measured_at_the_context_s_end_too(folder: Path) -> None:
 
 
 def test_without_centers_such_layers_are_refused(folder: Path) -> None:
-    weights = WrittenWeights(folder)
+    weights, cut = WrittenWeights(folder), Cut(CONTEXT, (16, 2, 1))
+    parts = parts_of(weights, cut)
     with pytest.raises(QuantizationError, match=r"model\.layers\.0: attention in float32 found, .* no center of"):
-        graphs_of(weights, CONTEXT, 16)
-    assert graphs_of(weights, CONTEXT, 16, centers=key_centers(folder, IDS, CONTEXT))
+        graphs_of(weights, cut, parts)
+    assert graphs_of(weights, cut, parts, centers=key_centers(folder, IDS, CONTEXT))
 
 
 def test_ordinary_models_have_no_centers(nano_q4: dict[str, Path]) -> None:

@@ -134,11 +134,11 @@ def test_mimo_7b_is_split_so_that_each_part_fits_the_npus_address_space() -> Non
         rope_theta=640000.0, rms_norm_eps=1e-5,
     )  # fmt: skip
     layer = 120_000_000  # of int4 blocks of 32 with float32 scales
-    parts = pieces.split(config, layer, 4096)
+    parts = pieces.Cut(4096, memory_bytes=10**12).parts(config, layer)
     assert len(parts) >= 2 and [i for part in parts for i in part] == list(range(36))
     for context in (1024, 4096, 16384, 32768):
         size = layer + 2 * 2 * 2 * context * 8 * 128
-        found = pieces.split(config, layer, context)
+        found = pieces.Cut(context, memory_bytes=10**12).parts(config, layer)
         assert all(len(part) * size <= pieces.SESSION_BYTES for part in found)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import onnx_ir as ir
@@ -12,16 +14,24 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from mimo_mobile import providers
+from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu import qdq_graph
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.qdq_graph import LEVELS, ActivationTape, QdqTape, Range
+from mimo_mobile.convert.npu.ranges_file import Form, read_form
 from mimo_mobile.convert.written_weights import WrittenWeights
+from mimo_mobile.errors import QuantizationError
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.providers import QnnOptions
+from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.formats import NBitsFormat
+from mimo_mobile.quantize.given import Given, texts_for
+from mimo_mobile.quantize.npu_form import load_form
 from mimo_mobile.quantize.npu_ranges import TEXT_TOKENS, activation_ranges, own_answers
-from mimo_mobile.quantize.pipeline import quantize_checkpoint
+from mimo_mobile.quantize.recipe_file import write_model
+from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.runtime import load
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from tests.tiny import write_tiny_checkpoint
 
@@ -55,14 +65,19 @@ def test_integers_of_matmulnbits_stand_for_what_onnx_runtime_multiplies_by(bits:
     np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
 
 
-def test_lpbq_loses_little_more_than_blocks_with_free_scales() -> None:
+def test_blocks_in_units_are_lpbq_and_lose_little_more_than_free_ones() -> None:
     weights = random_weights(32, 512)
-    integers, scales = NBitsFormat(4, 32).quantize(weights)
-    free = qdq_graph.weights(integers, scales, 4, 32).reshape(weights.shape)
-    found, levels, column = qdq_graph.lpbq(weights.reshape(32, -1, 32))
-    assert levels.min() >= 1 and levels.max() <= LEVELS and found.min() >= -8 and found.max() <= 7
-    values = (found * (levels * column[:, None])[..., None]).reshape(weights.shape)
-    assert np.linalg.norm(values - weights) < 1.2 * np.linalg.norm(free - weights)
+    lost = {}
+    for in_units in (False, True):
+        integers, scales = NBitsFormat(4, 32, in_units=in_units).quantize(weights, np.ones(512, np.float32))
+        found = qdq_graph.weights(integers, scales, 4, 32).reshape(weights.shape)
+        lost[in_units] = np.linalg.norm(found - weights)
+    assert lost[True] < 1.12 * lost[False]
+    levels, unit = qdq_graph.units(scales)
+    assert levels.min() >= 1 and levels.max() <= LEVELS
+    np.testing.assert_array_equal(levels * unit[:, None], scales)
+    with pytest.raises(QuantizationError, match="quantize with --target qdq"):
+        qdq_graph.units(NBitsFormat(4, 32).quantize(weights)[1])
 
 
 def test_ranges_hold_zero_exactly() -> None:
@@ -82,8 +97,15 @@ def test_scales_of_the_int8_cache_can_be_had(nano_folder: Path) -> None:
 @pytest.fixture(scope="module")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("qdq")
-    quantize_checkpoint(resolve("nano"), out, ["int4_b32"], problems=0)
-    return out / "mimo-nano-int4_b32-onnx"
+    return write_in_units(resolve("nano"), out / "mimo-nano-int4_b32-onnx")
+
+
+def write_in_units(source: Source, out: Path) -> Path:
+    """What ``mimo quantize --target qdq`` compiles."""
+    recipe, checkpoint = replace(RECIPES["int4_b32"], in_units=True), Checkpoint.open(source.path)
+    found = Calibrator(checkpoint, Given("normal", texts_for(checkpoint)), [recipe], out / "work").calibrated(recipe)
+    write_model(checkpoint, out, recipe, {}, calibrated=found)
+    return out
 
 
 def test_texts_are_the_models_own_answers(nano_folder: Path) -> None:
@@ -131,11 +153,24 @@ def test_onnx_runtime_and_qnn_compute_the_same_and_nearly_what_float_does(nano_f
     )
     scale = np.linalg.norm(right)
     assert np.linalg.norm(found - on_qnn) < 0.005 * scale
-    assert np.linalg.norm(found - right) < 0.15 * scale  # int4 once more, in another grid
+    assert np.linalg.norm(found - right) < 0.03 * scale
 
 
-def test_a_tiny_models_ranges_are_found_without_an_mtp_layer(tmp_path: Path) -> None:
+def test_a_tiny_model_is_run_as_npus_get_it_without_an_mtp_layer(tmp_path: Path) -> None:
     source = Source(write_tiny_checkpoint(tmp_path / "tiny", mtp_layers=0), "tiny")
-    quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0)
-    ranges = activation_ranges(tmp_path / "out/tiny-int4_b32-onnx")
+    folder = write_in_units(source, tmp_path / "onnx")
+    ranges = activation_ranges(folder)
     assert len(ranges.layers) == 2 and not ranges.mtp and not ranges.draft_head
+    form = Form(ranges, 64)
+    ids = list(range(1, 40))
+    expected = load(folder, ep="cpu", speculate="off")
+    with load_form(folder, form) as model, expected:
+        whole, right = model.logits(ids), expected.logits(ids)
+        with model.exclusive() as backend:
+            rows = [backend.decode([each], place, Event())[0] for place, each in enumerate(ids)]
+    np.testing.assert_allclose(np.array(rows), whole, atol=2e-3 * np.abs(whole).max())
+    assert 0 < np.linalg.norm(whole - right) < 0.05 * np.linalg.norm(right)
+    form.write(tmp_path)
+    assert read_form(tmp_path) == form
+    with pytest.raises(QuantizationError, match="ranges of 1 layers found, 2 expected"):
+        load_form(folder, Form(replace(ranges, layers=ranges.layers[:1]), 64))

@@ -27,10 +27,12 @@ from mimo_mobile.errors import (
 )
 from mimo_mobile.hub import Source, resolve
 from mimo_mobile.providers import QnnOptions
+from mimo_mobile.quantize import report_file
 from mimo_mobile.quantize.evaluate import read_problems
 from mimo_mobile.quantize.npu_ranges import activation_ranges
 from mimo_mobile.quantize.pipeline import NpuTarget, quantize_checkpoint
-from mimo_mobile.runtime import GenerationConfig, Message, load
+from mimo_mobile.quantize.quality import Job, measure_quality
+from mimo_mobile.runtime import GenerationConfig, LoadConfig, Message, load
 from mimo_mobile.runtime.devices.selftest import Speed, Verdict
 from mimo_mobile.runtime.npu import backend as npu_backend
 from mimo_mobile.runtime.npu import model as npu_model
@@ -261,9 +263,20 @@ def test_what_cannot_be_compiled_is_an_error(copied: Path, out: Path) -> None:
 @pytest.mark.slow
 def test_quantized_activations_say_nearly_what_the_cpu_says(tmp_path: Path) -> None:
     npu = NpuTarget((SOCS["SM8450"],), CONTEXT, quantized=True)
-    made = quantize_checkpoint(resolve("nano"), tmp_path, ["int4_b32"], problems=0, npu=npu)
+    made = quantize_checkpoint(resolve("nano"), tmp_path, ["int4_b32"], problems=4, tokens=512, npu=npu)
     assert inspection.verify(tmp_path) == len(made.entries[0].parts)
     model = tmp_path / "mimo-nano-int4_b32-onnx"
+    form = made.entries[0].npu_form
+    assert form is not None and form.score is not None and form.divergence is not None
+    assert form.score.exact_match == 1 and 0 < form.divergence.mean_kld < 0.001
+    report = report_file.read(tmp_path / report_file.NAME)
+    assert [each.recipe for each in report.recipes] == ["int4_b32", "int4_b32_qdq"]
+    assert report.recipes[1].divergence == form.divergence and report.recipes[1].histogram
+    assert all(each.passed for each in report.recipes[1].checks) and "int4_b32_qdq" in report.shown[0].answers
+    job = Job(LoadConfig(), against="nano", tokens=512, problems=2, seeds=0)
+    found = measure_quality(tmp_path / form.path, job)
+    assert found.greedy is not None and found.greedy.share == 1 and found.divergence is not None
+    assert 0 < found.divergence.mean_kld < 0.001
     options, question = QnnOptions(activations="uint16"), "What is 12 + 30?"
     with load(model, ep="qnn", ep_options=options, strict=True, speculate="mtp") as session:
         assert ids_of(session, question) == expected(model, question)
