@@ -23,12 +23,14 @@ IGNORED = frozenset(
 """What clients send along and what changes no answer."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (), "logit_bias": ({},),
+    "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (),
     "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
     "reasoning_effort": (), "response_format": ({"type": "text"},), "tool_call_id": (), "tool_calls": ([],),
     "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,), "web_search_options": (),
 }  # fmt: skip
 """What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
+
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 StopText = Annotated[str, Field(min_length=1)]
 
@@ -120,6 +122,10 @@ class ChatRequest(_Body):
     """The same seed draws the same random numbers."""
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     """The answer ends before any of these texts."""
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Logits of tokens that were said are divided by this where they are above 0, and else multiplied with it."""
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """What is added to the logits of tokens, by their ids."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     """After how many tokens the thinking is closed, so that the answer follows."""
     chat_template_kwargs: TemplateOptions | None = None
@@ -139,6 +145,8 @@ class ChatRequest(_Body):
             "temperature": temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
             "max_tokens": min(filter(None, (asked, most_tokens)), default=None),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
+            "repetition_penalty": self.repetition_penalty,
+            "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
             "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         }  # fmt: skip
         given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}
@@ -146,7 +154,7 @@ class ChatRequest(_Body):
         return [GenerationConfig(**given, seed=seed) for seed in seeds]
 
 
-_FLOATS = ("temperature", "top_p", "min_p")
+_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
 def chat_request(value: object) -> ChatRequest:

@@ -83,6 +83,16 @@ def test_thinking_is_left_out_and_cut_as_the_client_says(served: Served, model: 
     assert (found.usage.completion_tokens_details.reasoning_tokens or 0) < 12
 
 
+def test_penalties_and_biases_are_those_of_the_runtime(served: Served, model: Model) -> None:
+    five = model.tokenizer.encode("5")[0]
+    asked = {**ASKED, "extra_body": {"repetition_penalty": 3.0}, "logit_bias": {str(five): -100}, "max_tokens": 40}
+    found = served.client.chat.completions.create(**asked).choices[0].message
+    config = GenerationConfig(temperature=0, repetition_penalty=3.0, logit_bias={five: -100.0}, max_tokens=40)
+    expected = own_answer(model, config)
+    assert (found.reasoning_content, found.content) == expected[:2]  # type: ignore[attr-defined]
+    assert "5" not in expected[0] + expected[1] and expected != own_answer(model, GenerationConfig(temperature=0))
+
+
 def test_conversations_that_alternate_each_go_on_where_they_were(served: Served, model: Model) -> None:
     first: list[Any] = [{"role": "user", "content": "What is 5 + 5 + 5 + 5?"}]
     second: list[Any] = [{"role": "system", "content": "Answer in words."}, {"role": "user", "content": "7 * 8 = ?"}]
@@ -106,6 +116,8 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
     "a field that is misspelt": ({"max_token": 5}, 400, "max_token: there is no such field"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "tools is not supported"),
+    "a bias of no token": ({"logit_bias": {"a": 1}}, 400, "logit_bias.a"),
+    "a bias beyond the vocabulary": ({"logit_bias": {"99999": 1}}, 400, "99999"),
     "a schema": ({"response_format": {"type": "json_object"}}, 400, "response_format is not supported"),
     "logprobs": ({"logprobs": True}, 400, "logprobs is not supported"),
     "a temperature below zero": ({"temperature": -1}, 400, "temperature"),
