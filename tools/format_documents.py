@@ -110,7 +110,7 @@ NPU_RANGES: Document = {
     "head": [[-4, 0]],
     "mtp": [],
     "draft_head": [],
-    "centers": {"model.layers.1.": [[0.5, -2], [1, 0]]},
+    "centers": {"a layer": [[0.5, -2], [1, 0]]},  # really model.layers.1., but places in documents have dots themselves
 }
 REFERENCE: Document = {"reference_version": 1, "ids": [5, 6, 7, 8], "top_ids": [9, 3], "logits": [2.5, -1]}
 COSTS: Document = {"costs_version": 1, "rows_s": [0.1, 0.11], "draft_s": 0.0}
