@@ -86,6 +86,8 @@ def _raised(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    if issubclass(found.exc_type, MemoryError):
+        return  # whoever fails for it says so; what is being cleared away can only repeat it
     if issubclass(found.exc_type, KeyboardInterrupt):
         end_at_once()
     if isinstance(found.exc_value, SystemExit) and isinstance(found.exc_value.code, int):
