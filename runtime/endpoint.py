@@ -131,6 +131,8 @@ class Endpoint:
             raise BadArgumentError(f"an answer without thinking {_AS_SERVER}")
         if config.thinking_budget is not None:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
+        if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
+            raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
         if not prompt:
             raise SessionError("the prompt is empty; at least one token is needed")
         asked: dict[str, object]
@@ -274,6 +276,8 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
         made["max_tokens"] = config.max_tokens
     if config.stop:
         made["stop"] = list(config.stop)
+    if config.logit_bias:
+        made["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
     return made
 
 
@@ -291,7 +295,7 @@ def _pieces(event: Value) -> tuple[str, str]:
     delta = choice.get("delta") or choice
     thought = delta.get("reasoning_content") or delta.get("reasoning")  # the second is vLLM's newer name
     text = delta.get("content") or delta.get("text")
-    return tuple(each.text(MOST_LINE_BYTES) if each else "" for each in (thought, text))  # type: ignore[return-value]
+    return thought.text(MOST_LINE_BYTES) if thought else "", text.text(MOST_LINE_BYTES) if text else ""
 
 
 def _reason(event: Value) -> FinishReason | None:
