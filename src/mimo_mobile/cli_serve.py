@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from mimo_mobile.cli_options import built, load_config, load_options, server_options
+from mimo_mobile.cli_options import built, load_config, load_options, server_options, show_log
 from mimo_mobile.errors import BadArgumentError, MimoMobileError, require
 
 KEY_VARIABLE = "MIMO_API_KEY"
@@ -50,17 +49,16 @@ def serve(model: Path, host: str, port: int, name: str | None, **options: Any) -
     loading, config = load_config(options), built(ServerConfig, options)
     if name is not None and not name.strip():
         raise BadArgumentError("--name is empty; a name for clients expected")
-    local, key = is_loopback(host), os.environ.get(KEY_VARIABLE)
+    local, key = is_loopback(host), os.environ.get(KEY_VARIABLE) or None
     listening = _listening(host, port)
     with listening:
         if key is None and not local:
             key = secrets.token_urlsafe(24)
             click.echo(f"Other machines can reach this server, so clients need an API key: {key}", err=True)
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("mimo_mobile").setLevel(logging.INFO)
+        show_log()
         with load(model, loading) as loaded:
             chosen = name or (model.stem if model.is_file() else model.resolve().name)
-            app = application(loaded, chosen, config, api_key=key or None, local=local)
+            app = application(loaded, chosen, config, api_key=key, local=local)
             server = uvicorn.Server(
                 uvicorn.Config(
                     app,

@@ -304,11 +304,14 @@ def test_the_command_refuses_what_it_cannot_do_and_makes_a_key_up(command: Any, 
     with started(nano_q4["gguf"], "--port", port) as second:
         assert second.wait(timeout=60) == 1
         assert second.stderr is not None and "Address already in use" in second.stderr.read()
-    environment = {name: value for name, value in os.environ.items() if name != "MIMO_API_KEY"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "mimo_mobile", "serve", str(nano_q4["gguf"]), "--host", "0.0.0.0", "--port", "0"],
-        env=environment, stderr=subprocess.PIPE, text=True,
-    ) as third:  # fmt: skip
-        assert third.stderr is not None
-        assert "clients need an API key: " in third.stderr.readline()
-        third.kill()
+    unset = {name: value for name, value in os.environ.items() if name != "MIMO_API_KEY"}
+    for environment in (unset, unset | {"MIMO_API_KEY": ""}):
+        with subprocess.Popen(
+            [sys.executable, "-m", "mimo_mobile", "serve", str(nano_q4["gguf"]), "--host", "0.0.0.0", "--port", "0"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as third:  # fmt: skip
+            assert third.stdout is not None and third.stderr is not None
+            address = third.stdout.readline().split()[3].replace("0.0.0.0", "127.0.0.1")
+            assert httpx.get(f"{address}/models").status_code == 401
+            third.kill()
+            assert "clients need an API key: " in third.stderr.read()

@@ -6,10 +6,11 @@ import java.io.File
 /** What [EngineConfig.cacheFolder] keeps: weights of models in this CPU's order. Several models may share a folder. */
 public object WeightCache {
     /** Storage that a model takes there, about, beside its own files: what to ask users before it is written. */
-    public fun neededBytes(manifest: ModelManifest): Long {
-        val weights = manifest.files.filter { it.path.endsWith("/${Prepacked.DATA}") }.sumOf { it.sizeBytes }
-        return (Prepacked.GROWTH * weights).toLong()
-    }
+    public fun neededBytes(manifest: ModelManifest): Long =
+        neededBytes(manifest.files.filter { it.path.endsWith("/${Prepacked.DATA}") }.sumOf { it.sizeBytes })
+
+    /** The same for a model whose file of weights has [weightBytes]. */
+    public fun neededBytes(weightBytes: Long): Long = (Prepacked.GROWTH * weightBytes).toLong()
 
     /** Storage that [folder] takes now. */
     public fun usedBytes(folder: File): Long = folder.walk().filter { it.isFile }.sumOf { it.length() }

@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.models
 
 import io.github.mimomobile.runtime.ModelInfo
+import io.github.mimomobile.runtime.WeightCache
 import java.io.File
 import java.io.IOException
 import org.json.JSONException
@@ -15,7 +16,7 @@ import org.json.JSONObject
  */
 data class ModelShape(val trainedTokens: Int, val weightBytes: Long, val tokenBytes: Long) {
     /** The storage that the rearranged weights take beside the model. */
-    val arrangedBytes: Long get() = (ARRANGED * weightBytes).toLong()
+    val arrangedBytes: Long get() = WeightCache.neededBytes(weightBytes)
 
     /** The memory that they take where they are not kept in the storage. */
     val memoryBytes: Long get() = memoryOf(weightBytes)
@@ -41,7 +42,6 @@ data class ModelShape(val trainedTokens: Int, val weightBytes: Long, val tokenBy
         private const val LEAST_CONTEXT = 1024
 
         /** Measured at MiMo-7B's shapes, over the model's file: docs/android.md. */
-        private const val ARRANGED = 2.4
         private const val IN_MEMORY = 1.2
         private const val LEAST_KEPT_BYTES = 64_000_000L
 
