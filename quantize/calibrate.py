@@ -66,11 +66,16 @@ class Statistics:
         return self.texts[0][:REFERENCE_TOKENS]
 
     def calibrated(
-        self, factors: Mapping[str, Factors] | None = None, importance: Importance | None = None
+        self,
+        factors: Mapping[str, Factors] | None = None,
+        importance: Importance | None = None,
+        cache_margin: float = 1.0,
     ) -> Calibrated:
-        """What writers need to know."""
+        """What writers need to know; the scales of an int8 cache are so many times what the texts show."""
+        margin = np.float32(cache_margin)
+        scales = [(key * margin, value * margin) for key, value in self.kv_scales]
         return Calibrated(
-            self.ranges, self.head, self.kv_scales, self.reference, self.reference_ids, factors or {}, importance or {}
+            self.ranges, self.head, scales, self.reference, self.reference_ids, factors or {}, importance or {}
         )
 
     def reference(self, path: Path, config: MimoConfig) -> Reference:

@@ -62,7 +62,8 @@ class Calibrator:
         """
         effort, matrix = self._given.effort, self._given.importance
         if effort == "none":
-            return None if recipe.target == "gguf" else self.statistics.calibrated()
+            margin = self._given.cache_margin
+            return None if recipe.target == "gguf" else self.statistics.calibrated(cache_margin=margin)
         if matrix is not None:
             return self.statistics.calibrated(importance=matrix)
         config, tensors = self._checkpoint.config, self._checkpoint.tensors
@@ -93,7 +94,7 @@ class Calibrator:
 
     @cached_property
     def _texts(self) -> Sequence[tuple[int, ...]]:
-        return self._with_answers() if self._given.adds_answers else self._given.texts
+        return self._with_answers() if self._given.adds_answers else self._given.calibrates_on
 
     @cached_property
     def _layers(self) -> KeptLayers:

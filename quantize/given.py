@@ -34,6 +34,13 @@ ANSWERED_BY = "answered_by"
 """Under this name it says which server's model gave these answers; without it, the quantized model gave them."""
 
 
+PLAIN_TOKENS = 192
+"""So many tokens of our text are read where weights are only rounded: enough for scales of the int8 cache."""
+
+PLAIN_MARGIN = 1.6
+"""So much larger than what these tokens show are those scales, since other texts go farther (docs/performance.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """What a user gives to quantize by.
@@ -75,6 +82,20 @@ class Given:
         return cls(effort, texts_for(checkpoint, text), text is None, importance, served)
 
     @property
+    def calibrates_on(self) -> Sequence[tuple[int, ...]]:
+        """What the checkpoint is run over: the beginning of our text where weights are only rounded, else all texts."""
+        return [self.texts[0][:PLAIN_TOKENS]] if self._is_plain else self.texts
+
+    @property
+    def cache_margin(self) -> float:
+        """The factor between the scales of the int8 cache and those that the texts show."""
+        return PLAIN_MARGIN if self._is_plain else 1.0
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.effort == "none" and self.ours
+
+    @property
     def adds_answers(self) -> bool:
         """Whether answers are read after the text."""
         return self.effort == "high" and self.ours
@@ -88,7 +109,7 @@ class Given:
         """What a recipe's files depend on: hashes of ``text`` and ``importance``, and if scales are in units."""
         made = {}
         if _reads_text(recipe, self.effort):
-            made["text"] = hash_of(self.texts)
+            made["text"] = hash_of(self.calibrates_on)
         if self.importance is not None:
             known = sorted(self.importance.items())
             made["importance"] = _hash(*(part for name, each in known for part in (name.encode(), each)))

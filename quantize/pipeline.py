@@ -149,7 +149,7 @@ def quantize_checkpoint(
                 state.write(out)
                 if found is not None:
                     disjoint.remember(out, calibrator.statistics.texts, others=bool(state.entries or state.rejected))
-                    if given.importance is None:
+                    if given.importance is None and effort != "none":
                         _keep_importance(out, calibrator.statistics, checkpoint.config)
                 made = _quantize(checkpoint, source, path, recipe, single_file, effort, found, progress)
                 made = dataclasses.replace(made, calibrated_by=calibrator.calibrated_by(recipe))

@@ -18,7 +18,7 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.progress import Progress
 from mimo_mobile.quantize import texts
-from mimo_mobile.quantize.given import Given, hash_of, texts_for
+from mimo_mobile.quantize.given import PLAIN_TOKENS, Given, hash_of, texts_for
 from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
 from mimo_mobile.quantize.recipes import RECIPES
 from tests.tiny import write_json, write_tiny_checkpoint
@@ -79,8 +79,8 @@ def test_another_text_makes_files_anew_and_the_same_text_keeps_them(tiny: Source
 def test_the_manifest_names_a_hash_of_what_was_read_in_every_case(tiny: Source, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny.path / "tokenizer.json"))
 
-    def expected(path: Path) -> str:
-        ids = tokenizer.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids
+    def expected(path: Path, tokens: int | None = None) -> str:
+        ids = tokenizer.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids[:tokens]
         pieces = [ids[start : start + 512] for start in range(0, len(ids), 512)]  # as long as the context
         numbers = [*map(len, pieces), *(each for piece in pieces for each in piece)]
         return hashlib.sha256(struct.pack(f"<{len(numbers)}i", *numbers)).hexdigest()
@@ -93,7 +93,10 @@ def test_the_manifest_names_a_hash_of_what_was_read_in_every_case(tiny: Source, 
         return [dict(entry.calibrated_by) for entry in made.entries]
 
     assert known("normal", "ours") == [{"text": ours}] * 2
-    assert known("none", "none") == [{}, {"text": ours}]  # nothing was computed for the GGUF file
+    beginning = expected(texts.TEXT, PLAIN_TOKENS)
+    assert known("none", "none") == [{}, {"text": beginning}]  # nothing was computed for the GGUF file
+    assert not (tmp_path / "none" / IMPORTANCE).exists()  # so few tokens weigh nothing
+    assert known("none", "mine without effort", calibration=mine)[1] == {"text": expected(mine)}
     assert known("normal", "mine", calibration=mine) == [{"text": expected(mine)}] * 2
     weighed = known("normal", "matrix", importance=tmp_path / "ours" / IMPORTANCE)
     assert [set(each) for each in weighed] == [{"text", "importance"}] * 2 and weighed[0]["text"] == ours
