@@ -11,14 +11,16 @@ import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
-import kotlinx.coroutines.cancel
+import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.flow.SharingStarted
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.combine
 import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.stateIn
+import kotlinx.coroutines.job
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
 
 /** What outlives activities: the engine, one state holder a screen, and what is under way. */
 class MimoApp : Application() {
@@ -60,9 +62,9 @@ class MimoApp : Application() {
         Work.Kind.LOAD, null -> Unit
     }
 
-    /** Emulated processes only; Android just ends them. */
+    /** Emulated processes only, one after another: none may meet what another still does. Android just ends a process. */
     override fun onTerminate() {
-        scope.cancel()
+        runBlocking { scope.coroutineContext.job.cancelAndJoin() }
         engine.close()
         super.onTerminate()
     }

@@ -21,6 +21,7 @@ class FolderProvider : ContentProvider() {
     override fun onCreate() = true
 
     override fun query(uri: Uri, names: Array<String>?, where: String?, values: Array<String>?, order: String?): Cursor {
+        beforeListing()
         val cursor = MatrixCursor(names)
         for (file in File(DocumentsContract.getDocumentId(uri)).listFiles()!!.sorted()) {
             val row = cursor.newRow()
@@ -57,6 +58,9 @@ class FolderProvider : ContentProvider() {
 
         /** Whether it refuses to delete. */
         var keepsAll = false
+
+        /** Runs before a folder is listed, on the thread that asks. */
+        var beforeListing = {}
 
         /** What the picker returns when [folder] was picked. */
         fun tree(folder: File): Uri {
