@@ -1,7 +1,7 @@
 """Structures → grammars that follow a text token by token, by llguidance. Knows tokens, and nothing of thinking.
 
 A grammar may come from a stranger. Its text is bounded by ``Structure``, and what it takes of time and memory by limits
-of llguidance's; it is compiled on a stack of its own, which its recursion cannot exhaust. So it may fail, but not crash.
+of llguidance. It is compiled on a stack of its own, which its recursion cannot exhaust: it may fail, but not crash.
 """
 
 from __future__ import annotations
