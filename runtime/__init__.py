@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
     from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
 
 __all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
     "load", "LoadConfig", "Model", "Endpoint", "Backend",
-    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
+    "GenerationStats",
 ]  # fmt: skip
 
 __getattr__ = lazy.getter(
@@ -43,6 +45,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime.load_config": ("LoadConfig",),
         "mimo_mobile.runtime.loading": ("load",),
         "mimo_mobile.runtime.model": ("Model",),
+        "mimo_mobile.runtime.structure": ("Structure",),
         "mimo_mobile.runtime.text.chat_template": ("Message",),
     },
 )

@@ -5,6 +5,7 @@ It streams the same records as a ``Model``. What the server computes with, and h
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -133,6 +134,8 @@ class Endpoint:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
         if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
             raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
+        if config.structure is not None and config.structure.kind != "schema":
+            raise BadArgumentError(f"a structure other than a JSON schema {_AS_SERVER}")
         if not prompt:
             raise SessionError("the prompt is empty; at least one token is needed")
         asked: dict[str, object]
@@ -278,6 +281,9 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
         made["stop"] = list(config.stop)
     if config.logit_bias:
         made["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
+    if config.structure is not None:
+        schema = {"name": "answer", "schema": json.loads(config.structure.text), "strict": True}
+        made["response_format"] = {"type": "json_schema", "json_schema": schema}
     return made
 
 

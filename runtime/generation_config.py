@@ -10,6 +10,7 @@ from typing import Literal
 from mimo_mobile.arguments import check_fields
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P
+from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.thinking import Channel
 
 LEAST_TEMPERATURE = 1e-6
@@ -56,6 +57,8 @@ class GenerationConfig:
             where ``max_tokens`` is left out, too.
         loop_guard: Whether the thinking is closed when it repeats itself without an end.
         speculate: Whether drafts are used, which change the speed, and the text by rounding at most.
+        structure: What the answer must be, such as JSON of a schema. The thinking before it is free; a text or ids as a
+            prompt are followed by the answer at once.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -71,6 +74,7 @@ class GenerationConfig:
     thinking_budget: int | None = None
     loop_guard: bool = True
     speculate: bool = True
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         """Check the values.

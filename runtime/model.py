@@ -21,6 +21,7 @@ from mimo_mobile.runtime.decode.conversation import Conversation
 from mimo_mobile.runtime.decode.exchange import WhenFull
 from mimo_mobile.runtime.decode.session import Session
 from mimo_mobile.runtime.decode.speculator import Speculator
+from mimo_mobile.runtime.decode.structured import Structures
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
@@ -51,6 +52,7 @@ class Model:
         tokenizer: It turns text into token ids and back.
         chat_template: It makes a prompt of messages, in Jinja2; None when the model cannot chat.
         speculator: It drafts and knows how well; None when nothing does.
+        structures: It knows which tokens keep an answer in its structure.
         placement: It tells what each execution provider took of the model; None with llama.cpp.
         synthetic: Whether the weights are random, so that the text means nothing.
         name: It says which engine computes with which file, for messages.
@@ -77,6 +79,7 @@ class Model:
         """
         self.tokenizer, self.chat_template = tokenizer, chat_template
         self.speculator, self.placement, self.synthetic, self.name = speculator, placement, synthetic, name
+        self.structures = Structures(tokenizer)
         self._weights, self._files = tuple(weights), files or MappedFiles()
         self.turns = Turns(backend, self._files)
         self._own: Session | None = None

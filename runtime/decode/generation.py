@@ -12,6 +12,7 @@ from mimo_mobile.errors import NumericsError, SessionError
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.penalties import Penalties
 from mimo_mobile.runtime.decode.sampling import sample
+from mimo_mobile.runtime.decode.structured import StructuredAnswer
 from mimo_mobile.runtime.generation_config import (
     FinishReason,
     GeneratedToken,
@@ -39,6 +40,7 @@ class Generation:
         name: str = "the model",
         room: int = 1 << 31,
         prompt: Sequence[int] = (),
+        structured: StructuredAnswer | None = None,
     ) -> None:
         """Begin after the ids of a prompt, with a text that may have ``room`` more tokens in the context.
 
@@ -51,6 +53,7 @@ class Generation:
         self._guard = LoopGuard()
         self._notice: Notice | None = None
         self._tokenizer, self._splitter, self._constraint, self._name = tokenizer, splitter, constraint, name
+        self._structured = structured
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
         self._forced: deque[int] = deque()
@@ -60,43 +63,62 @@ class Generation:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was met."""
-        return self._stops.stopped
+        """Whether a stop string was met, or nothing can follow a structured answer."""
+        return self._stops.stopped or (self._structured is not None and self._structured.over)
 
     def next(self, logits: NDArray[np.float32]) -> int | None:
         """The next token, sampled or forced; None at the end of the turn.
 
         Raises:
             NumericsError: The logits are not finite.
-            SessionError: The constraint allows no token.
+            SessionError: The constraint allows no token, or the structure takes more time or memory than it may.
         """
-        if self._splitter.state == "thinking" and not self._closed:
+        structured = self._structured
+        if self._thinks and not self._closed:
             spent = self._budget is not None and self.count >= self._budget
             if spent or self._guard.found:
-                self._closed, self._notice = True, None if spent else "loop_closed"
-                self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
+                self._notice = None if spent else "loop_closed"
+                self._close_thinking()
+        if structured is not None and not self._forced:
+            self._forced.extend(structured.forced())
         if self._forced:
             token = self._forced.popleft()
         else:
             token = self._sample(self._allowed(logits[: self._tokenizer.size]), 0)  # what is beyond is padding
             self._uniforms.popleft()
             if token in self._tokenizer.stop_ids:
-                return None
+                if structured is None or not structured.thinking:
+                    return None
+                self._close_thinking()  # the turn would end there, and the answer is still to come
+                token = self._forced.popleft()
         self._penalties.accept(token)
+        if structured is not None:
+            structured.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
 
+    @property
+    def _thinks(self) -> bool:
+        return self._splitter.state == "thinking" if self._structured is None else self._structured.thinking
+
+    def _close_thinking(self) -> None:
+        self._closed = True
+        self._forced.extend(self._tokenizer.encode(CLOSE_THINKING))
+
     def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of the tokens that may come, penalties included."""
         self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")
-        logits = self._penalties.apply(logits)
-        if self._constraint is None:
-            return logits
-        logits = self._constraint.mask(logits)
+        logits = self._restricted(self._penalties.apply(logits))
         if logits.max() == -np.inf:
             raise SessionError("the constraint allows no token at all; it must allow the end of the text at least")
         return logits
+
+    def _restricted(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits [V] with −inf for what structure and constraint do not allow."""
+        if self._structured is not None:
+            logits = self._structured.mask(logits)
+        return logits if self._constraint is None else self._constraint.mask(logits)
 
     def guess(self, logits: NDArray[np.float32], ids: NDArray[np.int64], ahead: int = 0) -> int:
         """What the next token but ``ahead`` would be if these were the logits of ``ids``: by the random number it gets.
@@ -110,10 +132,10 @@ class Generation:
         """
         self._check(logits, f"a draft of token {self.count + ahead + 1}", "speculate off or ngram")
         logits = self._penalties.apply(logits, ids)
-        if self._constraint is not None and not ahead:
+        if not ahead and (self._constraint is not None or self._structured is not None):
             whole = np.full(self._tokenizer.size, -np.inf, np.float32)
             whole[ids] = logits
-            allowed = self._constraint.mask(whole)[ids]
+            allowed = self._restricted(whole)[ids]
             logits = allowed if allowed.max() > -np.inf else logits
         return int(ids[self._sample(logits, ahead)])
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mimo_mobile.runtime.generation_config import LEAST_TEMPERATURE, GenerationConfig
 from mimo_mobile.runtime.server.errors import BAD_REQUEST, RequestError
+from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.chat_template import Message
 from mimo_mobile.untrusted import printable
 
@@ -25,7 +26,7 @@ IGNORED = frozenset(
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (),
     "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
-    "reasoning_effort": (), "response_format": ({"type": "text"},), "tool_call_id": (), "tool_calls": ([],),
+    "reasoning_effort": (), "tool_call_id": (), "tool_calls": ([],),
     "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,), "web_search_options": (),
 }  # fmt: skip
 """What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
@@ -93,6 +94,44 @@ class TemplateOptions(_Body):
     """Whether the model thinks before it answers."""
 
 
+class JsonSchema(_Body):
+    """A JSON schema that the answer must keep to."""
+
+    name: str
+    """A name, which has no effect."""
+    description: str | None = None
+    """A description, which has no effect."""
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    """The schema: Draft 2020-12, without what no grammar can express, which is refused."""
+    strict: bool | None = None
+    """It has no effect: the answer keeps to the schema in any case."""
+
+
+class ResponseFormat(_Body):
+    """What the answer must be; the thinking before it stays free."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    """``text`` is anything, ``json_object`` is any JSON object."""
+    json_schema: JsonSchema | None = None
+    """The schema, where ``type`` says that there is one."""
+
+    @model_validator(mode="after")
+    def _has_what_it_says(self) -> ResponseFormat:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise ValueError("json_schema goes with the type json_schema, and only with it")
+        return self
+
+    def structure(self) -> Structure | None:
+        """The same as the runtime takes it.
+
+        Raises:
+            BadArgumentError: The schema is too long.
+        """
+        if self.type == "text":
+            return None
+        return Structure.schema({"type": "object"} if self.json_schema is None else self.json_schema.json_schema)
+
+
 class ChatRequest(_Body):
     """A request for the next message of a conversation."""
 
@@ -128,6 +167,8 @@ class ChatRequest(_Body):
     """What is added to the logits of tokens, by their ids."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     """After how many tokens the thinking is closed, so that the answer follows."""
+    response_format: ResponseFormat | None = None
+    """What the answer must be, such as JSON of a schema."""
     chat_template_kwargs: TemplateOptions | None = None
     """``{"enable_thinking": false}`` lets the model answer without thinking."""
 
@@ -147,6 +188,7 @@ class ChatRequest(_Body):
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
             "repetition_penalty": self.repetition_penalty,
             "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
+            "structure": self.response_format.structure() if self.response_format else None,
             "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         }  # fmt: skip
         given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
     from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
 
 __all__ = [  # noqa: RUF022  (grouped by stage)
@@ -34,7 +35,8 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     # load
     "load", "LoadConfig", "Model", "Endpoint", "Backend",
     # generate
-    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
+    "GenerationStats",
     # shared
     "MimoMobileError", "Progress", "__version__",
 ]  # fmt: skip
@@ -49,7 +51,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime": (
             "load", "LoadConfig", "Model", "Endpoint", "Backend",
             "Session", "Conversation", "Turn", "Message",
-            "GenerationConfig", "Constraint", "GeneratedToken", "GenerationStats",
+            "GenerationConfig", "Structure", "Constraint", "GeneratedToken", "GenerationStats",
         ),
     },
 )  # fmt: skip

@@ -145,7 +145,8 @@ def generation_options(command: Command) -> Command:
     """The options that GenerationConfig has, for run and chat; whether to speculate is LoadConfig's there."""
     from mimo_mobile.runtime.generation_config import GenerationConfig
 
-    return decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name != "speculate"])
+    others = ("speculate", "structure")
+    return decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name not in others])
 
 
 def load_options(command: Command) -> Command:

@@ -13,7 +13,7 @@ import pytest
 
 from mimo_mobile import http_client
 from mimo_mobile.errors import BadArgumentError, EndpointError, SessionError
-from mimo_mobile.runtime import Endpoint, GenerationConfig, Message
+from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Structure
 from mimo_mobile.runtime.endpoint import KEY_VARIABLE
 from tests.served import HTML, Request, chat, json_reply, reply, server, stream, wait_for_the_end
 
@@ -323,6 +323,7 @@ def test_urls_that_are_none_are_refused(url: str, message: str) -> None:
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking=False)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking_budget=5)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(repetition_penalty=1.1)),
+        lambda endpoint: endpoint.generate(ASKED, GenerationConfig(structure=Structure.regex("a"))),
         lambda endpoint: endpoint.generate(ASKED[0]),
         lambda endpoint: endpoint.generate(["x"]),
         lambda endpoint: endpoint.generate(ASKED, {"seed": 1}),

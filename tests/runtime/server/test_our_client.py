@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mimo_mobile.errors import EndpointError
-from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Model
+from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Model, Structure
 from tests.runtime.server.conftest import Served, serving
 
 ASKED = [Message("user", "What is 348 + 27 * 6?")]
@@ -23,6 +23,7 @@ def answered(asked: Model | Endpoint, config: GenerationConfig) -> tuple[str, st
         GenerationConfig(temperature=0),
         GenerationConfig(temperature=0, max_tokens=20),
         GenerationConfig(temperature=0.8, seed=5, top_k=8, min_p=0.05, stop=["16"]),
+        GenerationConfig(temperature=0, structure=Structure.schema({"enum": ["about 500", 500]})),
     ],
 )
 def test_the_same_code_gets_the_same_from_a_model_and_from_a_server(
