@@ -21,7 +21,7 @@ from mimo_mobile import __version__, files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu import ranges_file
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
-from mimo_mobile.convert.npu.compiler import Builders, Compiled, Compiler, shares_weights
+from mimo_mobile.convert.npu.compiler import Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
 from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked

@@ -20,8 +20,8 @@ ADDRESS_BYTES = 3_750_000_000
 KV_BYTES = 2
 """Bytes of a number in an NPU's KV cache, which is float16."""
 
-Mode = Literal["npu", "split"]
-"""``npu`` computes prompts and tokens on the NPU, ``split`` prompts there and tokens on the CPU."""
+Mode = Literal["npu", "split", "cpu"]
+"""``npu`` computes prompts and tokens on the NPU, ``split`` prompts there and tokens on the CPU, ``cpu`` both on it."""
 
 
 @dataclass(frozen=True, slots=True)

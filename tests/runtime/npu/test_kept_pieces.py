@@ -57,7 +57,9 @@ def test_a_killed_run_goes_on_with_the_piece_that_is_not_finished(model: Path, t
     assert [each.name for each in steps] == ["", "mtp.64", "mtp.2", "mtp.1", "draft_head.1"]
     assert 0 < steps[0].done and [each.total == steps[-1].done for each in steps] == [True] * 5
     written = WrittenWeights(folder)
-    assert [each.done - steps[0].done for each in steps[1:4]] == [written.nbytes("model.mtp_layers.") * n for n in (1, 2, 3)]
+    assert [each.done - steps[0].done for each in steps[1:4]] == [
+        written.nbytes("model.mtp_layers.") * n for n in (1, 2, 3)
+    ]
 
 
 def finished(folder: Path, name: str = "head.2") -> list[Compiled]:
