@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help quantize test test-lowest test-slow test-arm test-gpu android test-android screenshots check lint types docs bench bench-7b bench-convert bench-growth phone-tools \
-	bench-phone emulator-test lint-actions nano verify-optimum fuzz clean
+	bench-phone bench-npu-phone emulator-test lint-actions nano verify-optimum fuzz clean
 
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
@@ -22,6 +22,8 @@ GPU_ROOT ?= .venv-gpu
 # What `make bench-phone` sends to a phone, and the model that it measures there.
 PHONE_TOOLS ?= .venv-phone-tools
 PHONE_MODEL ?= $(OUT)/mimo-nano/mimo-nano-q4_0.gguf
+# What `make bench-npu-phone` measures: a folder that `mimo quantize --target qnn` wrote. By default MiMo-nano, for all chips.
+NPU_MODEL ?= $(OUT)/npu/mimo-nano
 
 # What `make quantize` works on: `nano` (embedded), a folder, or a Hugging Face id.
 MODEL ?= nano
@@ -122,6 +124,11 @@ bench-phone: $(VENV)/.installed $(PHONE_TOOLS)/.built  ## speed, memory, heat an
 	@[ "$(origin PHONE_MODEL)" != file ] || [ -f "$(PHONE_MODEL)" ] || \
 		$(BIN)/mimo quantize nano --recipe q4_0 --out "$(OUT)"
 	@$(BIN)/python -m benchmarks.phone "$(PHONE_MODEL)" --tools "$(PHONE_TOOLS)/bin" --out "$(OUT)/phone" $(PHONE_OPTIONS)
+
+bench-npu-phone: $(VENV)/.installed-dev  ## the same of the NPU, by the demo app: NPU, split and CPU; NPU_MODEL=folder
+	@[ "$(origin NPU_MODEL)" != file ] || ls "$(NPU_MODEL)"/*/qnn-SM8850/npu.json >/dev/null 2>&1 || $(BIN)/mimo quantize nano --recipe int4_b32 --target qnn \
+		--soc SM8450,SM8550,SM8650,SM8750,SM8850 --context 2048 --shared --problems 0 --no-answer --out "$(OUT)/npu"
+	@$(BIN)/python -m benchmarks.phone.npu "$(NPU_MODEL)" --out "$(OUT)/phone" $(PHONE_OPTIONS)
 
 emulator-test: android $(VENV)/.installed  ## the app's instrumented tests on the emulator or phone that adb sees
 	@$(BIN)/python -m tools.emulator_test build/android/mimo-mobile-debug.apk \

@@ -23,6 +23,9 @@ from mimo_mobile.quantize.sizes import ADDED_TOKENS, stored_bytes
 PHONES = tuple(DEVICES[name] for name in ("phone-8gb", "phone-12gb", "phone-16gb"))
 """The phones that a plan is held against."""
 
+STAGED_LAYERS = 2
+"""With prompts in stages so many layers are on the NPU at a time: as many as a phone has room for beside the CPU's."""
+
 LEAST_CONTEXT = 512
 """A phone's context is halved down to so many tokens until the model fits."""
 
@@ -69,6 +72,8 @@ def to_json(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 def plans(recipe: Recipe, config: MimoConfig, asked: Asked = Asked()) -> list[Plan]:
     """Every way to run a recipe's model with a context: all on the NPU, or prompts alone; what was asked for is first.
 
+    Prompts in stages, which nothing here runs, are the last.
+
     Raises:
         QuantizationError: Context or windows do not fit the model.
     """
@@ -76,14 +81,13 @@ def plans(recipe: Recipe, config: MimoConfig, asked: Asked = Asked()) -> list[Pl
     ways = [(full, True), (full, False), (full[:1], False)]
     first = (asked.windows, asked.shared and len(asked.windows) > 1)
     ways.sort(key=lambda way: way != first)
-    return [
-        plan(recipe, config, dataclasses.replace(asked, windows=windows, shared=shared).cut(config))
-        for windows, shared in ways
-    ]
+    cuts = [dataclasses.replace(asked, windows=windows, shared=shared).cut(config) for windows, shared in ways]
+    prompts = dataclasses.replace(asked, windows=full[:1], shared=False).cut(config)
+    return [*(plan(recipe, config, cut) for cut in cuts), plan(recipe, config, prompts, staged=True)]
 
 
-def plan(recipe: Recipe, config: MimoConfig, cut: Cut) -> Plan:
-    """One way to run a recipe's model.
+def plan(recipe: Recipe, config: MimoConfig, cut: Cut, *, staged: bool = False) -> Plan:
+    """One way to run a recipe's model; ``staged`` has few of the layers on the NPU at a time.
 
     Raises:
         QuantizationError: Compiling one layer takes more memory than is allowed.
@@ -94,6 +98,11 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut) -> Plan:
         return sum(stored_bytes(recipe, name, shapes[name], count) for name in shapes if name.startswith(prefix))
 
     layer_cache = 2 * cut.context_length * config.num_key_value_heads * config.head_dim * KV_BYTES
+    parts = (
+        [range(first, min(first + STAGED_LAYERS, count)) for first in range(0, count, STAGED_LAYERS)]
+        if staged
+        else cut.parts(config, weights("model.layers.0."))
+    )
     pieces = [
         Piece(
             f"layers-{index}",
@@ -102,7 +111,7 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut) -> Plan:
             2 * len(which) * layer_cache,
             cut.windows,
         )
-        for index, which in enumerate(cut.parts(config, weights("model.layers.0.")))
+        for index, which in enumerate(parts)
     ]
     drafts, mtp_layers = LEARNT_TOKENS + ADDED_TOKENS, config.num_nextn_predict_layers
     head = weights("lm_head.") + weights("model.norm.")
@@ -116,7 +125,7 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut) -> Plan:
         if mtp_layers:
             pieces += [Piece("mtp", 1, mtp, 2 * layer_cache, cut.windows), Piece("draft_head", 0, draft_head, 0, (1,))]
     return Plan(
-        "npu" if cut.computes_tokens else "split",
+        "npu" if cut.computes_tokens else "staged" if staged else "split",
         cut.shared,
         cut.context_length,
         tuple(pieces),
@@ -125,6 +134,20 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut) -> Plan:
         (count + mtp_layers) * layer_cache,
         RUNTIME_BYTES,
     )
+
+
+def check(recipe: Recipe, found: Plan) -> None:
+    """See that every piece finds a session of an NPU that can hold it.
+
+    Raises:
+        BadArgumentError: One does not: it would be compiled, and loaded nowhere.
+    """
+    for piece in found.pieces:
+        if piece.address_bytes > ADDRESS_BYTES:
+            raise BadArgumentError(
+                f"{recipe.name}: {piece}: more than the {gb(ADDRESS_BYTES)} that a session has; take a shorter"
+                " --context, or fewer bits"
+            )
 
 
 def choose(recipe: Recipe, config: MimoConfig, device: Device, asked: Asked = Asked()) -> Plan:
@@ -153,6 +176,9 @@ def choose(recipe: Recipe, config: MimoConfig, device: Device, asked: Asked = As
     return found
 
 
+WEIGHTS = {"split": "one window", "staged": "a piece at a time; not built"}
+"""How weights are kept by the modes that have one way to do so."""
+
 COLUMNS = ("mode", "weights", "binaries", "NPU", "NPU caches", "CPU", "app caches", "memory", *(p.name for p in PHONES))
 
 
@@ -161,7 +187,7 @@ def rows(found: Sequence[Plan]) -> list[tuple[str, ...]]:
     return [
         (
             each.mode,
-            "one window" if each.mode == "split" else "one copy" if each.shared else "each window",
+            WEIGHTS.get(each.mode, "one copy" if each.shared else "each window"),
             str(each.sessions),
             *(gb(part) for part in (each.npu_bytes, each.npu_cache_bytes, each.cpu_bytes, each.cache_bytes)),
             gb(each.memory_bytes),

@@ -89,6 +89,11 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def unquantized(dtype: PlainFormat) -> Recipe:
+    """What ``mimo convert --to onnx`` writes, as a recipe: every weight in one type."""
+    return Recipe(dtype.name.lower(), "onnx", "", ((r"", dtype.name),), activations=dtype)
+
+
 def more_bits(above: str, below: str) -> Choice:
     """A choice of ``above`` for the first and last eighth of the layers and every third between them, else ``below``.
 

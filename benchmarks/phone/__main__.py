@@ -22,6 +22,7 @@ import click
 from benchmarks.phone import app as demo
 from benchmarks.phone import job as steps
 from benchmarks.phone.adb import Phone, PhoneError, Sent, connect
+from benchmarks.phone.app import Record
 from benchmarks.phone.device import Device, read_device
 from benchmarks.phone.job import Job
 from mimo_mobile import files, terminal
@@ -44,9 +45,6 @@ COLUMNS = (
 )
 
 SIDE_BY_SIDE = ("depth", "llama.cpp prefill/s", "decode/s", "app prefill/s", "decode/s")
-
-Record = dict[str, Any]
-"""What is written as JSON: plain values only."""
 
 
 class Numbers(ParamType[tuple[int, ...]]):
@@ -150,6 +148,8 @@ def show_app(record: Record, app: Record) -> None:
     if "error" in app:
         click.echo(f"The app was not measured: {app['error']}")
         return
+    if app["failure"]:
+        click.echo(f"The app did not measure all: {app['failure']['reason']}")
     if app["runs"]:
         title = f"{record['model']['name']} by llama.cpp, {app['model']['name']} by ONNX Runtime in the app"
         terminal.table(title, SIDE_BY_SIDE, demo.rows(record, app))
@@ -167,10 +167,11 @@ def _measure_app(
     """The app's record, or why there is none; None where the app is not there and nobody asked for it."""
     if wanted is False or (wanted is None and not demo.is_installed(phone)):
         return None
+    so_far: list[Record] = []
     try:
-        return demo.measure(phone, kind, model, progress)
+        return demo.measure(phone, kind, model, progress, keep=so_far.append)
     except PhoneError as error:
-        return {"error": str(error)}
+        return so_far[-1] | {"failure": {"reason": str(error)}} if so_far else {"error": str(error)}
 
 
 def _hottest(readings: Sequence[Record]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.phone.adb import Phone, PhoneError
@@ -17,6 +18,12 @@ PACKAGE = "io.github.mimomobile.demo"
 ACTIVITY = f"{PACKAGE}/.chat.ChatActivity"
 FOLDER = f"/sdcard/Android/data/{PACKAGE}/files/benchmarks"
 RESULT = "bench-phone.json"
+SO_FAR = ".so-far"
+"""What the name of a record ends in that is not finished; the app replaces it after each depth of context."""
+
+MODES = ("npu", "split", "cpu")
+"""What computes: the NPU alone, prompts there and tokens on the CPU, or the CPU alone."""
+
 POLL_S = 5.0
 LIMIT_S = 3600.0
 """Longer than any phone takes for one kind; a soak takes ten minutes."""
@@ -24,7 +31,13 @@ LIMIT_S = 3600.0
 MOST_BYTES = 4 << 20
 """A record has some kilobytes."""
 
-RUNNING, GONE = "running", "gone"
+DONE, RUNNING, GONE = "done", "running", "gone"
+
+Record = dict[str, Any]
+
+
+class AppError(PhoneError):
+    """The app does not measure, or ended on the way; the phone is still there."""
 
 
 def is_installed(phone: Phone) -> bool:
@@ -32,55 +45,78 @@ def is_installed(phone: Phone) -> bool:
     return phone.shell(f"pm path {PACKAGE} 2>/dev/null || true").startswith("package:")
 
 
-def start_words(kind: str, model: str | None) -> list[str]:
-    """The phone's command that starts a ``benchmark``, a ``soak`` or a ``selftest``, with this model or the loaded."""
+def start_words(kind: str, model: str | None, mode: str | None = None) -> list[str]:
+    """The phone's command that starts a ``benchmark``, a ``soak`` or a ``selftest``, with this model or the loaded.
+
+    A ``mode`` has the model loaded anew for what is to compute; without it the app's own settings decide.
+    """
     chosen = ["--es", "model", model] if model else []
+    chosen += ["--es", "mode", mode] if mode else []
     return ["am", "start", "-W", "-n", ACTIVITY, "--ez", kind, "true", "--es", "result", RESULT, *chosen]
 
 
-def measure(phone: Phone, kind: str, model: str | None, progress: ProgressCallback) -> dict[str, Any]:
-    """The record that the app writes.
+def measure(
+    phone: Phone,
+    kind: str,
+    model: str | None,
+    progress: ProgressCallback,
+    mode: str | None = None,
+    keep: Callable[[Record], None] = lambda record: None,
+) -> Record:
+    """The record that the app writes; ``keep`` is given what is measured so far, each time that there is more of it.
+
+    With a ``mode`` the app begins anew, so that each mode finds the same memory.
 
     Raises:
-        PhoneError: The app does not start, ends on the way, takes too long, or writes no record.
+        AppError: It does not start, ends on the way, takes too long, or writes no record.
+        PhoneError: The phone does not answer.
     """
     file = f"{FOLDER}/{RESULT}"
-    phone.shell(f"rm -f {file}")
-    said = phone.shell(shlex.join(start_words(kind, model)))
+    phone.shell(f"{f'am force-stop {PACKAGE}; ' if mode else ''}rm -f {file} {file}{SO_FAR}")
+    said = phone.shell(shlex.join(start_words(kind, model, mode)))
     if "Error" in said:
-        raise PhoneError(
+        raise AppError(
             f"{PACKAGE} does not start: {' '.join(said.split())[:200]}; install it again with `make android`"
         )
-    poll = f"cat {file} 2>/dev/null || {{ pidof {PACKAGE} >/dev/null && echo {RUNNING} || echo {GONE}; }}"
-    begun = time.monotonic()
-    while (text := phone.shell(poll)[: MOST_BYTES + 1]).strip() in (RUNNING, GONE):
-        if text.strip() == GONE:
-            raise PhoneError(
+    poll = (
+        f"pidof {PACKAGE} >/dev/null && state={RUNNING} || state={GONE};"
+        f" if [ -f {file} ]; then echo {DONE}; cat {file}; else echo $state; cat {file}{SO_FAR} 2>/dev/null || true; fi"
+    )
+    begun, kept = time.monotonic(), ""
+    while True:
+        state, _, text = phone.shell(poll)[: MOST_BYTES + 10].partition("\n")
+        if state.strip() == DONE:
+            return parse_record(text)
+        if text != kept:
+            keep(parse_record(text))
+            kept = text
+        if state.strip() == GONE:
+            raise AppError(
                 f"{PACKAGE} ended while it measured, most likely for want of memory: close other apps, or choose"
                 " a shorter context or a smaller model in the app"
             )
         if time.monotonic() - begun > LIMIT_S:
-            raise PhoneError(
+            raise AppError(
                 f"{PACKAGE} wrote no {file} in {LIMIT_S / 60:.0f} minutes; see what its screen says,"
                 " and that it is unlocked"
             )
-        progress(Progress(f"app {kind}", int(time.monotonic() - begun), int(LIMIT_S), unit="seconds at most"))
+        told = Progress(f"app {kind}", int(time.monotonic() - begun), int(LIMIT_S), mode or "", "seconds at most")
+        progress(told)
         time.sleep(POLL_S)
-    return parse_record(text)
 
 
-def parse_record(text: str) -> dict[str, Any]:
+def parse_record(text: str) -> Record:
     """The app's record, as far as it is shown here.
 
     Raises:
-        PhoneError: It is none, or the app says why it measured nothing.
+        AppError: It is none, or the app says why it measured nothing.
     """
     try:
         record = json.loads(text)
         if len(text) > MOST_BYTES or record["record_version"] != 1:
             raise ValueError
         if (failure := record["failure"]) and not record.get("runs"):
-            raise PhoneError(f"the app measured nothing: {failure['reason']}")
+            raise AppError(f"the app measured nothing: {failure['reason']}")
         for run in record["runs"]:
             if not isinstance(run["depth"], int):
                 raise ValueError
@@ -90,12 +126,12 @@ def parse_record(text: str) -> dict[str, Any]:
             float(sample["at_s"]), float(sample["decode_tps"])
         return {**record, "model": {**record["model"], "name": str(record["model"]["name"])}}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PhoneError(
+        raise AppError(
             f"{PACKAGE} wrote no record of version 1 but {text[:80]!r}; install the app of this version"
         ) from error
 
 
-def rows(record: dict[str, Any], app: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(record: Record, app: Record) -> list[tuple[str, ...]]:
     """Both engines side by side: depth, then prefill and decode of llama.cpp's fastest and of the app, in tokens/s."""
     speeds: dict[int, tuple[float, ...]] = {}
     for run in record["runs"]:

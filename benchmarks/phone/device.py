@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -111,8 +112,7 @@ def read_device(phone: Phone) -> Device:
     powered = re.findall(r"^\s*(?:AC|USB|Wireless|Dock) powered: (\w+)", battery, flags=re.MULTILINE)
     tenths = _number(r"^\s*temperature: (-?\d+)", battery)
     memory, available = (_number(rf"^{key}:\s*(\d+) kB", found["meminfo"]) for key in ("MemTotal", "MemAvailable"))
-    # Filesystem, blocks, used, available, use%, mount point
-    free = _number(r"^\S+\s+\d+\s+\d+\s+(\d+)\s+\d+%", found["storage"])
+    free = _free_bytes(found["storage"])
     return Device(
         manufacturer=properties.get("ro.product.manufacturer"),
         model=properties.get("ro.product.model"),
@@ -125,11 +125,26 @@ def read_device(phone: Phone) -> Device:
         core_max_khz=tuple(int(each) for each in found["frequencies"].split() if each.isdecimal()),
         memory_bytes=None if memory is None else memory * 1024,
         available_bytes=None if available is None else available * 1024,
-        storage_free_bytes=None if free is None else free * 1024,
+        storage_free_bytes=free,
         battery_percent=_number(r"^\s*level: (\d+)", battery),
         battery_temperature_c=None if tenths is None else tenths / 10,
         powered="true" in powered if powered else None,
     )
+
+
+def free_bytes(phone: Phone, folder: str) -> int | None:
+    """The room in a folder of the phone, which is there; None when the phone does not tell.
+
+    Raises:
+        PhoneError: It gives no answer.
+    """
+    return _free_bytes(phone.shell(f"df -k {shlex.quote(folder)} 2>/dev/null; true"))
+
+
+def _free_bytes(said: str) -> int | None:
+    # Filesystem, blocks, used, available, use%, mount point
+    free = _number(r"^\S+\s+\d+\s+\d+\s+(\d+)\s+\d+%", said)
+    return None if free is None else free * 1024
 
 
 def parse_reading(line: str, at_s: float) -> Reading:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.phone.adb import Phone, PhoneError, Sent, to_send
-from benchmarks.phone.device import FOLDER, Device, Reading, parse_peaks, parse_reading, read_device
+from benchmarks.phone.adb import Phone, PhoneError, Sent, lacking, to_send
+from benchmarks.phone.device import FOLDER, Device, Reading, free_bytes, parse_peaks, parse_reading
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.progress import Progress, ProgressCallback
 from mimo_mobile.runtime.text.chat_template import Message, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.terminal import size
 
 PROMPT_TOKENS, GENERATE_TOKENS, REPEATS = 128, 32, 3
 QUESTION, ANSWER_TOKENS = "What is 17 + 25?", 64
@@ -176,20 +177,28 @@ def send(phone: Phone, device: Device, job: Job, progress: ProgressCallback) -> 
         PhoneError: There is no room, or a file arrives damaged.
     """
     wanted = [to_send(local, remote, progress) for remote, local in job.sent.items()]
-    missing = [each for each in wanted if not each.is_on(phone)]
-    if missing:
-        phone.shell(shlex.join(["rm", "-f", *(each.remote for each in missing)]))
-        free, needed = read_device(phone).storage_free_bytes, sum(each.size_bytes for each in missing)
-        if free is not None and needed > free:
-            raise PhoneError(
-                f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free in {FOLDER} of {device.name}; make room on it"
-            )
-    for each in missing:
-        phone.push(each.local, each.remote, progress)
-        if not each.is_on(phone):
-            raise PhoneError(f"{each.remote} is not what was sent; try again, with another cable if need be")
+    put(phone, device, wanted, FOLDER, progress)
     phone.shell(shlex.join(["chmod", "755", *(f"{FOLDER}/{name}" for name in PROGRAMS)]))
     return {each.local.name: each for each in wanted}
+
+
+def put(phone: Phone, device: Device, wanted: Sequence[Sent], folder: str, progress: ProgressCallback) -> None:
+    """Have a folder on the phone hold files, of which only those that it lacks are sent.
+
+    Raises:
+        PhoneError: There is no room, or a file arrives damaged.
+    """
+    phone.shell(shlex.join(["mkdir", "-p", *sorted({each.remote.rpartition("/")[0] for each in wanted})]))
+    missing = lacking(phone, wanted)
+    if missing:
+        phone.shell(shlex.join(["rm", "-f", *(each.remote for each in missing)]))
+        free, needed = free_bytes(phone, folder), sum(each.size_bytes for each in missing)
+        if free is not None and needed > free:
+            raise PhoneError(f"{size(needed)} needed, {size(free)} free in {folder} of {device.name}; make room on it")
+    for each in missing:
+        phone.push(each.local, each.remote, progress)
+    if missing and (damaged := lacking(phone, missing)):
+        raise PhoneError(f"{damaged[0].remote} is not what was sent; try again, with another cable if need be")
 
 
 def watched(words: Sequence[str]) -> str:

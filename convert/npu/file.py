@@ -21,7 +21,7 @@ from mimo_mobile import __version__, files, onnxruntime_library, providers
 from mimo_mobile.convert.npu import graph as npu_graph
 from mimo_mobile.convert.npu import ranges_file
 from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
-from mimo_mobile.convert.npu.compiler import Builders, Compiled, Compiler, shares_weights
+from mimo_mobile.convert.npu.compiler import Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
 from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked
@@ -79,7 +79,7 @@ def compile_for_npu(
         memory_bytes: What compiling may take, which decides how many layers a piece has; None is three quarters of
             this machine's memory.
         force: Replace an earlier folder of binaries.
-        progress: Called after each graph.
+        progress: Called at first and after each graph, with the weights that are compiled.
 
     Raises:
         ModelLoadError: ``folder`` is no ONNX folder of ours.
@@ -105,15 +105,23 @@ def compile_for_npu(
     made: list[Compiled] = []
     with KeptPieces.beside(out, *decides) as kept:
         groups = Compiler.groups(graphs, shared)
-        files.check_room(out, _needed(weights, parts, [each for each in groups if not kept.of(each)]))
+        sizes = _sizes(weights, parts)
+        work = {name: sizes[name.partition(".")[0]] for name in graphs}
+        todo = [each for each in groups if not kept.of(each)]
+        files.check_room(out, round(ADDED * sum(work[next(iter(each))] for each in todo)))
         with files.whole(folder / EMBEDDING, force=True) as temporary:
             ir.save(npu_graph.embedding(weights.config, weights, weights.compute), temporary)
         compiler = Compiler(ort, folder, kept.folder, soc, quantized=ranges is not None)
+        stage, total = f"compile for {soc.name}", sum(work.values())
+        done = total - sum(work[name] for each in todo for name in each)
+        progress(Progress(stage, done, total))
         for group in groups:
             finished = kept.of(group)
             for compiled in finished or compiler.compiled(group):
                 made.append(compiled)
-                progress(Progress(f"compile for {soc.name}", len(made), len(graphs), compiled.name, "graphs"))
+                if not finished:
+                    done += work[compiled.name]
+                    progress(Progress(stage, done, total, compiled.name))
             if not finished:
                 kept.keep(made[-len(group) :])
         with files.whole(out, force=force, kind=NPU_FOLDER) as temporary:
@@ -212,13 +220,13 @@ def _hashed(array: NDArray[np.float32]) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def _needed(weights: WrittenWeights, parts: Sequence[range], groups: Sequence[Builders]) -> int:
-    """About the bytes that binaries take, each with a copy of its piece's weights."""
+def _sizes(weights: WrittenWeights, parts: Sequence[range]) -> dict[str, int]:
+    """The weights of each piece in bytes: about what its binary takes, and what compiling takes its time for."""
     sizes = {"head": weights.nbytes("lm_head.weight"), "draft_head": weights.nbytes(DRAFT_HEAD)}
     sizes["mtp"] = weights.nbytes("model.mtp_layers.")
     for index, which in enumerate(parts):
         sizes[f"layers-{index}"] = sum(weights.nbytes(f"model.layers.{layer}.") for layer in which)
-    return round(ADDED * sum(sizes[next(iter(group)).partition(".")[0]] for group in groups))
+    return sizes
 
 
 def graphs_of(

@@ -31,11 +31,13 @@ class MemoryNeed:
         way: Its name, e.g. ``repacked``.
         heap_bytes: Weights that are copied, KV cache and buffers: nothing that the system can take back.
         mapped_bytes: Weights that every token reads from the file's own pages; without room for them it crawls.
+        context_bytes: What of both a context of one token would not take.
     """
 
     way: str
     heap_bytes: int
     mapped_bytes: int
+    context_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -46,8 +48,10 @@ class MemoryNeed:
         return f"{self.way} {_gb(self.heap_bytes)} + {_gb(self.mapped_bytes)} mapped"
 
 
-def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
+def choose(path: Path, needs: list[MemoryNeed], shorten: str = "take a shorter --context-length") -> MemoryNeed:
     """The first way to load that fits in the available memory; all of them are logged.
+
+    When none fits, and a shorter context would, the error advises to ``shorten`` it.
 
     Raises:
         MemoryFullError: None fits.
@@ -60,9 +64,11 @@ def choose(path: Path, needs: list[MemoryNeed]) -> MemoryNeed:
         if available is None or need.total_bytes <= available:
             return need
     least = min(needs, key=lambda need: need.total_bytes)
+    assert available is not None
+    advice = f"{shorten}, take" if least.total_bytes - least.context_bytes < available else "take"
     raise MemoryFullError(
         f"{path}: needs {_gb(least.total_bytes)} of memory ({least}), {room} is available;"
-        " take a shorter --context-length or a smaller recipe, or close other programs"
+        f" {advice} a smaller recipe, or close other programs"
     )
 
 

@@ -187,15 +187,16 @@ def _need(
     """How much memory one way of loading needs."""
     # The widest activations of a batch: gate, up and product, beside the residual stream.
     activations = 3 * model.intermediate_size + 4 * model.hidden_size
-    rest = context_length * kv_bytes_per_token + BATCH_TOKENS * 4 * activations
+    cache = context_length * kv_bytes_per_token
     weights, embeddings = header.path.stat().st_size, header.tensor_bytes("token_embd.weight")
     way = "repacked" if repack else "not repacked"
     if drafter is not None:
         way += ", with its MTP layer"
-        rest += context_length * kv_bytes_per_token // model.layers
+        cache += context_length * kv_bytes_per_token // model.layers
         if drafter is not header:
             weights += drafter.path.stat().st_size
-    return MemoryNeed(way, weights - embeddings + rest, embeddings) if repack else MemoryNeed(way, rest, weights)
+    copied = weights - embeddings if repack else 0
+    return MemoryNeed(way, copied + cache + BATCH_TOKENS * 4 * activations, weights - copied, cache)
 
 
 def _wait_passively() -> None:

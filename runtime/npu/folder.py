@@ -70,8 +70,9 @@ def choose_memory(folder: Path, settings: NpuSettings) -> None:
     logger.log(level, "%s: %s", folder, found)
     for piece in found.pieces:
         logger.log(level, "%s: %s", folder.name, piece)
-    heap = found.npu_bytes + found.npu_cache_bytes + found.cache_bytes
-    memory.choose(folder, [MemoryNeed("on the NPU", heap, found.embedding_bytes)])
+    caches = found.npu_cache_bytes + found.cache_bytes
+    need = MemoryNeed(f"on the NPU, {found};", found.npu_bytes + caches, found.embedding_bytes, caches)
+    memory.choose(folder, [need], f"compile again with a --context of less than {found.context_length}")
 
 
 def draft_ids(folder: Path) -> NDArray[np.int64]:

@@ -85,7 +85,7 @@ class CachedGraph:
         self.kv_bytes_per_token = kv // context_length
         if cache is None or not cache.holds(shapes):
             cache = None
-            memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0)])
+            memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0, kv)])
         self._mask = np.ones((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
         self._first_row = np.zeros(1, np.int64)

@@ -12,9 +12,10 @@ from mimo_mobile import __version__, ends
 from mimo_mobile.cli_cache import cache
 from mimo_mobile.cli_endpoint import EndpointCommand, endpoint_of, endpoint_options
 from mimo_mobile.cli_eval import evaluate
-from mimo_mobile.cli_npu import npu_plan, target_of
+from mimo_mobile.cli_npu import npu_plan, planned, target_of
 from mimo_mobile.cli_options import (
     Output,
+    Phone,
     built,
     generation_options,
     load_config,
@@ -30,6 +31,7 @@ from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
+    from mimo_mobile.quantize.choice import Device
     from mimo_mobile.runtime import LoadConfig, Model
 
 
@@ -82,11 +84,15 @@ def _load(path: Path | None, config: LoadConfig) -> Model:
 )
 @single_file
 @npu_options
+@click.option(
+    "--device", "phone", type=Phone(), help="Compile for the longest context that fits a phone, e.g. phone-12gb."
+)
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def convert(
     checkpoint: str,
     out: Path,
     target: Target,
+    phone: Device | None,
     **options: Any,
 ) -> None:
     """Convert CHECKPOINT to OUT, a .gguf file or an ONNX folder. CHECKPOINT is nano, a folder or a hub id."""
@@ -95,14 +101,19 @@ def convert(
     from mimo_mobile.quantize.calibrator import statistics_of
     from mimo_mobile.terminal import progress_shown
 
-    npu = target_of(options)
+    npu = target_of(options, phone)
     if npu and npu.quantized:
         raise click.UsageError("--target qdq compiles int4 weights; take mimo quantize")
     if npu and target != "onnx":
         raise click.UsageError("--target qnn compiles ONNX; add --to onnx")
+    if phone and not npu:
+        raise click.UsageError("--device chooses a context to compile for; add --target qnn")
+    source = resolve(checkpoint)
+    if npu:
+        npu = planned(source, options["dtype"], npu, phone)
     with progress_shown() as progress:
         written = convert_checkpoint(
-            resolve(checkpoint), out, to=target, progress=progress,
+            source, out, to=target, progress=progress,
             calibrate=lambda checkpoint, told: statistics_of(checkpoint, progress=told).calibrated(), **options,
         )  # fmt: skip
         if npu:

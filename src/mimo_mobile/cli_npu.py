@@ -91,23 +91,49 @@ def target_of(options: dict[str, Any], phone: Device | None = None) -> NpuTarget
     return dataclasses.replace(found, windows=windows) if windows else found
 
 
-def tell_plans(source: Source, names: Sequence[str], npu: NpuTarget) -> None:
-    """Print the plans of a checkpoint's ONNX recipes on stderr."""
+def tell_plans(source: Source, recipes: Sequence[Recipe], npu: NpuTarget) -> None:
+    """Print the plans of a checkpoint's recipes on stderr.
+
+    Raises:
+        BadArgumentError: No session of an NPU holds a piece of the model.
+        QuantizationError: Context or windows do not fit the model, or compiling takes more memory than there is.
+    """
     from mimo_mobile.convert.checkpoint import Checkpoint
     from mimo_mobile.quantize import npu_plan as planning
 
     config = Checkpoint.open(source.path).config
-    for recipe in _onnx(names):
-        show(recipe, planning.plans(recipe, config, _asked(npu)), err=True)
+    for recipe in recipes:
+        plans = planning.plans(recipe, config, _asked(npu))
+        show(recipe, plans, err=True)
+        planning.check(recipe, plans[0])
 
 
-def fitted(source: Source, names: Sequence[str], npu: NpuTarget, phone: Device) -> NpuTarget:
-    """The target with the longest context that fits on a phone; which that is goes to stderr."""
+def planned(source: Source, dtype: str | None, npu: NpuTarget, phone: Device | None) -> NpuTarget:
+    """What ``mimo convert`` compiles for, with its plan told on stderr; ``dtype`` is that of its weights.
+
+    Raises:
+        BadArgumentError: The model does not fit on the phone, or a piece of it in no session.
+        QuantizationError: Context or windows do not fit the model, or compiling takes more memory than there is.
+    """
+    from mimo_mobile.convert.formats import F16, F32
+    from mimo_mobile.quantize.recipes import unquantized
+
+    recipes = [unquantized(F16 if dtype == "f16" else F32)]
+    tell_plans(source, recipes, npu)
+    return fitted(source, recipes, npu, phone) if phone else npu
+
+
+def fitted(source: Source, recipes: Sequence[Recipe], npu: NpuTarget, phone: Device) -> NpuTarget:
+    """The target with the longest context that fits on a phone; which that is goes to stderr.
+
+    Raises:
+        BadArgumentError: None fits.
+    """
     from mimo_mobile.convert.checkpoint import Checkpoint
     from mimo_mobile.quantize import npu_plan as planning
 
     config = Checkpoint.open(source.path).config
-    for recipe in _onnx(names):
+    for recipe in recipes:
         found = planning.choose(recipe, config, phone, _asked(npu))
         click.echo(
             f"chosen for the NPU of {phone.name}: {recipe.name} in {len(found.pieces)} pieces, windows of"
@@ -125,7 +151,8 @@ def _asked(npu: NpuTarget) -> Asked:
     return Asked(npu.context_length, npu.windows, npu.shared, npu.memory_bytes)
 
 
-def _onnx(names: Sequence[str]) -> list[Recipe]:
+def onnx_recipes(names: Sequence[str]) -> list[Recipe]:
+    """Those of the named recipes that NPUs can run."""
     from mimo_mobile.quantize.recipes import recipe_named
 
     return [recipe for name in names if (recipe := recipe_named(name)).target == "onnx"]

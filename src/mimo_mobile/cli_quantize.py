@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mimo_mobile.cli_endpoint import endpoint_of, endpoint_options
-from mimo_mobile.cli_npu import fitted, target_of, tell_plans
+from mimo_mobile.cli_npu import fitted, onnx_recipes, target_of, tell_plans
 from mimo_mobile.cli_options import (
     RecipeCommand,
     Recipes,
@@ -139,11 +139,11 @@ def quantize(
     limits = gate.read_thresholds(thresholds) if thresholds else gate.DEFAULTS
     source = resolve(model)
     if npu:
-        tell_plans(source, ["int4_b32"] if limit else recipes, npu)
+        tell_plans(source, onnx_recipes(["int4_b32"] if limit else recipes), npu)
     if limit:
         recipes = chosen(source, limit, options["single_file"], options["effort"])
     if npu and phone:
-        npu = fitted(source, recipes, npu, phone)
+        npu = fitted(source, onnx_recipes(recipes), npu, phone)
     folder = out / source.name
     tokens = (0 if options["problems"] == 0 else TOKENS) if tokens is None else tokens
     with terminal.progress_shown() as progress:

@@ -20,8 +20,9 @@ ADDRESS_BYTES = 3_750_000_000
 KV_BYTES = 2
 """Bytes of a number in an NPU's KV cache, which is float16."""
 
-Mode = Literal["npu", "split"]
-"""``npu`` computes prompts and tokens on the NPU, ``split`` prompts there and tokens on the CPU."""
+Mode = Literal["npu", "split", "staged", "cpu"]
+"""``npu`` computes prompts and tokens on the NPU, ``split`` prompts there and tokens on the CPU, ``cpu`` both on it.
+``staged`` is split with one piece at a time on the NPU; it is planned only, as nothing here runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +83,26 @@ class Plan:
     runtime_bytes: int = 0
 
     @property
+    def loaded(self) -> tuple[Piece, ...]:
+        """The pieces that are on the NPU at the same time."""
+        if self.mode == "staged":
+            return (max(self.pieces, key=lambda each: each.address_bytes),)
+        return self.pieces
+
+    @property
     def sessions(self) -> int:
         """How many binaries are loaded, each in a session of its own."""
-        return sum(1 if self.shared else len(each.windows) for each in self.pieces)
+        return sum(1 if self.shared else len(each.windows) for each in self.loaded)
 
     @property
     def npu_bytes(self) -> int:
         """Weights on the NPU, in as many copies as there are."""
-        return sum(each.weights_bytes * (1 if self.shared else len(each.windows)) for each in self.pieces)
+        return sum(each.weights_bytes * (1 if self.shared else len(each.windows)) for each in self.loaded)
 
     @property
     def npu_cache_bytes(self) -> int:
         """The NPU's copies of the caches; the windows of a piece never run at once, and have one in common."""
-        return sum(each.cache_bytes for each in self.pieces)
+        return sum(each.cache_bytes for each in self.loaded)
 
     @property
     def memory_bytes(self) -> int:

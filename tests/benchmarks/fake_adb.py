@@ -3,7 +3,8 @@
 It needs nothing but Python. ``FAKE_PHONE`` is the folder; ``make_phone`` makes it. Commands run in a real shell of this
 machine, with the phone's paths turned into the folder's. ``FAKE_SHELL`` is that shell (``sh``; ``mksh`` is what phones
 have), ``FAKE_RUNNER`` what programs that were sent are run by, as words: QEMU, or a program that acts them.
-``FAKE_SCENARIO`` is one of: good, none, two, unauthorized, emulator, old_cpu, full, little_memory, silent, cut.
+``FAKE_SCENARIO`` is one of: good, none, two, unauthorized, emulator, old_cpu, full, little_memory, silent, cut,
+unplugged.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def install_app(folder: Path, behavior: str) -> None:
     refused (it does not start).
     """
     files = folder / APP[1:]
-    files.mkdir(parents=True)
+    files.mkdir(parents=True, exist_ok=True)
     failing = {"record_version": 1, "failure": {"depth": 0, "reason": "no model is called large; there are mimo-nano"}}
     (folder / "failing.json").write_text(json.dumps(failing))
     record = folder / "failing.json" if behavior == "failing" else APP_RECORD
@@ -126,6 +127,50 @@ def install_app(folder: Path, behavior: str) -> None:
         (folder / "bin" / name).chmod(0o755)
 
 
+NPU_RECORDS = ("npu", "split", "cpu")
+
+
+def install_npu_app(folder: Path, behavior: str) -> None:
+    """Give the phone a demo app that measures modes; its records are the real app's with another provider in them.
+
+    It behaves good, old (it knows no modes), no_qnn (it was built without), wrong (the self-test fails, so that the CPU
+    computes), killed (Android ends it in the NPU's second depth) or hanging (it never gets there).
+    """
+    install_app(folder, "good")
+    files, written = folder / APP[1:], json.loads(APP_RECORD.read_text())
+    for mode in NPU_RECORDS:
+        model = written["model"] | {"self_test": "logits differ by 1.6 % of the largest"}
+        if mode != "cpu":
+            model |= {"provider": "QNN", "placement": {"QNNExecutionProvider": 12}}
+        record = written | {"mode": mode, "model": model}
+        if behavior == "old":
+            del record["mode"]
+        if behavior == "wrong" and mode != "cpu":
+            model |= {
+                "provider": "CPU",
+                "placement": {},
+                "fallback": "wrong numbers on this device: logits differ by 93.0 %",
+            }
+        if behavior == "no_qnn" and mode != "cpu":
+            record = {"record_version": 1, "failure": {"reason": "QNN execution provider is not enabled in this build"}}
+        (folder / f"record-{mode}.json").write_text(json.dumps(record))
+        part = record | {"runs": record.get("runs", [])[:1], "failure": None}
+        (folder / f"part-{mode}.json").write_text(json.dumps(part))
+    ended, file = f"{folder}/ended", f"{files}/bench-phone.json"
+    stays = f"echo 4711; [ -e {ended} ] && exit 1 || exit 0"
+    leaves_part = f'case "$*" in *"mode npu"*) cp {folder}/part-npu.json {file}.so-far; exit;; esac; '
+    measures = (
+        f'for mode in npu split cpu; do case "$*" in *"mode $mode"*) cp {folder}/record-$mode.json {file};; esac; done'
+    )
+    begins = {
+        "killed": f'rm -f {ended}; case "$*" in *"mode npu"*) touch {ended};; esac; {leaves_part}',
+        "hanging": leaves_part,
+    }
+    scripts = {"pidof": stays, "am": f"echo Status: ok; {begins.get(behavior, '')}{measures}"}
+    for name, script in scripts.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+
+
 def rooted(text: str) -> str:
     """The phone's paths as this machine's."""
     for path in ROOTED:
@@ -141,6 +186,8 @@ def shell(script: str) -> int:
         script = script.replace(f"sh {FOLDER}/{sent.name}", f"$FAKE_SHELL {FOLDER}/.turned-{sent.name}")
     if SCENARIO == "cut" and "./llama-bench" in script:
         return 255  # what adb returns when the cable is pulled
+    if SCENARIO == "unplugged" and "mode split" in script:
+        return 255
     if runner := os.environ.get("FAKE_RUNNER"):
         script = script.replace(" ./llama-", f" {runner} ./llama-")
     used = os.environ.get("FAKE_SHELL", "sh")

@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_null(setting: Setting) -> None:
         ("unauthorized", "FAKE0123456789 is unauthorized; unlock it"),
         ("emulator", "Fake Phone 9 (QTI SM0000) is x86_64; a phone with 64-bit ARM"),
         ("old_cpu", "has no asimddp, asimdhp, which"),
-        ("full", "0.00 GB free in /data/local/tmp/mimo-bench of Fake Phone 9 (QTI SM0000); make room on it"),
+        ("full", "10.24 kB free in /data/local/tmp/mimo-bench of Fake Phone 9 (QTI SM0000); make room on it"),
         ("little_memory", "GB available; close apps, take a smaller model or lower --depths, or give --ignore-memory"),
     ],
     indirect=["setting"],

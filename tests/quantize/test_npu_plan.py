@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import Result
 from mimo_mobile import npu_memory
 from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
+from mimo_mobile.convert.formats import F16
 from mimo_mobile.convert.npu.pieces import WINDOWS, Cut
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BadArgumentError, QuantizationError
@@ -19,7 +21,7 @@ from mimo_mobile.mimo7b import MIMO_7B
 from mimo_mobile.quantize import npu_plan
 from mimo_mobile.quantize.choice import DEVICES
 from mimo_mobile.quantize.npu_plan import Asked
-from mimo_mobile.quantize.recipes import RECIPES
+from mimo_mobile.quantize.recipes import RECIPES, unquantized
 from tests.commands import runner
 
 INT4 = RECIPES["int4_b32"]
@@ -52,7 +54,7 @@ def test_mimo_7bs_pieces_hold_its_weights_and_caches_by_hand_computed_sizes() ->
 
 
 def test_a_copy_for_each_window_triples_layers_and_doubles_the_head() -> None:
-    shared, own, split = npu_plan.plans(INT4, MIMO_7B, Asked(memory_bytes=LARGE_BYTES))
+    shared, own, split, _ = npu_plan.plans(INT4, MIMO_7B, Asked(memory_bytes=LARGE_BYTES))
     sizes = {each.name: each.weights_bytes for each in shared.pieces}
     assert (
         own.npu_bytes - shared.npu_bytes == 2 * (sizes["layers-0"] + sizes["layers-1"] + sizes["mtp"]) + sizes["head"]
@@ -60,6 +62,14 @@ def test_a_copy_for_each_window_triples_layers_and_doubles_the_head() -> None:
     assert own.sessions == 3 * 3 + 2 + 1
     assert split.npu_bytes == sizes["layers-0"] + sizes["layers-1"], "prompts need the trunk only, in one window"
     assert split.cpu_bytes > split.npu_bytes, "the CPU has all of the model once more, to compute tokens"
+
+
+def test_prompts_in_stages_take_the_cpus_memory_and_that_of_one_piece() -> None:
+    *_, split, staged = npu_plan.plans(INT4, MIMO_7B, Asked(2048, memory_bytes=LARGE_BYTES))
+    assert (staged.mode, staged.sessions, len(staged.pieces)) == ("staged", 1, 18)
+    assert staged.npu_bytes == 2 * split.npu_bytes / 36 and staged.npu_cache_bytes == 2 * split.npu_cache_bytes / 36
+    assert staged.memory_bytes == split.memory_bytes - split.npu_bytes * 34 // 36 - split.npu_cache_bytes * 34 // 36
+    assert staged.fits(DEVICES["phone-12gb"].available_bytes) and not split.fits(DEVICES["phone-16gb"].available_bytes)
 
 
 def test_a_phone_gets_the_longest_context_that_fits() -> None:
@@ -128,7 +138,7 @@ def test_the_command_tells_it_as_a_table_and_as_json(tiny: Source) -> None:
     assert "4096 tokens of context" in said and "layers-1" in said and "fits" in said and "of a session" in said
     plans = json.loads(mimo("npu-plan", "--json", "--device", "phone-12gb").output)["plans"]
     assert [(each["mode"], each["shared"], each["context_length"]) for each in plans] == [
-        ("npu", True, 2048), ("npu", False, 2048), ("split", False, 2048),
+        ("npu", True, 2048), ("npu", False, 2048), ("split", False, 2048), ("staged", False, 2048),
     ]  # fmt: skip
     assert plans[0]["fits"] == {"phone-8gb": False, "phone-12gb": True, "phone-16gb": True}
     assert plans[0]["memory_bytes"] == sum(
@@ -139,6 +149,35 @@ def test_the_command_tells_it_as_a_table_and_as_json(tiny: Source) -> None:
     assert "numbers of tokens such as 64,2,1 expected" in mimo("npu-plan", "--windows", "x").stderr
     small = json.loads(mimo("npu-plan", tiny.path, "--json", "--context", "128").output)["plans"][0]
     assert small["memory_bytes"] < 400_000_000
+
+
+def test_convert_tells_its_plan_before_it_writes_anything(tiny: Source, tmp_path: Path) -> None:
+    """Its weights are not quantized: in float16 a layer of MiMo-7B has 386 MB, and no phone has room for 36."""
+    out, chip = tmp_path / "model", ("--target", "qnn", "--soc", "SM8750", "--context", "128")
+    refused = mimo("convert", tiny.path, out, "--to", "onnx", *chip, "--compile-memory", "1MB")
+    assert refused.exit_code == 1 and "allow more with --compile-memory" in refused.stderr
+    refused = mimo("convert", tiny.path, out, "--to", "onnx", *chip, "--context", "4096")
+    assert refused.exit_code == 1 and "a context up to 512" in refused.stderr
+    aimless = mimo("convert", tiny.path, out, "--to", "onnx", "--device", "phone-12gb")
+    assert aimless.exit_code == 2 and "add --target qnn" in aimless.stderr
+    assert not out.exists()
+    plain = unquantized(F16)
+    plan = npu_plan.plan(plain, MIMO_7B, cut(4096))
+    matrices = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 11008
+    vectors = 2 * 4096 + 4096 + 2 * 1024
+    assert sum(each.weights_bytes for each in plan.pieces if each.layers > 1) == 36 * 2 * (matrices + vectors)
+    with pytest.raises(BadArgumentError, match=r"f16 does not fit on the NPU of phone-16gb: with one copy"):
+        npu_plan.choose(plain, MIMO_7B, DEVICES["phone-16gb"], Asked(memory_bytes=LARGE_BYTES))
+
+
+def test_a_piece_that_no_session_holds_is_refused_before_it_is_compiled() -> None:
+    wide = dataclasses.replace(MIMO_7B, vocab_size=1_000_000)
+    plan = npu_plan.plan(INT4, wide, cut(512))
+    with pytest.raises(
+        BadArgumentError, match=r"int4_b32: head: windows of 2, 1; 4\.\d\d GB of weights .* a session has"
+    ):
+        npu_plan.check(INT4, plan)
+    npu_plan.check(INT4, npu_plan.plan(INT4, MIMO_7B, cut(512)))
 
 
 def test_what_does_not_fit_is_refused_with_the_plan() -> None:

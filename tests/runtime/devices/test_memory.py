@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
+from mimo_mobile.errors import BackendUnavailableError, MemoryFullError, ModelLoadError
 from mimo_mobile.runtime import load
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
@@ -31,6 +31,28 @@ def test_what_fits_in_no_way_is_refused_with_both_numbers(monkeypatch: pytest.Mo
     with_room(monkeypatch, 3_000_000_000)
     with pytest.raises(ModelLoadError, match=r"needs 5\.20 GB .*3\.00 GB is available"):
         memory.choose(Path("m.gguf"), [LARGE, SMALL])
+
+
+@pytest.mark.parametrize(("context", "shorter"), [(2_200_000_000, False), (2_300_000_000, True)])
+def test_a_shorter_context_is_advised_where_it_would_help(
+    monkeypatch: pytest.MonkeyPatch, context: int, shorter: bool
+) -> None:
+    with_room(monkeypatch, 3_000_000_000)
+    need = MemoryNeed("not repacked", 700_000_000, 4_500_000_000, context)
+    with pytest.raises(MemoryFullError) as refused:
+        memory.choose(Path("m.gguf"), [need])
+    assert ("; take a shorter --context-length, take a smaller recipe" in str(refused.value)) == shorter
+    assert ("; take a smaller recipe, or close other programs" in str(refused.value)) != shorter
+
+
+def test_weights_alone_are_not_made_smaller_by_a_shorter_context(
+    monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path, tiny_onnx: Path
+) -> None:
+    with_room(monkeypatch, 1000)
+    for model in tiny_gguf, tiny_onnx:
+        with pytest.raises(MemoryFullError) as refused:
+            load(model)
+        assert "--context-length" not in str(refused.value)
 
 
 def test_available_memory_is_what_the_system_and_the_control_group_leave(

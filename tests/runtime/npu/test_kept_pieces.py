@@ -14,8 +14,10 @@ from mimo_mobile import files
 from mimo_mobile.convert.npu.compiler import Compiled
 from mimo_mobile.convert.npu.file import compile_for_npu
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
+from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import OutputExistsError
 from mimo_mobile.layout import ONNX_FOLDER
+from mimo_mobile.progress import Progress
 from mimo_mobile.socs import SOCS
 from tests.runtime.npu.answers import CONTEXT
 
@@ -45,11 +47,19 @@ def test_a_killed_run_goes_on_with_the_piece_that_is_not_finished(model: Path, t
     assert not (folder / "qnn-SM8750").exists() and not ONNX_FOLDER.stranger(folder), "it may be replaced all the same"
     before = {path.name: path.stat().st_ino for path in kept.glob("*.bin")}
 
-    out, made = compile_for_npu(folder, SOCS["SM8750"], context_length=CONTEXT, shared=True)
+    steps: list[Progress] = []
+    out, made = compile_for_npu(folder, SOCS["SM8750"], context_length=CONTEXT, shared=True, progress=steps.append)
     assert {name: (out / name).stat().st_ino for name in before} == before, "the files that were there"
     assert [each.name for each in made][-4:] == ["mtp.64", "mtp.2", "mtp.1", "draft_head.1"]
     assert {path.name for path in out.glob("*.bin")} == {*before, "mtp.64_qnn.bin", "draft_head.1_qnn.bin"}
     assert not list(folder.glob(".*"))
+    # The time left is told by the weights that this run compiles: what it found tells nothing of its speed.
+    assert [each.name for each in steps] == ["", "mtp.64", "mtp.2", "mtp.1", "draft_head.1"]
+    assert 0 < steps[0].done and [each.total == steps[-1].done for each in steps] == [True] * 5
+    written = WrittenWeights(folder)
+    assert [each.done - steps[0].done for each in steps[1:4]] == [
+        written.nbytes("model.mtp_layers.") * n for n in (1, 2, 3)
+    ]
 
 
 def finished(folder: Path, name: str = "head.2") -> list[Compiled]:

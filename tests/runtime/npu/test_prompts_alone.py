@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimo_mobile import inspection
+from mimo_mobile import inspection, npu_memory
 from mimo_mobile.cli import main
 from mimo_mobile.convert.npu.file import compile_for_npu, is_compiled
 from mimo_mobile.convert.npu.pieces import WINDOWS
@@ -68,7 +68,17 @@ def test_the_pieces_are_inspected_and_told_before_they_are_loaded(
     assert "qnn-SM8750 head" in runner().invoke(main, ["inspect", str(model)]).output
     caplog.set_level(logging.DEBUG, "mimo_mobile")
     monkeypatch.setattr("mimo_mobile.runtime.devices.memory.available_bytes", lambda: 1_000_000)
-    with pytest.raises(MemoryFullError, match=r"qnn-SM8750: needs 0\.0. GB of memory \(on the NPU"):
+    with pytest.raises(MemoryFullError) as refused:
+        load(model, ep="qnn", strict=True)
+    said = str(refused.value)
+    assert "qnn-SM8750: needs 0.0" in said and f"(on the NPU, 9 binaries for {CONTEXT} tokens of context:" in said
+    assert said.endswith("; take a smaller recipe, or close other programs"), "the context is compiled in"
+    plan = npu_memory.compiled(model / "qnn-SM8750", read_npu_settings(model / "qnn-SM8750"))
+    room = plan.npu_bytes + plan.embedding_bytes + 1
+    monkeypatch.setattr("mimo_mobile.runtime.devices.memory.available_bytes", lambda: room)
+    with pytest.raises(
+        MemoryFullError, match=f"; compile again with a --context of less than {CONTEXT}, take a smaller"
+    ):
         load(model, ep="qnn", strict=True)
     assert "layers-0: 4 layers, windows of 64, 2, 1;" in caplog.text and "9 binaries for" in caplog.text
 
