@@ -33,6 +33,9 @@ KEY_VARIABLE = "MIMO_ENDPOINT_KEY"
 TIMEOUT_S = 300.0
 """So long a server may be silent; a CPU that reads a long prompt says nothing meanwhile."""
 
+AT_ONCE_S = 0.002
+"""A text that comes within so many seconds had waited on its way, and tells nothing of how fast a server decodes."""
+
 _ALL_TOKENS = 2**30
 """A ``top_k`` that leaves nothing out: what else does, -1 or 0, is an error with some servers."""
 
@@ -243,7 +246,7 @@ class Endpoint:
             drafted_tokens=drafted,
             accepted_tokens=accepted,
             prefill_tps=(prompt - from_cache) / first_s if first_s else 0.0,
-            decode_tps=(generated - 1) / rest_s if rest_s else 0.0,
+            decode_tps=(generated - 1) / rest_s if rest_s > AT_ONCE_S else 0.0,
             time_to_first_token_s=first_s,
             peak_rss_bytes=peak_rss_bytes(),
         )

@@ -129,7 +129,7 @@ class GenerationStats:
         accepted_tokens: How many of those were right.
         prefill_tps: Prompt tokens that were computed, over ``time_to_first_token_s``.
         decode_tps: Tokens after the first, over the time from the first to the last. It includes what the reader of
-            the stream takes.
+            the stream takes. It is 0 where nothing can be told, as of a server's answer that came all at once.
         time_to_first_token_s: Seconds from the first read of the stream until the first token was chosen.
         peak_rss_bytes: The largest resident memory of this process so far.
     """

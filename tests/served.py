@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,18 @@ def chat(*deltas: dict[str, Any], reason: str | None = "stop", usage: dict[str, 
     if usage is not None:
         made.append({"choices": [], "usage": usage})
     return made
+
+
+def paused(whole: bytes, before: bytes) -> Answer:
+    """The same answer, with a twentieth of a second before a part of it."""
+
+    def answer(_: Request, connection: socket.socket) -> None:
+        middle = whole.index(before)
+        connection.sendall(whole[:middle])
+        time.sleep(0.05)
+        connection.sendall(whole[middle:])
+
+    return answer
 
 
 def models(*names: str) -> bytes:

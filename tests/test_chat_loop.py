@@ -101,7 +101,16 @@ def test_a_text_that_no_model_can_read_does_not_end_the_chat(model: Model) -> No
 
 def test_help_names_every_command_and_an_unknown_one_is_named(model: Model) -> None:
     talk = Talk(model, "/help", "/sytem Be brief.", "/clear now")
-    for command in ("/help", "/clear", "/save FILE", "/system TEXT"):
+    for command in (
+        "/help",
+        "/clear",
+        "/regenerate",
+        "/edit TEXT",
+        "/undo",
+        "/save FILE",
+        "/load FILE",
+        "/system TEXT",
+    ):
         assert command in talk.told[0]
     assert "Ctrl-C" in talk.told[0] and "Ctrl-D" in talk.told[0]
     assert talk.told[1].startswith("There is no command /sytem") and "/help" in talk.told[1]
@@ -137,6 +146,67 @@ def test_a_saved_conversation_is_in_the_form_that_generate_takes(model: Model, t
     going_on = [*saved, {"role": "user", "content": PRODUCT}]
     text = "".join(each.text for each in model.generate(going_on, GREEDY) if each.channel == "answer")
     assert text == "76"
+
+
+def test_the_last_question_is_asked_again_or_changed_or_taken_back(model: Model) -> None:
+    talk = Talk(model, SUM, PRODUCT, "/regenerate", f"/edit {SUM}", "/undo", f"/edit {PRODUCT}")
+    assert talk.answers == ["42", "76", "76", "42", "76"]
+    assert talk.turns == [("system", ""), ("user", PRODUCT), ("assistant", "76")]
+    assert [line for line in talk.told if "takes back" not in line and "taken back" not in line] == []
+
+
+def test_an_answer_that_is_asked_for_again_is_another_one(model: Model) -> None:
+    config = GenerationConfig(temperature=5, top_p=1, seed=3, thinking=False, max_tokens=12)
+    first = Talk(model, "Hi", "/regenerate", "/regenerate", config=config)
+    assert len(set(first.answers)) == 3 and len(first.turns) == 3
+    assert Talk(model, "Hi", "/regenerate", "/regenerate", config=config).answers == first.answers
+
+
+def test_what_needs_a_question_says_so_before_there_is_one(model: Model) -> None:
+    talk = Talk(model, "/regenerate", f"/edit {SUM}", "/undo", "/edit", SUM, "/edit")
+    assert [("no question" in line) for line in talk.told] == [True, True, True, True, False]
+    assert "/edit needs" in talk.told[-1] and talk.answers == ["42"]
+
+
+def test_an_answer_that_fails_leaves_the_old_one(nano_gguf: Path) -> None:
+    with load(nano_gguf, LoadConfig(context_length=128)) as small:
+        talk = Talk(small, SUM, f"/edit {'word ' * 400}")
+    assert talk.turns[1:] == [("user", SUM), ("assistant", "42")] and "taken back" in talk.told[0]
+
+
+def test_a_saved_conversation_goes_on_after_it_is_loaded(model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    Talk(model, SUM, f"/save {file}", system="Be kind.")
+    talk = Talk(model, PRODUCT, f"/load {file}", PRODUCT)
+    assert talk.turns == [
+        ("system", "Be kind."), ("user", SUM), ("assistant", "42"), ("user", PRODUCT), ("assistant", "76"),
+    ]  # fmt: skip
+    assert "1 question" in talk.told[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("{", "chat.json"),
+        ('{"role": "user"}', "a list of messages"),
+        ('[{"role": "user", "content": 7}]', "content"),
+        ('[{"role": "assistant", "content": "42"}]', "a question"),
+        ('[{"role": "user", "content": "2"}]', "an answer"),
+        ('[{"role": "user", "content": "2"}, {"role": "user", "content": "3"}]', "an answer"),
+        ('[{"role": "system", "content": ""}, {"role": "system", "content": ""}]', "a question"),
+        ("[" * 100_000, "chat.json"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_and_the_conversation_stays(
+    model: Model, content: str | None, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    if content is not None:
+        file.write_text(content)
+    talk = Talk(model, SUM, f"/load {file}")
+    assert "not loaded" in talk.told[0] and message in talk.told[0], talk.told
+    assert talk.turns == [("system", ""), ("user", SUM), ("assistant", "42")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from click.testing import Result
 
 from mimo_mobile.cli import main
 from tests.commands import runner
-from tests.served import Request, chat, server, stream, wait_for_the_end
+from tests.served import Request, chat, paused, server, stream, wait_for_the_end
 
 SAID = chat({"content": "<thi"}, {"content": "nk>\nIt is "}, {"content": "4.\n</think>\n"}, {"content": "\n4"})
 USAGE = {"prompt_tokens": 12, "completion_tokens": 7}
@@ -39,7 +39,7 @@ def test_run_and_chat_ask_a_server() -> None:
 
 
 def test_bench_measures_what_arrives() -> None:
-    with server(stream(*chat({"content": "4"}, {"content": "2"}, usage=USAGE))) as there:
+    with server(paused(stream(*chat({"content": "4"}, {"content": "2"}, usage=USAGE)), b'"2"')) as there:
         found = mimo("bench", "--endpoint", there.url, "--repeats", "2", "--json")
         assert found.exit_code == 0, found.stderr
         result = json.loads(found.stdout)

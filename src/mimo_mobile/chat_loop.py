@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
-from mimo_mobile import files
+from mimo_mobile import files, untrusted
 from mimo_mobile.errors import ContextFullError, MimoMobileError, OutputExistsError, SessionError
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message
+from mimo_mobile.runtime.text.chat_template import messages_of
 
 Read = Callable[[], str]
 """The next text of the user, which may have several lines; EOFError when there is none."""
@@ -38,8 +39,12 @@ class Answering(Protocol):
 
 HELP = """\
 /help         shows this list
+/regenerate   asks the last question again; the new answer takes the old one's place
+/edit TEXT    asks TEXT instead of the last question
+/undo         takes the last question and its answer back
 /clear        forgets the conversation, and keeps the system prompt
 /save FILE    writes the conversation to FILE as JSON, in the form of OpenAI's messages
+/load FILE    goes on with the conversation in FILE, and forgets this one
 /system TEXT  makes TEXT the system prompt from now on; without TEXT there is none
 A space before the slash makes a question of it. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
 
@@ -63,10 +68,15 @@ class Chat:
             raise SessionError("this model has no chat template, so it cannot chat; `mimo run --raw` continues a text")
         self.messages = [Message("system", system)]
         self._model, self._config, self._show, self._tell = model, config, show, tell
+        self._again = 0
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
+            "/regenerate": self._regenerate,
+            "/edit": self._edit,
+            "/undo": self._undo,
             "/clear": self._clear,
             "/save": self._save,
+            "/load": self._load,
             "/system": self._system,
         }
 
@@ -80,13 +90,15 @@ class Chat:
             if text.startswith("/"):
                 self._obey(text)
             elif text.strip():
-                self._answer(text.strip())
+                self._answer(self.messages, text.strip())
 
-    def _answer(self, question: str) -> None:
-        """One turn; a question without an answer is taken back, so that the conversation stays usable."""
-        asked = [*self.messages, Message("user", question)]
+    def _answer(self, before: Sequence[Message], question: str) -> None:
+        """One turn after ``before``; without an answer nothing changes, so that the conversation stays usable."""
+        asked = [*before, Message("user", question)]
+        seed = self._config.seed
+        config = self._config if seed is None else replace(self._config, seed=seed + self._again)
         try:
-            answer, last = self._show(self._model.generate(asked, self._config))
+            answer, last = self._show(self._model.generate(asked, config))
         except ContextFullError as error:
             self._tell(f"Your question is taken back: {error}. {MAKE_ROOM}.")
             return
@@ -111,13 +123,38 @@ class Chat:
         rest = "".join(others).strip()
         if (command := self._commands.get(name)) is None:
             self._tell(f"There is no command {name}; /help lists the commands.")
-        elif rest and name in ("/help", "/clear"):
+        elif rest and name in ("/help", "/regenerate", "/undo", "/clear"):
             self._tell(f"{name} takes nothing after it, but {rest!r} follows.")
         else:
             command(rest)
 
     def _help(self, _: str) -> None:
         self._tell(HELP)
+
+    def _asked(self) -> str | None:
+        """The last question; None when there is none, which is told."""
+        if len(self.messages) > 1:
+            return self.messages[-2].content
+        self._tell("There is no question yet that was answered.")
+        return None
+
+    def _regenerate(self, _: str) -> None:
+        if (question := self._asked()) is not None:
+            self._again += 1  # by the random numbers of before it would be the same answer
+            self._answer(self.messages[:-2], question)
+
+    def _edit(self, text: str) -> None:
+        if self._asked() is None:
+            return
+        if text:
+            self._answer(self.messages[:-2], text)
+        else:
+            self._tell("/edit needs the new question after it.")
+
+    def _undo(self, _: str) -> None:
+        if (question := self._asked()) is not None:
+            del self.messages[-2:]
+            self._tell(f"This question and its answer are taken back: {question}")
 
     def _clear(self, _: str) -> None:
         del self.messages[1:]
@@ -142,3 +179,42 @@ class Chat:
             self._tell(f"{name!r}: the conversation is not saved: {error}.")
         else:
             self._tell(f"The conversation is saved in {path}.")
+
+    def _load(self, name: str) -> None:
+        if not name:
+            self._tell("/load needs a FILE after it.")
+            return
+        try:
+            path = Path(name).expanduser()
+            found = _conversation(untrusted.parse_json(untrusted.read_text(path)))
+        except OSError as error:
+            self._tell(f"{name!r}: the conversation is not loaded: {error.strerror}.")
+        except (RuntimeError, ValueError, MimoMobileError) as error:  # no such user, no name for a file, no messages
+            self._tell(f"{name!r}: the conversation is not loaded: {error}.")
+        else:
+            self.messages = found
+            count = len(found) // 2
+            self._tell(f"The conversation goes on after {count} question{'' if count == 1 else 's'} with answers.")
+
+
+def _conversation(value: object) -> list[Message]:
+    """The messages of a file: a system prompt, which may be missing, and then questions and answers in turn.
+
+    Raises:
+        BadArgumentError: One of them is no message.
+        ValueError: They are others.
+    """
+    if not isinstance(value, list):
+        raise ValueError("a list of messages expected, as /save writes it")
+    made = messages_of(value)
+    if not made or made[0].role != "system":
+        made = [Message("system", ""), *made]
+    for index, message in enumerate(made[1:]):
+        role, what = (("user", "a question"), ("assistant", "an answer"))[index % 2]
+        if message.role != role:
+            raise ValueError(f"message {index + 1} is of {message.role}, {what} of {role} expected")
+    if len(made) % 2 == 0:
+        raise ValueError(
+            "the last question has none, an answer of assistant expected; add one, or take the question out"
+        )
+    return made

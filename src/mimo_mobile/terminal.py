@@ -345,8 +345,9 @@ def _summary(last: GeneratedToken) -> str:
     stats = last.stats
     if stats is None:  # a server that told nothing, or was cut off before
         return f"[{last.finish_reason}]"
+    speeds = {"prefill": stats.prefill_tps, "decode": stats.decode_tps}
+    shown = "".join(f" {name} {speed:.0f}/s," for name, speed in speeds.items() if speed > 0)
     return (
-        f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens,"
-        f" prefill {stats.prefill_tps:.0f}/s, decode {stats.decode_tps:.0f}/s,"
+        f"[{last.finish_reason}: {stats.prompt_tokens} + {stats.generated_tokens} tokens,{shown}"
         f" first after {stats.time_to_first_token_s:.3f} s]"
     )
