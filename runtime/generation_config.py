@@ -64,6 +64,7 @@ class GenerationConfig:
             "description": …, "parameters": …}}``. Calls keep to the schema in ``parameters``, as far as a grammar can
             express it; with ``"strict": True`` beside it, what no grammar can express is an error.
         tool_choice: Whether it calls any: ``auto``, ``none``, ``required``, or the name of the tool that it must call.
+        parallel_tool_calls: Whether it may make several calls; where ``tool_choice`` names a tool, it makes one.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -82,6 +83,7 @@ class GenerationConfig:
     structure: Structure | None = None
     tools: Sequence[Mapping[str, object]] = ()
     tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -117,7 +119,7 @@ class GenerationConfig:
     def restriction(self) -> Structure | None:
         """What the answer must be, tools considered."""
         tools = self.callable_tools
-        return structure_of(tools, self.tool_choice) if tools else self.structure
+        return structure_of(tools, self.tool_choice, several=self.parallel_tool_calls) if tools else self.structure
 
     @property
     def thinks(self) -> bool:

@@ -19,7 +19,7 @@ MOST_PLACE = 200
 """Characters of the name of a wrong field that a message shows."""
 
 IGNORED = frozenset(
-    {"metadata", "name", "parallel_tool_calls", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
+    {"metadata", "name", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
     | {"store", "user", "verbosity"}
 )
 """What clients send along and what changes no answer."""
@@ -238,6 +238,8 @@ class ChatRequest(_Body):
     """What the answer may call."""
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     """Whether it calls any, or which one it must call."""
+    parallel_tool_calls: bool | None = None
+    """Whether it may make several calls."""
     chat_template_kwargs: TemplateOptions | None = None
     """``{"enable_thinking": false}`` lets the model answer without thinking."""
 
@@ -259,6 +261,7 @@ class ChatRequest(_Body):
             "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
             "structure": self.response_format.structure() if self.response_format else None,
             "tools": [each.model_dump(exclude_none=True) for each in self.tools or []],
+            "parallel_tool_calls": self.parallel_tool_calls,
             "tool_choice": choice.function.name if isinstance(choice := self.tool_choice, NamedTool) else choice,
             "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         }  # fmt: skip

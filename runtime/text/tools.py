@@ -98,22 +98,22 @@ def chosen(given: Sequence[Mapping[str, object]], choice: str) -> list[Tool]:
     return found
 
 
-def structure_of(tools: Sequence[Tool], choice: str) -> Structure:
-    """What an answer with these tools must be: calls with arguments of the tools' schemas, and with ``auto`` any text.
+def structure_of(tools: Sequence[Tool], choice: str, *, several: bool = True) -> Structure:
+    """What an answer with these tools must be: one call or ``several``, or with ``auto`` any text.
 
     Raises:
         BadArgumentError: The schemas are too long.
     """
     body = 'body: "\\n{\\"name\\": " (' + " | ".join(f"tool_{place}" for place in range(len(tools))) + ") "
     opened = json.dumps(TOOL_CALL_OPEN)
+    more = f'("\\n" {opened} body)*' if several else ""
     starts = {
-        "auto": f"TEXT | trigger body more*\ntrigger[lazy]: /(.|\\n)*{TOOL_CALL_OPEN}/\nTEXT: /(.|\\n)*/",
-        "required": f"{opened} body more*",
+        "auto": f"TEXT | trigger body {more}\ntrigger[lazy]: /(.|\\n)*{TOOL_CALL_OPEN}/\nTEXT: /(.|\\n)*/",
+        "required": f"{opened} body {more}",
     }
     rules = [
         "%llguidance {}",
         f"start: {starts.get(choice, f'{opened} body')}",
-        f'more: "\\n" {opened} body',
         body + json.dumps("}\n" + TOOL_CALL_CLOSE),
     ]
     for place, each in enumerate(tools):

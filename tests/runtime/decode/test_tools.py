@@ -72,6 +72,9 @@ def test_an_answer_that_may_call_may_say_anything_and_a_call_in_it_keeps_to_its_
     (tag,) = model.tokenizer.encode("<tool_call>")
     calls, text, _, _ = answered(model, replace(CONFIG, thinking=False, logit_bias={tag: 40}, max_tokens=80))
     assert calls and {call.name for call in calls} <= {"add", "now"}
+    config = replace(CONFIG, thinking=False, logit_bias={tag: 40}, parallel_tool_calls=False)
+    calls, text, _, last = answered(model, config)
+    assert (len(calls), text, last.finish_reason) == (1, "", "stop")
 
 
 def test_the_prompt_says_what_tools_there_are_and_what_calls_came_to(model: Model) -> None:
