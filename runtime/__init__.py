@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.model import Model
     from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
+    from mimo_mobile.runtime.text.tools import ToolCall
 
 __all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
     "load", "LoadConfig", "Model", "Endpoint", "Backend",
     "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
-    "GenerationStats",
+    "GenerationStats", "ToolCall",
 ]  # fmt: skip
 
 __getattr__ = lazy.getter(
@@ -47,5 +48,6 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime.model": ("Model",),
         "mimo_mobile.runtime.structure": ("Structure",),
         "mimo_mobile.runtime.text.chat_template": ("Message",),
+        "mimo_mobile.runtime.text.tools": ("ToolCall",),
     },
 )

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, cast
 
@@ -137,6 +136,8 @@ class Endpoint:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
         if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
             raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
+        if config.callable_tools:
+            raise BadArgumentError("tools are for a model that is loaded here; a server's own client has them, too")
         if config.structure is not None and config.structure.kind != "schema":
             raise BadArgumentError(f"a structure other than a JSON schema {_AS_SERVER}")
         if not prompt:
@@ -146,7 +147,9 @@ class Endpoint:
             messages = messages_of(cast(Sequence[MessageLike], prompt))
             if messages[0].role != "system":
                 messages = [Message("system", DEFAULT_SYSTEM_PROMPT), *messages]
-            path, asked = "/chat/completions", {"messages": [asdict(each) for each in messages]}
+            if any(each.tool_calls for each in messages):
+                raise BadArgumentError("messages with tool calls are for a model that is loaded here; leave them out")
+            path, asked = "/chat/completions", {"messages": [each.to_json() for each in messages]}
         else:
             path = "/completions"
             asked = {"prompt": prompt if isinstance(prompt, str) else list(check("prompt", prompt, Sequence[int]))}

@@ -12,6 +12,7 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import SAMPLING_TEMPERATURE, SAMPLING_TOP_P
 from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.thinking import Channel
+from mimo_mobile.runtime.text.tools import Tool, ToolCall, chosen, structure_of
 
 LEAST_TEMPERATURE = 1e-6
 """A smaller one is greedy for every purpose, and would overflow."""
@@ -59,6 +60,11 @@ class GenerationConfig:
         speculate: Whether drafts are used, which change the speed, and the text by rounding at most.
         structure: What the answer must be, such as JSON of a schema. The thinking before it is free; a text or ids as a
             prompt are followed by the answer at once.
+        tools: Functions that the answer may call, in OpenAI's form: ``{"type": "function", "function": {"name": …,
+            "description": …, "parameters": …}}``. Calls keep to the schema in ``parameters``, as far as a grammar can
+            express it; with ``"strict": True`` beside it, what no grammar can express is an error.
+        tool_choice: Whether it calls any: ``auto``, ``none``, ``required``, or the name of the tool that it must call.
+        parallel_tool_calls: Whether it may make several calls; where ``tool_choice`` names a tool, it makes one.
     """
 
     temperature: float = SAMPLING_TEMPERATURE
@@ -75,6 +81,9 @@ class GenerationConfig:
     loop_guard: bool = True
     speculate: bool = True
     structure: Structure | None = None
+    tools: Sequence[Mapping[str, object]] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -98,6 +107,19 @@ class GenerationConfig:
         for name, good in checks.items():
             if not good:
                 raise BadArgumentError(f"{name} {getattr(self, name)!r} is out of range")
+        if self.callable_tools and self.structure is not None:
+            raise BadArgumentError("structure and tools both say what the answer must be; give one of them")
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that the answer may call."""
+        return chosen(self.tools, self.tool_choice)
+
+    @property
+    def restriction(self) -> Structure | None:
+        """What the answer must be, tools considered."""
+        tools = self.callable_tools
+        return structure_of(tools, self.tool_choice, several=self.parallel_tool_calls) if tools else self.structure
 
     @property
     def thinks(self) -> bool:
@@ -158,6 +180,7 @@ class GeneratedToken:
         notice: What happened here: ``turns_dropped`` in a record before the first token, when the prompt leaves out the
             oldest turns of a conversation; ``loop_closed`` with the first token that closes thinking which repeats
             itself; ``context_full`` in the last record, when nothing more fits into the context.
+        tool_call: A call that is complete with this record; its text is not among the answer's.
     """
 
     text: str
@@ -166,3 +189,4 @@ class GeneratedToken:
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
     notice: Notice | None = None
+    tool_call: ToolCall | None = None

@@ -178,9 +178,10 @@ class Model:
             return self.tokenizer.encode(prompt)
         if self.chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
-        for message in messages_of(prompt):
+        messages, tools = messages_of(prompt), config.callable_tools
+        for message in messages:
             self._check_length(message.content)
-        return encode_messages(self.chat_template, prompt, self.tokenizer, thinking=config.thinks)
+        return encode_messages(self.chat_template, messages, self.tokenizer, thinking=config.thinks, tools=tools)
 
     def _check_length(self, text: str) -> None:
         """See that the beginning of a text fits the context, before minutes and gigabytes go into all of it."""

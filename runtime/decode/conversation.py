@@ -202,6 +202,8 @@ class Conversation:
         """The stream of an answer after the turns ``base``."""
         check("question", question, str)
         own = check("config", config, GenerationConfig | None) or self.config
+        if own.callable_tools:
+            raise BadArgumentError("a conversation's turns hold no tool calls; give generate the messages and tools")
         if config is None or config.seed is None:
             own = replace(own, seed=(self.seed + self.draws) % SEEDS)
         ids, dropped = self._fitted(base, question, own)

@@ -26,6 +26,7 @@ from mimo_mobile.runtime.text.loop_guard import LoopGuard
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import Channel, ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.runtime.text.tools import ToolCall, ToolCalls
 
 
 class Generation:
@@ -56,6 +57,7 @@ class Generation:
         self._structured = structured
         self._random = np.random.Generator(np.random.PCG64(config.seed))
         self._detokenizer, self._stops = Detokenizer(), StopStrings(config.stop)
+        self._calls = ToolCalls() if config.callable_tools else None
         self._forced: deque[int] = deque()
         self._uniforms: deque[float] = deque()
         self._closed = False
@@ -168,12 +170,19 @@ class Generation:
         """The records of one token: one, or two when it ends the thinking and begins the answer."""
         self.count += 1
         text = self._stops.feed(self._detokenizer.feed(self._tokenizer.token_bytes(token)))
-        pieces = self._splitter.feed(text) or [(self._channel(), "")]
-        for index, (channel, piece) in enumerate(pieces):
+        pieces = [part for piece in self._splitter.feed(text) for part in self._parts(*piece)]
+        for index, (channel, piece) in enumerate(pieces or [(self._channel(), "")]):
+            said, call = (piece, None) if isinstance(piece, str) else ("", piece)
             if channel == "thinking" and self.config.loop_guard:
-                self._guard.feed(piece)
+                self._guard.feed(said)
             notice, self._notice = self._notice, None
-            yield GeneratedToken(piece, token if index == 0 else None, channel, notice=notice)
+            yield GeneratedToken(said, token if index == 0 else None, channel, notice=notice, tool_call=call)
+
+    def _parts(self, channel: Channel, text: str) -> list[tuple[Channel, str | ToolCall]]:
+        """A piece of text, and in the answer the calls in it."""
+        if channel == "thinking" or self._calls is None:
+            return [(channel, text)]
+        return [(channel, each) for each in self._calls.feed(text)]
 
     def end(
         self, reason: FinishReason, stats: GenerationStats, notice: Notice | None = None
@@ -181,7 +190,11 @@ class Generation:
         """What was held back, and the last record."""
         text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
         for channel, piece in [*self._splitter.feed(text), *self._splitter.flush()]:
-            yield GeneratedToken(piece, None, channel)
+            for _, part in self._parts(channel, piece):
+                said, call = (part, None) if isinstance(part, str) else ("", part)
+                yield GeneratedToken(said, None, channel, tool_call=call)
+        if self._calls is not None and (cut_off := self._calls.flush()):
+            yield GeneratedToken(cut_off, None, "answer")
         if self.stopped and reason == "length":  # a stop string was in what was held back
             reason, notice = "stop", None
         yield GeneratedToken("", None, self._channel(), reason, stats, notice)

@@ -190,7 +190,14 @@ def _grammar(structure: Structure) -> str:
         return LLMatcher.grammar_from_json_schema(
             structure.text, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": False}
         )
+    if structure.kind == "choice":  # as one expression, since a rule of many alternatives takes an item for each
+        return LLMatcher.grammar_from_regex("|".join(map(_escaped, json.loads(structure.text))))
     return grammar_from(structure.kind, structure.text)
+
+
+def _escaped(text: str) -> str:
+    """An expression that matches a text alone."""
+    return "".join(each if each.isalnum() else f"\\x{{{ord(each):x}}}" for each in text)
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -76,13 +76,13 @@ class Session:
         state: Literal["start", "answer"] = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
-            state = "start" if config.structure is None else "answer"
+            state = "start" if config.restriction is None else "answer"
         elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Message | Mapping):
             ids = model.encode_prompt(cast(Sequence[MessageLike], prompt), config)
             state = "start" if config.thinks else "answer"
         else:
             ids = list(check("prompt", prompt, Sequence[int]))
-            state = "start" if config.structure is None else "answer"
+            state = "start" if config.restriction is None else "answer"
         return self._begin(ids, state, config, constraint)
 
     def answer(
@@ -198,7 +198,7 @@ class Session:
         cancelled, model = CancelEvent(), self.model
         model.check_ids(ids, room=1)
         room, splitter = model.context_length - len(ids), ThinkingSplitter(state)
-        structure = config.structure
+        structure = config.restriction
         structured = model.structures.answer(structure, thinks=state == "start") if structure else None
         generation = Generation(model.tokenizer, config, splitter, constraint, model.name, room, ids, structured)
         self._cancelled = cancelled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,24 +78,26 @@ class Answers:
         """
         texts = [dict.fromkeys(FIELDS.values(), "") for _ in self.job.configs]
         reasons: list[str | None] = [None for _ in self.job.configs]
+        calls: list[list[dict[str, Any]]] = [[] for _ in self.job.configs]
         async for place, token in self._tokens():
             texts[place][FIELDS[token.channel]] += token.text
-            reasons[place] = token.finish_reason
+            reasons[place] = _reason(token, len(calls[place]))
+            calls[place] += _called(token)
         choices = [
             {
                 "index": place,
-                "message": {"role": "assistant", **text, "refusal": None},
+                "message": {"role": "assistant", **text, **({"tool_calls": made} if made else {}), "refusal": None},
                 "finish_reason": reasons[place],
                 "logprobs": None,
             }
-            for place, text in enumerate(texts)
+            for place, (text, made) in enumerate(zip(texts, calls, strict=True))
         ]
         return self._record("chat.completion", choices) | {"usage": self.usage.to_json()}
 
     async def events(self, *, with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The chunks as server-sent events; a failure is the last one, since the status is sent by then."""
         try:
-            begun = set()
+            begun, calls = set(), Counter[int]()
             async for found in self._records():
                 if found is None:
                     yield PING
@@ -104,8 +107,11 @@ class Answers:
                 begun.add(place)
                 if token.text:
                     delta[FIELDS[token.channel]] = token.text
+                if made := _called(token):
+                    delta["tool_calls"] = [{"index": calls[place], **each} for each in made]
+                    calls[place] += 1
                 if delta or token.finish_reason or token.notice:
-                    yield self._event([_piece(place, delta, token)])
+                    yield self._event([_piece(place, delta, token, calls[place])])
             if with_usage:
                 yield self._event([], self.usage.to_json())
         except Exception as error:
@@ -132,9 +138,22 @@ class Answers:
         return _data(self._record("chat.completion.chunk", choices) | ({"usage": usage} if usage else {}))
 
 
-def _piece(place: int, delta: dict[str, Any], token: GeneratedToken) -> dict[str, Any]:
-    made = {"index": place, "delta": delta, "finish_reason": token.finish_reason, "logprobs": None}
+def _piece(place: int, delta: dict[str, Any], token: GeneratedToken, calls: int) -> dict[str, Any]:
+    made = {"index": place, "delta": delta, "finish_reason": _reason(token, calls), "logprobs": None}
     return made | ({"notice": token.notice} if token.notice else {})
+
+
+def _called(token: GeneratedToken) -> list[dict[str, Any]]:
+    """The call that a step completes, if it does."""
+    if (call := token.tool_call) is None:
+        return []
+    function = {"name": call.name, "arguments": call.text}
+    return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}]
+
+
+def _reason(token: GeneratedToken, calls: int) -> str | None:
+    """Why an answer with so many calls ended, in OpenAI's words."""
+    return "tool_calls" if calls and token.finish_reason == "stop" else token.finish_reason
 
 
 def _data(value: dict[str, Any]) -> bytes:

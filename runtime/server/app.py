@@ -136,8 +136,8 @@ class Server:
         except SessionError as error:  # the chat template does not take these messages
             raise RequestError(BAD_REQUEST, str(error), "invalid_messages") from error
         self._model.check_ids(ids, room=1)
-        if config.structure is not None:  # a wrong one is told before a stream begins, and a right one kept
-            self._model.structures.answer(config.structure, thinks=config.thinks)
+        if (structure := config.restriction) is not None:  # a wrong one is told before a stream begins
+            self._model.structures.answer(structure, thinks=config.thinks)
         return ids
 
     def _check_name(self, name: str) -> None:

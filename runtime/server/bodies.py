@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mimo_mobile.runtime.generation_config import LEAST_TEMPERATURE, GenerationConfig
 from mimo_mobile.runtime.server.errors import BAD_REQUEST, RequestError
 from mimo_mobile.runtime.structure import Structure
-from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.runtime.text.chat_template import Message, messages_of
+from mimo_mobile.runtime.text.tools import MOST_TOOLS
 from mimo_mobile.untrusted import printable
 
 MOST_CHOICES, MOST_STOPS, MOST_MESSAGES = 8, 16, 4096
@@ -18,7 +19,7 @@ MOST_PLACE = 200
 """Characters of the name of a wrong field that a message shows."""
 
 IGNORED = frozenset(
-    {"metadata", "name", "parallel_tool_calls", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
+    {"metadata", "name", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
     | {"store", "user", "verbosity"}
 )
 """What clients send along and what changes no answer."""
@@ -26,8 +27,7 @@ IGNORED = frozenset(
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (),
     "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
-    "reasoning_effort": (), "tool_call_id": (), "tool_calls": ([],),
-    "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,), "web_search_options": (),
+    "reasoning_effort": (), "top_logprobs": (0,), "web_search_options": (),
 }  # fmt: skip
 """What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
 
@@ -62,6 +62,61 @@ class TextPart(_Body):
     text: Text
 
 
+class CalledFunction(_Body):
+    """A function that was called."""
+
+    name: str
+    """Its name."""
+    arguments: str
+    """What it was called with: a JSON object, as a text."""
+
+
+class CalledTool(_Body):
+    """A call that the assistant made."""
+
+    id: str | None = None
+    """Its id, which has no effect: results follow calls in their order."""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    """What was called."""
+
+
+class Function(_Body):
+    """A function that the answer may call."""
+
+    name: str
+    """Its name: 1 to 64 letters, digits, _, - and dots."""
+    description: str | None = None
+    """What it is for."""
+    parameters: dict[str, Any] | None = None
+    """The JSON schema of its arguments; by default it has none."""
+    strict: bool | None = None
+    """Whether a keyword of the schema that no grammar can express is refused; otherwise it is passed over."""
+
+
+class ToolDefinition(_Body):
+    """A tool that the answer may call."""
+
+    type: Literal["function"]
+    function: Function
+    """What can be called."""
+
+
+class NamedFunction(_Body):
+    """The function that the answer must call."""
+
+    name: str
+    """Its name."""
+
+
+class NamedTool(_Body):
+    """The tool that the answer must call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+    """The function that it is."""
+
+
 class ChatMessage(_Body):
     """A message of a conversation."""
 
@@ -71,11 +126,21 @@ class ChatMessage(_Body):
     """What is said."""
     reasoning_content: str | None = None
     """What the assistant thought; the prompt leaves it out, as MiMo was trained."""
+    tool_calls: list[CalledTool] | None = None
+    """What the assistant called."""
+    tool_call_id: str | None = None
+    """Which call a tool answers, which has no effect: results follow calls in their order."""
 
     def message(self) -> Message:
-        """The message as the chat template takes it."""
+        """The message as the chat template takes it.
+
+        Raises:
+            BadArgumentError: The arguments of a call are no JSON object.
+        """
         parts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content or []]
-        return Message("system" if self.role == "developer" else self.role, "".join(parts))
+        said = {"role": "system" if self.role == "developer" else self.role, "content": "".join(parts)}
+        calls = [each.model_dump() for each in self.tool_calls or []]
+        return messages_of([said | ({"tool_calls": calls} if calls else {})])[0]
 
 
 class StreamOptions(_Body):
@@ -169,6 +234,12 @@ class ChatRequest(_Body):
     """After how many tokens the thinking is closed, so that the answer follows."""
     response_format: ResponseFormat | None = None
     """What the answer must be, such as JSON of a schema."""
+    tools: Annotated[list[ToolDefinition], Field(max_length=MOST_TOOLS)] | None = None
+    """What the answer may call."""
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    """Whether it calls any, or which one it must call."""
+    parallel_tool_calls: bool | None = None
+    """Whether it may make several calls."""
     chat_template_kwargs: TemplateOptions | None = None
     """``{"enable_thinking": false}`` lets the model answer without thinking."""
 
@@ -189,6 +260,9 @@ class ChatRequest(_Body):
             "repetition_penalty": self.repetition_penalty,
             "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
             "structure": self.response_format.structure() if self.response_format else None,
+            "tools": [each.model_dump(exclude_none=True) for each in self.tools or []],
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "tool_choice": choice.function.name if isinstance(choice := self.tool_choice, NamedTool) else choice,
             "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         }  # fmt: skip
         given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from mimo_mobile.arguments import check
 from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.text.template_language import ChatTemplate
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer, check_text
-from mimo_mobile.untrusted import printable
+from mimo_mobile.runtime.text.tools import Tool, ToolCall
+from mimo_mobile.untrusted import parse_json, printable
 
 NO_THINKING = f"{THINK_OPEN}\n{THINK_CLOSE}\n\n"
 """How the assistant's turn begins when it is not to think: an empty block."""
@@ -34,10 +36,22 @@ _LONGEST_PROBLEM = 300
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who says it; ``tool`` tells what a call came to.
+        content: What is said.
+        tool_calls: The tools that the assistant called.
+    """
 
     role: Role
     content: str
+    tool_calls: Sequence[ToolCall] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The message as chat templates take it; calls are named only where there are some."""
+        said: dict[str, Any] = {"role": self.role, "content": self.content}
+        return said | ({"tool_calls": [each.to_json() for each in self.tool_calls]} if self.tool_calls else {})
 
 
 MessageLike = Message | Mapping[str, Any]
@@ -57,7 +71,12 @@ def messages_of(messages: Sequence[MessageLike]) -> list[Message]:
 
 
 def encode_messages(
-    template: str, messages: Sequence[MessageLike], tokenizer: TextTokenizer, *, thinking: bool = True
+    template: str,
+    messages: Sequence[MessageLike],
+    tokenizer: TextTokenizer,
+    *,
+    thinking: bool = True,
+    tools: Sequence[Tool] = (),
 ) -> list[int]:
     """Token ids of the prompt for the assistant's next turn.
 
@@ -65,11 +84,17 @@ def encode_messages(
         SessionError: The template is broken or refuses the messages.
         BadArgumentError: Something among the messages is none.
     """
-    return tokenizer.encode_segments(render(template, messages_of(messages), tokenizer, thinking=thinking))
+    given = messages_of(messages)
+    return tokenizer.encode_segments(render(template, given, tokenizer, thinking=thinking, tools=tools))
 
 
 def render(
-    template: str, messages: Sequence[Message], tokenizer: TextTokenizer, *, thinking: bool = True
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: TextTokenizer,
+    *,
+    thinking: bool = True,
+    tools: Sequence[Tool] = (),
 ) -> list[Segment]:
     """The prompt for the assistant's next turn, its special tokens apart from its text.
 
@@ -84,11 +109,12 @@ def render(
     names = {ord(stand_in): name for name, stand_in in stand_ins.items()}
     try:
         compiled = ChatTemplate(template, lambda text: _with_stand_ins(text, tokenizer, stand_ins))
-        segments = _rendered(compiled, messages, names)
+        said, described = [each.to_json() for each in messages], [dict(each.described) for each in tools]
+        segments = _rendered(compiled, said, described, names)
         if _names_in(segments, tokenizer):
-            # A message wrote them, and they are text; or the template did, from parts, and they should not be.
-            neutral = [Message(message.role, "0") for message in messages]
-            if built := _names_in(_rendered(compiled, neutral, names), tokenizer):
+            # A message or a tool wrote them, and they are text; or the template did, from parts, and should not.
+            neutral = [_neutral(each) | {"role": each["role"]} for each in said]
+            if built := _names_in(_rendered(compiled, neutral, _neutral(described), names), tokenizer):
                 raise ValueError(f"it puts {built[0]} together from parts, which nothing tells from what messages say")
     except Exception as error:  # a template is a program from elsewhere, which may fail in any way
         problem = printable(str(error).translate(names) or type(error).__name__)
@@ -102,8 +128,19 @@ def _with_stand_ins(text: str, tokenizer: TextTokenizer, stand_ins: Mapping[str,
     return "".join(stand_ins.get(name, name) if special else name for name, special in tokenizer.segments(text))
 
 
-def _rendered(template: ChatTemplate, messages: Sequence[Message], names: Mapping[int, str]) -> list[Segment]:
-    prompt = template.render([asdict(message) for message in messages], add_generation_prompt=True)
+def _neutral(value: Any) -> Any:
+    """The same with other texts: what a template makes of it is the template's own."""
+    if isinstance(value, dict):
+        return {"0" if "<" in key else key: _neutral(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_neutral(each) for each in value]
+    return "0" if isinstance(value, str) else value
+
+
+def _rendered(
+    template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]], names: Mapping[int, str]
+) -> list[Segment]:
+    prompt = template.render(messages, add_generation_prompt=True, **({"tools": tools} if tools else {}))
     parts = re.split("([\ud800-\udfff])", prompt)  # text and stand-ins, in turns
     return [
         Segment(names[ord(part)], special=True) if index % 2 else Segment(part)
@@ -123,10 +160,19 @@ def _message_of(place: str, given: object) -> Message:
         raise BadArgumentError(
             f"{place}: {type(given).__name__} found, a Message or a dict with role and content expected"
         )
-    fields = asdict(given) if isinstance(given, Message) else given
-    if fields.keys() != {"role", "content"}:
+    if isinstance(given, Message):
+        fields: Mapping[str, Any] = {"role": given.role, "content": given.content}
+        calls = tuple(check("tool_calls", given.tool_calls, Sequence[ToolCall]))
+    else:
+        fields = {name: value for name, value in given.items() if name not in ("tool_calls", "tool_call_id")}
+        calls = tuple(_call_of(place, each) for each in given.get("tool_calls") or ())
+    if fields.keys() != {"role", "content"} and not (calls and fields.keys() == {"role"}):
         raise BadArgumentError(f"{place}: {', '.join(map(str, fields)) or 'nothing'} found, role and content expected")
-    role, content = fields["role"], fields["content"]
+    role, content = fields["role"], fields.get("content")
+    if calls and role != "assistant":
+        raise BadArgumentError(f"{place}: tool calls of the role {role!r:.60} found; the assistant alone calls tools")
+    if calls and content is None:
+        content = ""
     if role not in get_args(Role):
         raise BadArgumentError(f"{place}: role {role!r} found, one of {', '.join(get_args(Role))} expected")
     if isinstance(content, str):
@@ -138,7 +184,27 @@ def _message_of(place: str, given: object) -> Message:
             f"{place}: content of {type(content).__name__} found, a text or a list of text parts expected"
         )
     check_text(text, place)
-    return Message(role, text)
+    for each in calls:
+        check_text(each.name + each.text, place)
+    return Message(role, text, calls)
+
+
+def _call_of(place: str, given: object) -> ToolCall:
+    if isinstance(given, ToolCall):
+        return given
+    match given:
+        case {"function": {"name": str(name), "arguments": str(text)}}:
+            try:
+                arguments = parse_json(text)
+            except ValueError as error:
+                raise BadArgumentError(f"{place}: the arguments of {name!r:.80} are no JSON: {error}") from error
+        case {"function": {"name": str(name), "arguments": arguments}}:
+            pass
+        case _:
+            raise BadArgumentError(f"{place}: call {given!r:.60} found, one in OpenAI's form expected")
+    if not isinstance(arguments, Mapping):
+        raise BadArgumentError(f"{place}: the arguments of {name!r:.80} are no JSON object")
+    return ToolCall(name, arguments)
 
 
 def _text_of(place: str, part: object) -> str:

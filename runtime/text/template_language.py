@@ -8,6 +8,7 @@ and macros.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,13 +73,15 @@ class ChatTemplate:
         _change_body(tree, "body")
         self._tree = tree
 
-    def render(self, messages: list[dict[str, str]], **variables: Any) -> str:
+    def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The text that the template makes of messages.
 
         Raises:
             Exception: It refuses them, takes too long or does what it may not.
         """
         size = sum(len(message["content"]) for message in messages)
+        beside = [variables.get("tools"), *(message.get("tool_calls") for message in messages)]
+        size += sum(len(json.dumps(each)) for each in beside if each)
         budget = Budget(
             STEPS + STEPS_A_MESSAGE * len(messages), CHARACTERS + CHARACTERS_A_CHARACTER * (size + len(messages))
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.model import Model
     from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
+    from mimo_mobile.runtime.text.tools import ToolCall
 
 __all__ = [  # noqa: RUF022  (grouped by stage)
     # convert, quantize
@@ -36,7 +37,7 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     "load", "LoadConfig", "Model", "Endpoint", "Backend",
     # generate
     "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
-    "GenerationStats",
+    "GenerationStats", "ToolCall",
     # shared
     "MimoMobileError", "Progress", "__version__",
 ]  # fmt: skip
@@ -51,7 +52,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime": (
             "load", "LoadConfig", "Model", "Endpoint", "Backend",
             "Session", "Conversation", "Turn", "Message",
-            "GenerationConfig", "Structure", "Constraint", "GeneratedToken", "GenerationStats",
+            "GenerationConfig", "Structure", "Constraint", "GeneratedToken", "GenerationStats", "ToolCall",
         ),
     },
 )  # fmt: skip

@@ -72,7 +72,8 @@ def _told(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is Sequence:
-        return "a list of " + {str: "texts", int: "whole numbers"}[get_args(kind)[0]]
+        (item,) = get_args(kind)
+        return "a list of " + {str: "texts", int: "whole numbers"}.get(item, "dicts")
     if get_origin(kind) is Mapping:
         return "a mapping from whole numbers to numbers"
     names = {bool: "True or False", int: "a whole number below 2**64", float: "a number", str: "a text"}

@@ -23,6 +23,8 @@ from mimo_mobile.cli_options import (
     npu_options,
     show_log,
     single_file,
+    structure_of,
+    structure_options,
 )
 from mimo_mobile.cli_quantize import quantize, report_compiled
 from mimo_mobile.cli_recipes import recipes
@@ -165,6 +167,7 @@ def synth(out: Path, layers: int, tokenizer: Path | None, seed: int, force: bool
 @click.option("--hide-thinking", is_flag=True, help="Print the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: thinking, answer, finish_reason, stats.")
 @endpoint_options()
+@structure_options
 @generation_options
 @load_options
 def run(
@@ -175,6 +178,7 @@ def run(
     from mimo_mobile.runtime import GenerationConfig, Message
 
     server = endpoint_of(options, ["loop_guard"])
+    options["structure"] = structure_of(options)
     loading, config = load_config(options), built(GenerationConfig, options)
     if raw and (system or not config.thinking):
         raise click.UsageError("--system and --no-thinking go through the chat template, which --raw leaves out")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from mimo_mobile import byte_size
-from mimo_mobile.errors import MimoMobileError
+from mimo_mobile import byte_size, untrusted
+from mimo_mobile.errors import BadArgumentError, MimoMobileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from click import ParamType as ParamType
 
     from mimo_mobile.quantize.choice import Device, Limit
-    from mimo_mobile.runtime import LoadConfig
+    from mimo_mobile.runtime import LoadConfig, Structure
 else:
 
     class ParamType(click.ParamType):
@@ -145,8 +145,53 @@ def generation_options(command: Command) -> Command:
     """The options that GenerationConfig has, for run and chat; whether to speculate is LoadConfig's there."""
     from mimo_mobile.runtime.generation_config import GenerationConfig
 
-    others = ("speculate", "structure")
+    others = ("speculate", "structure", "tools", "tool_choice", "parallel_tool_calls")
     return decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name not in others])
+
+
+def structure_options(command: Command) -> Command:
+    """The options that say what an answer must be, for run; ``structure_of`` reads them."""
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = (
+        click.option("--schema", type=file, metavar="FILE", help="The answer is JSON of the JSON schema in FILE."),
+        click.option(
+            "--regex", metavar="EXPRESSION", help="The answer matches a regular expression, in Rust's syntax."
+        ),
+        click.option("--choice", metavar="TEXT,TEXT…", help="The answer is one of some texts."),
+        click.option(
+            "--grammar", type=file, metavar="FILE", help="The answer follows the grammar in FILE, in Lark or GBNF."
+        ),
+    )
+    return decorated(command, options)
+
+
+def structure_of(options: dict[str, Any]) -> Structure | None:
+    """What the command line says that an answer must be, which is taken out of ``options``.
+
+    Raises:
+        BadArgumentError: It is no structure, or a file cannot be read.
+        UsageError: There are several.
+    """
+    from mimo_mobile.runtime.structure import Structure
+
+    given = {name: options.pop(name) for name in ("schema", "regex", "choice", "grammar")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in given)} exclude each other; give one of them")
+    for name, value in given.items():
+        if name == "choice":
+            return Structure.choice(value.split(","))
+        return Structure(name, _text_of(value) if isinstance(value, Path) else value)  # type: ignore[arg-type]
+    return None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return untrusted.read_text(path)
+    except OSError as error:
+        raise BadArgumentError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadArgumentError(f"{path}: {error}") from error
 
 
 def load_options(command: Command) -> Command:

@@ -52,6 +52,7 @@ STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
+TOOL_CALL_OPEN, TOOL_CALL_CLOSE = "<tool_call>", "</tool_call>"
 """Both are plain text in MiMo's vocabulary, of several tokens each, and no special tokens."""
 
 

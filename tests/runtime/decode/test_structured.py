@@ -123,6 +123,19 @@ def test_a_constraint_of_ones_own_restricts_it_further(model: Model) -> None:
         list(model.generate(QUESTION, config, constraint=NoFives()))
 
 
+@pytest.mark.parametrize(
+    "text", ['say "a"', "two\nlines", "日本 é 🙂", "\\d+ [a](b)*.", "tab\t\x01\x7f", "/a/ | b", "1" * 3000]
+)
+def test_a_choice_may_hold_any_characters_and_many_texts(nano: Source, text: str) -> None:
+    tokenizer = TextTokenizer.from_file(nano.path / "tokenizer.json")
+    others = [f"{text[0]}{place}" for place in range(3000)]
+    answer = Structures(tokenizer).answer(Structure.choice([*others, text]), thinks=False)
+    for token in tokenizer.encode(text):
+        assert answer.mask(np.zeros(tokenizer.size, np.float32))[token] == 0
+        answer.accept(token)
+    assert answer.over
+
+
 WRONG: list[tuple[Structure, str]] = [
     (Structure.schema({"type": "object", "properties": {"x": {"items": {"type": "strin"}}}}), "#/properties/x/items: "),
     (Structure.schema({"anyOf": [{"type": "string"}, {"type": "string", "pattern": "(a"}]}), "#/anyOf/1: .*unclosed"),

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def written(template: str, messages: Sequence[Message]) -> str:
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     messages = messages if messages[0].role == "system" else [Message("system", ""), *messages]
-    return environment.from_string(template).render(messages=[asdict(each) for each in messages])
+    return environment.from_string(template).render(messages=[each.to_json() for each in messages])
 
 
 @pytest.mark.parametrize("backend", ["gguf", "onnx"])
@@ -163,7 +162,7 @@ def test_messages_without_special_tokens_give_the_ids_of_transformers(nano: Sour
     sources = [template, *TEMPLATES.values(), *(each for each in FEATURES.values() if "tools" not in each)]
     system = Message("system", "")
     chats = [[system, *(Message(role, text) for role in ("user", "assistant", "tool"))] for text in PLAIN_TEXTS]
-    given = json.dumps([sources, [[asdict(message) for message in chat] for chat in chats]])
+    given = json.dumps([sources, [[message.to_json() for message in chat] for chat in chats]])
     command = [VERIFY_PYTHON, "-W", "ignore", "-c", TRANSFORMERS, path]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=300)
     tokenizer = TextTokenizer.from_file(path)
