@@ -176,7 +176,7 @@ def choose(recipe: Recipe, config: MimoConfig, device: Device, asked: Asked = As
     return found
 
 
-WEIGHTS = {"split": "one window", "staged": "a piece at a time; not built"}
+WEIGHTS = {"split": "one window", "staged": "one piece"}
 """How weights are kept by the modes that have one way to do so."""
 
 COLUMNS = ("mode", "weights", "binaries", "NPU", "NPU caches", "CPU", "app caches", "memory", *(p.name for p in PHONES))
