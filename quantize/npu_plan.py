@@ -6,6 +6,7 @@ The sums are made from a configuration's shapes alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,12 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut, *, staged: bool = False) 
     def weights(prefix: str) -> int:
         return sum(stored_bytes(recipe, name, shapes[name], count) for name in shapes if name.startswith(prefix))
 
+    def piece(name: str, prefixes: Sequence[str], layers: int, cache_bytes: int, windows: tuple[int, ...]) -> Piece:
+        size = sum(map(weights, prefixes))
+        bits = 8 * size / sum(math.prod(shapes[each]) for each in shapes if each.startswith(tuple(prefixes)))
+        memory = compile_bytes(size, len(windows) if cut.shared else 1, bits)
+        return Piece(name, layers, size, cache_bytes, windows, memory)
+
     layer_cache = 2 * cut.context_length * config.num_key_value_heads * config.head_dim * KV_BYTES
     parts = (
         [range(first, min(first + STAGED_LAYERS, count)) for first in range(0, count, STAGED_LAYERS)]
@@ -104,26 +111,26 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut, *, staged: bool = False) 
         else cut.parts(config, weights("model.layers.0."))
     )
     pieces = [
-        Piece(
+        piece(
             f"layers-{index}",
+            [f"model.layers.{layer}." for layer in which],
             len(which),
-            sum(weights(f"model.layers.{layer}.") for layer in which),
             2 * len(which) * layer_cache,
             cut.windows,
         )
         for index, which in enumerate(parts)
     ]
     drafts, mtp_layers = LEARNT_TOKENS + ADDED_TOKENS, config.num_nextn_predict_layers
-    head = weights("lm_head.") + weights("model.norm.")
     draft_head = stored_bytes(recipe, "lm_head.weight", (drafts, config.hidden_size), count)
-    mtp = weights("model.mtp_layers.")
     trunk, on_cpu = sum(each.weights_bytes for each in pieces), 0
+    head = piece("head", ["lm_head.", "model.norm."], 0, 0, HEAD_WINDOWS)
     if not cut.computes_tokens:
-        on_cpu = trunk + head + (mtp + draft_head if mtp_layers else 0)
+        on_cpu = trunk + head.weights_bytes + (weights("model.mtp_layers.") + draft_head if mtp_layers else 0)
     else:
-        pieces.append(Piece("head", 0, head, 0, HEAD_WINDOWS))
+        pieces.append(head)
         if mtp_layers:
-            pieces += [Piece("mtp", 1, mtp, 2 * layer_cache, cut.windows), Piece("draft_head", 0, draft_head, 0, (1,))]
+            pieces.append(piece("mtp", ["model.mtp_layers."], 1, 2 * layer_cache, cut.windows))
+            pieces.append(Piece("draft_head", 0, draft_head, 0, (1,), compile_bytes(draft_head, 1)))
     return Plan(
         "npu" if cut.computes_tokens else "staged" if staged else "split",
         cut.shared,
@@ -176,7 +183,7 @@ def choose(recipe: Recipe, config: MimoConfig, device: Device, asked: Asked = As
     return found
 
 
-WEIGHTS = {"split": "one window", "staged": "a piece at a time; not built"}
+WEIGHTS = {"split": "one window", "staged": "one piece"}
 """How weights are kept by the modes that have one way to do so."""
 
 COLUMNS = ("mode", "weights", "binaries", "NPU", "NPU caches", "CPU", "app caches", "memory", *(p.name for p in PHONES))
@@ -218,7 +225,7 @@ def piece_rows(found: Plan) -> list[tuple[str, ...]]:
             ", ".join(map(str, each.windows)),
             *(gb(part) for part in (each.weights_bytes, each.cache_bytes, each.address_bytes)),
             f"{100 * each.address_bytes / ADDRESS_BYTES:.0f} %",
-            f"about {gb(compile_bytes(each.weights_bytes, len(each.windows) if found.shared else 1))}",
+            f"about {gb(each.compile_bytes)}",
         )
         for each in found.pieces
     ]

@@ -24,18 +24,21 @@ WINDOWS = (64, 2, 1)
 HEAD_WINDOWS = (2, 1)
 """The head computes the rows of a draft that is verified, or one; of a prompt it reads the last row only."""
 
-COMPILER_BYTES, FIRST_WINDOW, FURTHER_WINDOW = 300_000_000, 6.0, 3.2
-"""What compiling a piece takes: the compiler itself, and its weights so many times for the first window and for each
-further one with the same copy. Layers of MiMo-7B's shapes in windows of 64, 2 and 1 tokens took 0.97, 1.34 and 1.77 GB
-(one layer of 121 MB), 1.57, 2.28 and 3.05 GB (two), and 3.02, 4.45 and 5.91 GB (four)."""
+COMPILER_BYTES, FIRST_WINDOW, FIRST_WINDOW_8_BITS, FURTHER_WINDOW = 300_000_000, 6.0, 5.0, 3.2
+"""What compiling a piece takes: the compiler itself, and its weights so many times for the first window, where they
+have 4 or 8 bits, and for each further one with the same copy. Layers of MiMo-7B's shapes in windows of 64, 2 and 1
+tokens took 0.97, 1.34 and 1.77 GB (one layer of 111 MB), 1.57, 2.28 and 3.05 GB (two), and 3.02, 4.45 and 5.91 GB
+(four). In 8 bits its head (699 MB) took 3.71 and 5.84 GB in windows of 2 and 1, and its MTP layer (237 MB) 1.50, 2.31
+and 3.03 GB."""
 
 SHARE_OF_MACHINE = 0.75
 """Compiling may take so much of a machine's memory, if nobody says otherwise."""
 
 
-def compile_bytes(weights_bytes: int, windows: int) -> int:
-    """About the memory that compiling a piece with such weights takes, for so many windows with one copy of them."""
-    return round(COMPILER_BYTES + weights_bytes * (FIRST_WINDOW + FURTHER_WINDOW * (windows - 1)))
+def compile_bytes(weights_bytes: int, windows: int, bits: float = 4.0) -> int:
+    """About the memory that compiling a piece takes, whose weights have so many bits, for windows with one copy."""
+    first = FIRST_WINDOW if bits < 8 else FIRST_WINDOW_8_BITS
+    return round(COMPILER_BYTES + weights_bytes * (first + FURTHER_WINDOW * (windows - 1)))
 
 
 @dataclass(frozen=True, slots=True)

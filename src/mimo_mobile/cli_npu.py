@@ -166,5 +166,6 @@ def show(recipe: Recipe, plans: Sequence[Plan], *, err: bool = False) -> None:
     first = plans[0]
     title = f"NPU plan for {recipe.name}, {first.context_length} tokens of context (assumed, not measured on a phone)"
     terminal.table(title, planning.COLUMNS, planning.rows(plans), left=2, err=err)
+    click.echo("staged has one piece at a time on the NPU; it is planned only, nothing here runs it so far", err=err)
     title = f"its pieces; the embedding, {terminal.size(first.embedding_bytes)}, stays with the CPU"
     terminal.table(title, planning.PIECE_COLUMNS, planning.piece_rows(first), err=err)

@@ -35,6 +35,7 @@ class Piece:
         weights_bytes: One copy of its weights.
         cache_bytes: Its KV cache in float16, once as input and once as output.
         windows: The windows that it is compiled for.
+        compile_bytes: About the memory that compiling it takes; 0 when it is compiled.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Piece:
     weights_bytes: int
     cache_bytes: int
     windows: tuple[int, ...]
+    compile_bytes: int = 0
 
     @property
     def address_bytes(self) -> int:

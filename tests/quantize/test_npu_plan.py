@@ -13,7 +13,7 @@ from mimo_mobile import npu_memory
 from mimo_mobile.cli import main
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.formats import F16
-from mimo_mobile.convert.npu.pieces import WINDOWS, Cut
+from mimo_mobile.convert.npu.pieces import WINDOWS, Cut, compile_bytes
 from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BadArgumentError, QuantizationError
 from mimo_mobile.hub import Source
@@ -112,6 +112,14 @@ def test_pieces_get_as_short_as_the_memory_to_compile_them_demands() -> None:
         match=r"takes about 1\.7 GB of memory for one layer, and may take 1\.5 GB here; .*--compile-memory",
     ):
         layers(1_500_000_000)
+
+
+def test_the_memory_to_compile_is_near_what_pieces_took_here() -> None:
+    """In GB, with one copy of the weights: nine layers, and in 8 bits the head and the MTP layer, each by itself."""
+    pieces = {each.name: each for each in npu_plan.plan(INT4, MIMO_7B, cut(4096, memory_bytes=14_000_000_000)).pieces}
+    for name, took in {"layers-0": 12.57, "head": 5.84, "mtp": 3.03}.items():
+        assert pieces[name].compile_bytes / 1e9 == pytest.approx(took, rel=0.05), name
+    assert compile_bytes(pieces["head"].weights_bytes, 1, 9.0) / 1e9 == pytest.approx(3.71, rel=0.05)
 
 
 def test_the_plan_counts_the_weights_that_are_written(nano_q4: dict[str, Path], nano: Source) -> None:

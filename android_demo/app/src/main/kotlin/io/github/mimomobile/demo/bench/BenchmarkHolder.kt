@@ -6,6 +6,7 @@ import io.github.mimomobile.demo.ProblemException
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.Vitals
 import io.github.mimomobile.demo.models.LoadState
+import io.github.mimomobile.demo.models.Mode
 import io.github.mimomobile.demo.models.ModelHolder
 import io.github.mimomobile.demo.models.verifyModel
 import io.github.mimomobile.demo.problemOf
@@ -67,7 +68,7 @@ class BenchmarkHolder(
         scope.launch {
             if (state.value.running != null) return@launch
             val ready = try {
-                loaded(request.model)
+                loaded(request)
             } catch (error: ProblemException) {
                 return@launch fail(error.problem, request)
             }
@@ -80,7 +81,9 @@ class BenchmarkHolder(
      *
      * @throws ProblemException There is none of this name, or it cannot be loaded.
      */
-    private suspend fun loaded(name: String?): LoadState.Ready {
+    private suspend fun loaded(request: BenchmarkRequest): LoadState.Ready {
+        val name = request.model
+        val mode = request.mode?.let { Mode.named(it) ?: throw unknownMode(it) }
         val quiet = models.state.first { it.listed && it.task == null && it.load.isDecided }
         val path = if (name == null) quiet.load.path else {
             quiet.models.firstOrNull { name == it.folder.name || name == it.name }?.path ?: throw ProblemException(
@@ -88,13 +91,19 @@ class BenchmarkHolder(
                 "no model is called $name; there are ${quiet.models.joinToString { it.folder.name }}",
             )
         }
-        if (path != null && path != quiet.load.path) models.load(path)
-        return when (val load = models.state.first { it.load.path == path && it.load.isDecided }.load) {
+        fun isIt(load: LoadState) = load.path == path && load.mode == mode
+        if (path != null && !isIt(quiet.load)) models.load(path, mode)
+        return when (val load = models.state.first { isIt(it.load) && it.load.isDecided }.load) {
             is LoadState.Ready -> load
             is LoadState.Failed -> throw ProblemException(load.problem)
             else -> throw ProblemException(Problem.Kind.MODEL, "no model is loaded")
         }
     }
+
+    private fun unknownMode(name: String) = ProblemException(
+        Problem.Kind.PROVIDER,
+        "no mode is called $name; there are ${Mode.entries.joinToString { it.label }}",
+    )
 
     private fun begin(ready: LoadState.Ready, request: BenchmarkRequest) {
         val room = ready.info.contextLength - PROMPT_TOKENS - GENERATE_TOKENS
@@ -122,7 +131,7 @@ class BenchmarkHolder(
 
     private suspend fun run(ready: LoadState.Ready, request: BenchmarkRequest, depths: List<Int>, total: Int) {
         val entry = models.state.value.models.firstOrNull { it.path == ready.path }
-        val record = Record(context, ready.info, entry?.manifest, settings.values.value, vitals)
+        val record = Record(context, ready.info, entry?.manifest, settings.values.value, vitals, ready.mode)
         val name = request.result ?: record.fileName
         try {
             if (request.kind == BenchmarkRequest.Kind.SELF_TEST && entry?.manifest != null) {
@@ -131,7 +140,10 @@ class BenchmarkHolder(
             }
             record.answer = ask()
             when (request.kind) {
-                BenchmarkRequest.Kind.SPEED -> for (depth in depths) measure(depth, total, record)
+                BenchmarkRequest.Kind.SPEED -> for (depth in depths) {
+                    measure(depth, total, record)
+                    if (request.result != null) write(name + SO_FAR, record.toJson().toString(2))
+                }
                 BenchmarkRequest.Kind.SOAK -> soak(request.seconds, record)
                 BenchmarkRequest.Kind.SELF_TEST -> Unit
             }
@@ -218,19 +230,27 @@ class BenchmarkHolder(
         save(name, json)
     }
 
-    /** Writes a record where adb can read it; whoever waits for the file finds it whole. */
-    private suspend fun save(name: String, json: String) = try {
-        val folder = context.getExternalFilesDir(FOLDER) ?: File(context.filesDir, FOLDER)
-        val file = File(folder, name)
-        withContext(Dispatchers.IO) {
-            folder.mkdirs()
-            val partial = File(folder, "$name.partial")
-            partial.writeText(json)
-            if (!partial.renameTo(file)) throw IOException("$file: cannot be written")
-        }
+    /** Writes a whole record, in place of the one so far. */
+    private suspend fun save(name: String, json: String) {
+        val file = write(name, json) ?: return
+        withContext(Dispatchers.IO) { File(file.parentFile, name + SO_FAR).delete() }
         current.update { it.copy(file = file.path) }
+    }
+
+    /** Writes a record where adb can read it; whoever waits for the file finds it whole. Null when that fails. */
+    private suspend fun write(name: String, json: String): File? = try {
+        val folder = context.getExternalFilesDir(FOLDER) ?: File(context.filesDir, FOLDER)
+        File(folder, name).also { file ->
+            withContext(Dispatchers.IO) {
+                folder.mkdirs()
+                val partial = File(folder, "$name.partial")
+                partial.writeText(json)
+                if (!partial.renameTo(file)) throw IOException("$file: cannot be written")
+            }
+        }
     } catch (error: IOException) {
         current.update { it.copy(problem = Problem(Problem.Kind.STORAGE, error.message.orEmpty())) }
+        null
     }
 
     companion object {
@@ -240,6 +260,9 @@ class BenchmarkHolder(
         const val REPEATS = 3
         const val QUESTION = "What is 17 + 25?"
         val DEPTHS = listOf(0, 1024, 4096)
+
+        /** What the name of a record ends in that is not finished: Android may end the app. */
+        const val SO_FAR = ".so-far"
         private const val FOLDER = "benchmarks"
         private const val ANSWER_TOKENS = 64
         private const val READING_MS = 5000L

@@ -8,12 +8,14 @@ import android.content.Intent
  * @property model Name of the model, or of its folder; null takes the one that is loaded.
  * @property result Name of the file with the record; null makes one of the phone, the model and the time.
  * @property seconds How long a soak takes.
+ * @property mode Name of the [Mode] in which the model is loaded for it; null leaves that to the settings.
  */
 data class BenchmarkRequest(
     val kind: Kind = Kind.SPEED,
     val model: String? = null,
     val result: String? = null,
     val seconds: Int = SOAK_S,
+    val mode: String? = null,
 ) {
     enum class Kind(val extra: String) {
         /** The rounds of `make bench-phone`. */
@@ -38,6 +40,7 @@ data class BenchmarkRequest(
                 model = intent.getStringExtra("model"),
                 result = intent.getStringExtra("result")?.takeIf { NAME.matches(it) && it.any(Char::isLetterOrDigit) },
                 seconds = intent.getIntExtra("seconds", SOAK_S).coerceIn(1, MOST_S),
+                mode = intent.getStringExtra("mode"),
             )
         }
 

@@ -6,6 +6,7 @@ import android.os.Build
 import android.os.SystemClock
 import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.Vitals
+import io.github.mimomobile.demo.models.Mode
 import io.github.mimomobile.demo.statusBytes
 import io.github.mimomobile.runtime.ModelInfo
 import io.github.mimomobile.runtime.ModelManifest
@@ -25,6 +26,7 @@ class Record(
     private val manifest: ModelManifest?,
     private val settings: Settings,
     private val vitals: Vitals,
+    private val mode: Mode?,
 ) {
     private val measuredAt = Instant.now().truncatedTo(ChronoUnit.SECONDS)
     private val device = device()
@@ -91,6 +93,7 @@ class Record(
         .put("record_version", VERSION)
         .put("measured_at", measuredAt.toString())
         .put("device", device)
+        .put("mode", orNull(mode?.label))
         .put("model", model())
         .put("app", app())
         .put(

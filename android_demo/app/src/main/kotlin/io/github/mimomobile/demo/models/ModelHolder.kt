@@ -50,8 +50,10 @@ class ModelHolder(
     private val current = MutableStateFlow(ModelsUiState())
     private val started = AtomicBoolean()
 
-    /** Paths of models to be loaded; only the last one counts. */
-    private val wanted = Channel<String>(Channel.CONFLATED)
+    private data class Wanted(val path: String, val mode: Mode? = null)
+
+    /** Models to be loaded; only the last one counts. */
+    private val wanted = Channel<Wanted>(Channel.CONFLATED)
 
     @Volatile
     private var task: Job? = null
@@ -84,7 +86,7 @@ class ModelHolder(
     /** Loads what was loaded last. A model that ended the app is not tried again before the user asks for it. */
     private fun loadFirst() {
         val path = marker.unfinished
-        if (path == null) return wanted.trySend(settings.modelPath ?: folders.nano.path).let {}
+        if (path == null) return wanted.trySend(Wanted(settings.modelPath ?: folders.nano.path)).let {}
         scope.launch {
             list()
             val crash = Crash(path, marker.problem(path, state.value.models.firstOrNull { it.path == path }))
@@ -92,7 +94,7 @@ class ModelHolder(
             if (path == folders.nano.path) {
                 become(LoadState.Failed(path, folders.nano.name, crash.problem))
             } else {
-                wanted.trySend(folders.nano.path)
+                wanted.trySend(Wanted(folders.nano.path))
             }
         }
     }
@@ -102,10 +104,10 @@ class ModelHolder(
         scope.launch { list() }
     }
 
-    /** Loads a model in place of the one before; a running answer is stopped. */
-    fun load(path: String) {
+    /** Loads a model in place of the one before; a running answer is stopped. A [mode] takes the place of the settings. */
+    fun load(path: String, mode: Mode? = null) {
         current.update { it.copy(crash = null) }
-        wanted.trySend(path)
+        wanted.trySend(Wanted(path, mode))
     }
 
     /** Loads the same model again, with the settings as they are now. */
@@ -218,9 +220,9 @@ class ModelHolder(
 
     private fun keeps(path: String) = settings.values.value.of(path).keepsArranged
 
-    private suspend fun loadNow(path: String) {
+    private suspend fun loadNow(asked: Wanted) {
         list()
-        val entry = state.value.models.firstOrNull { it.path == path } ?: ModelEntry(folders.nano, Origin.BUNDLED)
+        val entry = state.value.models.firstOrNull { it.path == asked.path } ?: ModelEntry(folders.nano, Origin.BUNDLED)
         val name = entry.name
         settings.modelPath = entry.path
         val chosen = settings.values.value
@@ -237,7 +239,7 @@ class ModelHolder(
             val config = withContext(Dispatchers.IO) {
                 val known = mark(entry) in settings.verified
                 marker.begin(entry.path)
-                config(entry, chosen, if (known) Verification.SIZE else Verification.SHA256)
+                config(entry, chosen, asked.mode, if (known) Verification.SIZE else Verification.SHA256)
             }
             engine.load(entry.folder, config)
             markVerified(entry)
@@ -247,24 +249,29 @@ class ModelHolder(
                 is EngineState.Generating -> state.model // somebody was quick
                 else -> return
             }
-            become(LoadState.Ready(entry.path, info))
+            become(LoadState.Ready(entry.path, info, asked.mode))
         } catch (error: MimoException) {
             watch.cancelAndJoin()
-            become(LoadState.Failed(entry.path, name, problemOf(error)))
+            become(LoadState.Failed(entry.path, name, problemOf(error), asked.mode))
         } finally {
             watch.cancel()
             marker.end()
         }
     }
 
-    private fun config(entry: ModelEntry, chosen: Settings, verification: Verification): EngineConfig {
+    private fun config(entry: ModelEntry, chosen: Settings, mode: Mode?, verification: Verification): EngineConfig {
         val own = chosen.of(entry.path)
+        val provider = when (mode) {
+            null -> chosen.provider
+            Mode.CPU -> ExecutionProvider.CPU
+            Mode.NPU -> ExecutionProvider.QNN
+        }
         return EngineConfig {
-            contextLength = own.contextLength ?: largestContext(entry, chosen)
+            contextLength = own.contextLength ?: largestContext(entry, provider, chosen.int8Kv)
             threads = chosen.threads
-            provider = chosen.provider
+            this.provider = provider
             measurementsFolder = File(context.noBackupFilesDir, "measurements")
-            strict = false
+            strict = mode != null
             speculation = Speculation.AUTO
             kvCache = if (chosen.int8Kv) KvCache.INT8 else KvCache.FLOAT16
             this.verification = verification
@@ -276,10 +283,10 @@ class ModelHolder(
     }
 
     /** The most tokens that fit into the memory; null leaves it to the engine. An NPU's is compiled in. */
-    private fun largestContext(entry: ModelEntry, chosen: Settings): Int? {
-        if (chosen.provider == ExecutionProvider.QNN) return null
+    private fun largestContext(entry: ModelEntry, provider: ExecutionProvider, int8Kv: Boolean): Int? {
+        if (provider == ExecutionProvider.QNN) return null
         val held = (engine.state.value as? EngineState.Ready)?.model?.let(ModelShape::heldBytes) ?: 0
-        return entry.shape?.largestContext(AndroidDevice.availableBytes(context) + held, chosen.int8Kv)
+        return entry.shape?.largestContext(AndroidDevice.availableBytes(context) + held, int8Kv)
     }
 
     private fun become(load: LoadState) = current.update { it.copy(load = load) }

@@ -20,10 +20,27 @@ data class ModelEntry(
     val name: String get() = manifest?.model ?: folder.name.removeSuffix(PARTIAL)
 }
 
+/** What computes, where it is not left to the settings; [label] is its name in intents and records. */
+enum class Mode(val label: String) {
+    /** All on Qualcomm's NPU. */
+    NPU("npu"),
+
+    /** All on the CPU. */
+    CPU("cpu"),
+    ;
+
+    companion object {
+        fun named(label: String): Mode? = entries.firstOrNull { it.label == label }
+    }
+}
+
 /** What the engine holds. */
 sealed interface LoadState {
     /** The model's folder; null when there is none. */
     val path: String?
+
+    /** What was asked to compute; null leaves it to the settings. */
+    val mode: Mode? get() = null
 
     /** Whether it is known how the load ended. */
     val isDecided: Boolean get() = this is Ready || this is Failed
@@ -34,9 +51,14 @@ sealed interface LoadState {
 
     data class Loading(override val path: String, val name: String, val doneBytes: Long, val totalBytes: Long) : LoadState
 
-    data class Ready(override val path: String, val info: ModelInfo) : LoadState
+    data class Ready(override val path: String, val info: ModelInfo, override val mode: Mode? = null) : LoadState
 
-    data class Failed(override val path: String, val name: String, val problem: Problem) : LoadState
+    data class Failed(
+        override val path: String,
+        val name: String,
+        val problem: Problem,
+        override val mode: Mode? = null,
+    ) : LoadState
 }
 
 /** The load of the model of [path] ended the app. */

@@ -16,6 +16,8 @@ import io.github.mimomobile.demo.screenshot
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
 import java.io.File
+import java.util.concurrent.CompletableFuture
+import java.util.concurrent.TimeUnit
 import kotlin.math.sin
 import org.json.JSONObject
 import org.junit.Assert.assertEquals
@@ -74,9 +76,17 @@ class BenchmarkScreenTest {
 
     @Test
     fun `adb starts it, and finds the record under the name that it gave`() {
+        val soFar = File(application.getExternalFilesDir("benchmarks"), "mine.json.so-far")
+        val seen = CompletableFuture.supplyAsync { // the main thread may see it end only
+            while (!soFar.exists()) Thread.sleep(1)
+            soFar.readText()
+        }
         val file = ask("benchmark", "result" to "mine.json", "model" to "mimo-nano")
-        await("the file") { file.exists() }
+        await("the file") { file.exists() && !soFar.exists() }
         val record = JSONObject(file.readText())
+        assertTrue("nobody asked for one", record.isNull("mode"))
+        val first = JSONObject(seen.get(10, TimeUnit.SECONDS)).getJSONArray("runs").getJSONObject(0)
+        assertEquals("in case that Android ends the app", 0, first.getInt("depth"))
         assertEquals(listOf(0, 1024), record.getJSONArray("runs").run { (0 until length()).map { getJSONObject(it).getInt("depth") } })
         assertTrue(record.isNull("failure"))
     }
@@ -97,6 +107,25 @@ class BenchmarkScreenTest {
         assertTrue(record.getBoolean("verified"))
         assertTrue(record.getString("answer"), record.getString("answer").endsWith("42"))
         assertEquals(0, record.getJSONArray("runs").length())
+    }
+
+    @Test
+    fun `a mode that adb asks for computes, and the record says so`() {
+        val file = ask("selftest", "result" to "cpu.json", "model" to "mimo-nano", "mode" to "cpu")
+        await("the file") { file.exists() }
+        val record = JSONObject(file.readText())
+        assertEquals("cpu", record.getString("mode"))
+        assertEquals("CPU", record.getJSONObject("model").getString("provider"))
+    }
+
+    @Test
+    fun `a mode that cannot be had is told in the file, and nothing else computes instead`() {
+        for ((mode, why) in listOf("npu" to "QNN cannot run the whole model", "gpu" to "there are npu, cpu")) {
+            val file = ask("selftest", "result" to "$mode.json", "model" to "mimo-nano", "mode" to mode)
+            await("the file") { file.exists() }
+            val reason = JSONObject(file.readText()).getJSONObject("failure").getString("reason")
+            assertTrue(reason, why in reason)
+        }
     }
 
     @Test
