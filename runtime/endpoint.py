@@ -133,6 +133,8 @@ class Endpoint:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
         if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
             raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
+        if config.timeout is not None:
+            raise BadArgumentError("timeout is for a loaded model; an endpoint has timeout_s, a server its own")
         if not prompt:
             raise SessionError("the prompt is empty; at least one token is needed")
         asked: dict[str, object]
