@@ -140,6 +140,8 @@ class Endpoint:
             raise BadArgumentError("tools are for a model that is loaded here; a server's own client has them, too")
         if config.structure is not None and config.structure.kind != "schema":
             raise BadArgumentError(f"a structure other than a JSON schema {_AS_SERVER}")
+        if config.timeout is not None:
+            raise BadArgumentError("timeout is for a loaded model; an endpoint has timeout_s, a server its own")
         if not prompt:
             raise SessionError("the prompt is empty; at least one token is needed")
         asked: dict[str, object]

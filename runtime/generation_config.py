@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,9 +26,9 @@ MOST_BIAS = 100.0
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
-Notice = Literal["turns_dropped", "loop_closed", "context_full"]
+Notice = Literal["turns_dropped", "loop_closed", "context_full", "timed_out"]
 """What a stream tells beside its text: the prompt leaves out the oldest turns of a conversation, the thinking is closed
-because it repeats itself, or the context is full and holds no further token."""
+because it repeats itself, the context is full and holds no further token, or the time is up."""
 
 MOST_ANSWER = 1024
 """Thinking leaves a quarter of the tokens to the answer, and so many at most."""
@@ -57,6 +58,8 @@ class GenerationConfig:
             where less than a quarter of the tokens, or 1024, would be left to the answer; without a budget that holds
             where ``max_tokens`` is left out, too.
         loop_guard: Whether the thinking is closed when it repeats itself without an end.
+        timeout: After how many seconds the generation is ended, as if it were cancelled; what it waits for its turn
+            counts. By default it takes as long as it takes.
         speculate: Whether drafts are used, which change the speed, and the text by rounding at most.
         structure: What the answer must be, such as JSON of a schema. The thinking before it is free; a text or ids as a
             prompt are followed by the answer at once.
@@ -79,6 +82,7 @@ class GenerationConfig:
     thinking: bool = True
     thinking_budget: int | None = None
     loop_guard: bool = True
+    timeout: float | None = None
     speculate: bool = True
     structure: Structure | None = None
     tools: Sequence[Mapping[str, object]] = ()
@@ -102,6 +106,7 @@ class GenerationConfig:
             "seed": self.seed is None or self.seed >= 0,
             "max_tokens": self.max_tokens is None or self.max_tokens >= 1,
             "stop": all(self.stop),
+            "timeout": self.timeout is None or 0 < self.timeout <= threading.TIMEOUT_MAX,
             "thinking_budget": self.thinking_budget is None or self.thinking_budget >= 0,
         }
         for name, good in checks.items():
@@ -154,6 +159,7 @@ class GenerationStats:
             the stream takes. It is 0 where nothing can be told, as of a server's answer that came all at once.
         time_to_first_token_s: Seconds from the first read of the stream until the first token was chosen.
         peak_rss_bytes: The largest resident memory of this process so far.
+        rested_s: Seconds of rest between tokens, because the device was hot or power is saved.
     """
 
     prompt_tokens: int
@@ -165,6 +171,7 @@ class GenerationStats:
     decode_tps: float
     time_to_first_token_s: float
     peak_rss_bytes: int
+    rested_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,8 @@ class GeneratedToken:
         stats: What the generation took, in the last record.
         notice: What happened here: ``turns_dropped`` in a record before the first token, when the prompt leaves out the
             oldest turns of a conversation; ``loop_closed`` with the first token that closes thinking which repeats
-            itself; ``context_full`` in the last record, when nothing more fits into the context.
+            itself; ``context_full`` in the last record, when nothing more fits into the context; ``timed_out`` in that
+            of a generation that ``timeout`` ended.
         tool_call: A call that is complete with this record; its text is not among the answer's.
     """
 

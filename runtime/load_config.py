@@ -11,6 +11,7 @@ from mimo_mobile.errors import BadArgumentError, ModelLoadError
 from mimo_mobile.layout import DEFAULT_CONTEXT
 from mimo_mobile.providers import Ep, Options
 from mimo_mobile.runtime.backend import KvDtype
+from mimo_mobile.runtime.devices.threads import Power, threads_for
 
 Speculate = Literal["auto", "mtp", "ngram", "off"]
 """What drafts tokens: whatever pays at the moment, always the MTP layer, always prompt lookup, or nothing."""
@@ -29,6 +30,9 @@ class LoadConfig:
         recipe: Which entry of a folder that `mimo quantize` wrote is loaded; by default its first.
         context_length: How many tokens prompt and answer may have together; by default as many as the model was
             trained for, but at most 4096.
+        power: How much power is taken for speed. With eco half of the threads compute, they sleep while they wait, and
+            a quarter of the time is rest; with burst there are rests only when the device is severely hot, and small
+            models get all cores, too. What threads and spin say goes before it.
         threads: How many CPU threads compute; by default as many as there are physical cores, and one for a model
             with less than 64 MB of weights.
         kv_dtype: What the KV cache is made of. By default it is f16, or what the ONNX graph has built in, or f32 for
@@ -36,7 +40,7 @@ class LoadConfig:
         repack: Whether llama.cpp copies the weights into the order that this CPU reads fastest; by default it does
             when the memory suffices, and else it reads the mapped file.
         cache: Whether ONNX Runtime's prepacked weights, and what was measured of this machine, are kept on disk.
-        spin: Whether idle threads wait actively, which is faster and takes more power.
+        spin: Whether idle threads wait actively, which is faster and takes more power; the default without eco.
         speculate: What drafts tokens, so that the model verifies several in one run: mtp is the model's own layer,
             ngram is prompt lookup, and auto takes what pays at the moment. Drafts change the speed, and
             the text by rounding at most.
@@ -54,11 +58,12 @@ class LoadConfig:
 
     recipe: str | None = None
     context_length: int | None = None
+    power: Power = "balanced"
     threads: int | None = None
     kv_dtype: KvDtype | None = None
     repack: bool | None = None
     cache: bool = True
-    spin: bool = True
+    spin: bool | None = None
     speculate: Speculate = "auto"
     mtp_drafts: int = 1
     ep: Ep = "auto"
@@ -85,6 +90,15 @@ class LoadConfig:
             raise BadArgumentError(
                 f"mtp_drafts comes to nothing with speculate {self.speculate!r}; leave one of them out"
             )
+
+    @property
+    def spins(self) -> bool:
+        """Whether idle threads wait actively."""
+        return self.power != "eco" if self.spin is None else self.spin
+
+    def choose_threads(self, *files: Path) -> int:
+        """How many threads compute the model whose weights are in ``files``."""
+        return self.threads or threads_for(self.power, *files)
 
     def choose_context_length(self, path: Path, trained: int) -> int:
         """The context to make room for: what was asked, else the model's but at most ``DEFAULT_CONTEXT``.

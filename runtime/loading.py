@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mimo_mobile.arguments import check
 from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 from mimo_mobile.layout import MODEL
 from mimo_mobile.runtime import process
+from mimo_mobile.runtime.decode.cooling import Cooling, Heat
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
@@ -19,12 +21,26 @@ from mimo_mobile.runtime.model import Model
 logger = logging.getLogger(__name__)
 
 
-def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> Model:
+def load(
+    path: str | Path,
+    config: LoadConfig | None = None,
+    *,
+    queue: bool = False,
+    heat: Callable[[], Heat] | None = None,
+    **changes: Any,
+) -> Model:
     """The model in a .gguf file, an ONNX folder, or a folder that ``mimo quantize`` wrote.
+
+    Models of one process that are loaded from the same file in the same way share its weights.
 
     Args:
         path: The file or folder.
         config: How to load it.
+        queue: Whether a generation waits for its turn, first come first served, while another one is under way; by
+            default it meets an error. Cancelling it, or closing the model, ends the waiting.
+        heat: It says how hot the device is, and is asked at most once a second while tokens are generated: ``none``,
+            ``light``, ``moderate``, ``severe`` or ``critical``. From ``moderate`` on generations rest between tokens,
+            for a quarter, half and three quarters of the time.
         **changes: Single attributes of ``LoadConfig`` to change, as in ``load("out/mimo-nano", recipe="int4_b32")``.
 
     Raises:
@@ -37,9 +53,12 @@ def load(path: str | Path, config: LoadConfig | None = None, **changes: Any) -> 
     path = Path(check("path", path, str | Path))
     config = dataclasses.replace(check("config", config, LoadConfig | None) or LoadConfig(), **changes)
     files = MappedFiles()
+    check("queue", queue, bool)
     with process.loading():
         try:
-            return _load(path, config, files)
+            model = _load(path, config, files)
+            model.turns.queued, model.cooling = queue, Cooling(heat, config.power)
+            return model
         except BaseException:
             files.close()
             raise

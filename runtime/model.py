@@ -18,6 +18,7 @@ from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.conversation import Conversation
+from mimo_mobile.runtime.decode.cooling import Cooling
 from mimo_mobile.runtime.decode.exchange import WhenFull
 from mimo_mobile.runtime.decode.session import Session
 from mimo_mobile.runtime.decode.speculator import Speculator
@@ -57,6 +58,7 @@ class Model:
         synthetic: Whether the weights are random, so that the text means nothing.
         name: It says which engine computes with which file, for messages.
         turns: It says who may use the backend, and when.
+        cooling: It says how long a generation rests between tokens.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Model:
         self.speculator, self.placement, self.synthetic, self.name = speculator, placement, synthetic, name
         self.structures = Structures(tokenizer)
         self._weights, self._files = tuple(weights), files or MappedFiles()
-        self.turns = Turns(backend, self._files)
+        self.turns, self.cooling = Turns(backend, self._files), Cooling()
         self._own: Session | None = None
 
     def __enter__(self) -> Model:

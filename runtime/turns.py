@@ -1,11 +1,12 @@
 """Who may use a model's backend, and when: one generation at a time, no run after the end, none in a fork.
 
 Whatever is here may be called from any thread, from signal handlers and finalizers that interrupt a run, and from
-callbacks within a run. Nothing here waits for a thread that reads tokens.
+callbacks within a run. Nothing here waits for a thread that reads tokens, but for generations that wait in the queue.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -20,6 +21,10 @@ from mimo_mobile.runtime.mapped_files import MappedFiles
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.session import Session
+
+
+LOOK_S = 0.2
+"""Whoever waits looks for a turn so often, as an exception may drop one without a word."""
 
 
 class CancelEvent(threading.Event):
@@ -39,11 +44,39 @@ class Turn:
         self.over = False
 
 
+class Deadline:
+    """Whether the time of a generation has ``passed``."""
+
+    __slots__ = ("passed",)
+
+    def __init__(self) -> None:
+        self.passed = False
+
+
+class _Waiter:
+    """Somebody who waits for a turn."""
+
+    __slots__ = ("__weakref__", "cancelled", "thread", "ticket", "woken")
+
+    def __init__(self, ticket: int, cancelled: threading.Event) -> None:
+        self.ticket, self.cancelled = ticket, cancelled
+        self.woken, self.thread = CancelEvent(), threading.get_ident()
+
+
 class Turns:
-    """A model's backend, for one caller after the other."""
+    """A model's backend, for one caller after the other.
+
+    Attributes:
+        queued: Whether a generation waits for its turn while another one is under way, instead of an error.
+    """
 
     def __init__(self, backend: Backend, files: MappedFiles) -> None:
         """Hand out ``backend`` as long as its ``files`` stay as they are; both are closed in the end."""
+        self.queued = False
+        # First come, first served. Whoever an exception drops is not waited for.
+        self._waiters: weakref.WeakValueDictionary[int, _Waiter] = weakref.WeakValueDictionary()
+        self._tickets = itertools.count()
+        self._thread = 0  # which computed last, or has the turn
         self._backend: Backend | None = backend
         self._files, self._process = files, os.getpid()
         # Held while the backend computes, never while a caller reads tokens. What interrupts a run in its own thread
@@ -64,20 +97,55 @@ class Turns:
         return self._backend is not None and not self._closing
 
     def take(self, cancelled: threading.Event) -> Turn:
-        """The turn of a generation that ``cancelled`` ends; a second caller gets an error, not a queue.
+        """The turn of a generation that ``cancelled`` ends; it is over from the start when that came while it waited.
 
         Raises:
-            SessionError: Another generation is under way.
+            SessionError: Another generation is under way, and this one may not wait, or the model is closed meanwhile.
         """
         self._check_process()
         if process.is_ending():
             process.refuse()
         turn = Turn()
         with self._claims:
-            if self._is_taken():
-                raise SessionError("the model is busy with another generation; cancel it, or load the model once more")
-            self._turn, self._cancelled = weakref.ref(turn), cancelled
-        return turn
+            if not self._waiters and self._give(turn, cancelled):
+                return turn
+            self._check_may_wait()
+            waiter = _Waiter(next(self._tickets), cancelled)
+            self._waiters[waiter.ticket] = waiter
+        try:
+            while not self._has_come(waiter, turn):
+                waiter.woken.wait(LOOK_S)
+            return turn
+        finally:
+            with self._claims:
+                self._waiters.pop(waiter.ticket, None)
+                self._wake_first()
+
+    @contextmanager
+    def deadline(self, seconds: float | None, cancelled: threading.Event) -> Iterator[Deadline]:
+        """Cancel a generation that is not over after so many seconds; the time that it waits for its turn counts."""
+        made = Deadline()
+        if seconds is None:
+            yield made
+            return
+
+        def expire() -> None:
+            made.passed = True
+            self.cancel_only(cancelled)
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield made
+        finally:
+            timer.cancel()
+
+    def give_back(self, turn: Turn) -> None:
+        """End a turn, so that the next generation may begin."""
+        with self._claims:
+            turn.over = True
+            self._wake_first()
 
     @contextmanager
     def alone(self, cancelled: threading.Event) -> Iterator[Backend]:
@@ -95,7 +163,7 @@ class Turns:
             process.pause()
             raise
         finally:
-            turn.over = True
+            self.give_back(turn)
 
     @contextmanager
     def running(self, cancelled: threading.Event | None = None) -> Iterator[Backend]:
@@ -109,6 +177,7 @@ class Turns:
         with self._runs:
             if not process.is_ending():
                 self._in_run = True
+                self._thread = threading.get_ident()
                 try:
                     if cancelled is not None and cancelled.is_set():
                         raise Cancelled
@@ -149,6 +218,9 @@ class Turns:
         """End one generation, and no other that runs meanwhile."""
         with self._claims:  # so that nobody's turn begins between the question and the deed
             cancelled.set()
+            for waiter in list(self._waiters.values()):
+                if waiter.cancelled is cancelled:
+                    waiter.woken.set()
             if self._cancelled is cancelled and (backend := self._backend) is not None:
                 backend.cancel()
 
@@ -158,6 +230,7 @@ class Turns:
             return
         self._closing = True
         self.cancel()
+        self._wake_all()
         with self._runs:
             if not self._in_run:  # else this interrupts a run of its own thread, which frees the backend at its end
                 self._end_backend()
@@ -177,12 +250,65 @@ class Turns:
         """Cancel the run under way, and wait for its end."""
         if os.getpid() == self._process:
             self.cancel()
+            self._wake_all()
             if self._runs.acquire(timeout=seconds):
                 self._runs.release()
 
     def keep(self) -> None:
         """Free nothing in this fork."""
         process.keep_alive(self._backend)
+
+    def _give(self, turn: Turn, cancelled: threading.Event) -> bool:
+        """Whether nobody has the turn, which is given then."""
+        if self._is_taken():
+            return False
+        self._turn, self._cancelled = weakref.ref(turn), cancelled
+        self._thread = threading.get_ident()
+        return True
+
+    def _has_come(self, waiter: _Waiter, turn: Turn) -> bool:
+        """Whether somebody need not wait any longer, because the turn is theirs, or they were cancelled.
+
+        Raises:
+            SessionError: The model is closed, or the program is ending.
+        """
+        waiter.woken.clear()  # first: who wakes it from here on is heard
+        if process.is_ending():
+            process.refuse()
+        with self._claims:
+            if waiter.cancelled.is_set():
+                turn.over = True
+                return True
+            self.opened()
+            first = min(self._waiters.keys(), default=waiter.ticket)
+            return first == waiter.ticket and self._give(turn, waiter.cancelled)
+
+    def _check_may_wait(self) -> None:
+        """See that whoever cannot have the turn now may wait for it.
+
+        Raises:
+            SessionError: There is no queue, or this thread would wait for itself.
+        """
+        if not self.queued:
+            raise SessionError(
+                "the model is busy with another generation; cancel it, load the model once more, or with queue=True"
+            )
+        busy = {each.thread for each in list(self._waiters.values())} | ({self._thread} if self._is_taken() else set())
+        if threading.get_ident() in busy:
+            raise SessionError(
+                "the model is busy with a generation of this same thread, which would wait for itself; read that one to"
+                " its end, or close it"
+            )
+
+    def _wake_first(self) -> None:
+        """Let the first of those who wait look whether it is their turn."""
+        for _, first in sorted(self._waiters.items(), key=lambda item: item[0])[:1]:
+            first.woken.set()
+
+    def _wake_all(self) -> None:
+        with self._claims:
+            for waiter in list(self._waiters.values()):
+                waiter.woken.set()
 
     def _is_taken(self) -> bool:
         turn = self._turn() if self._turn is not None else None

@@ -16,7 +16,8 @@ from mimo_mobile.errors import Cancelled, NumericsError
 from mimo_mobile.runtime.backend import Backend
 from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.decode.speculator import Draft
-from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationStats
+from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationStats, Notice
+from mimo_mobile.runtime.turns import Deadline
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.session import Session
@@ -27,16 +28,22 @@ class Decoder:
     """One generation of a session on its model. The backend is held for each run, never while a caller reads."""
 
     def __init__(
-        self, model: Model, session: Session, ids: list[int], generation: Generation, cancelled: threading.Event
+        self,
+        model: Model,
+        session: Session,
+        ids: list[int],
+        generation: Generation,
+        cancelled: threading.Event,
+        deadline: Deadline,
     ) -> None:
-        """Go on after the prompt ``ids`` as ``generation`` says, until ``cancelled`` is set."""
-        self._model, self._session, self._ids = model, session, ids
+        """Go on after the prompt ``ids`` as ``generation`` says, until ``cancelled`` is set, which ``deadline`` may."""
+        self._model, self._session, self._ids, self._deadline = model, session, ids, deadline
         self._generation, self._cancelled = generation, cancelled
         self._speculator = model.speculator if generation.config.speculate else None
         self._context_length = model.context_length
         self._pending, self._position, self._draft = ids, 0, Draft()
         self._cached = self._drafted = self._accepted = 0
-        self._first_s = 0.0
+        self._first_s = self._rested_s = 0.0
 
     def run(self) -> Iterator[GeneratedToken]:
         """The records of the whole generation."""
@@ -44,7 +51,9 @@ class Decoder:
         started = time.perf_counter()
         try:
             while reason is None:
+                begun = time.perf_counter()
                 logits, seconds = self._step()
+                worked = time.perf_counter() - begun
                 step, right = len(self._pending) == 1, 0
                 self._session.tokens += self._pending
                 self._position += len(self._pending)
@@ -67,14 +76,19 @@ class Decoder:
                 self._drafted, self._accepted = self._drafted + len(self._draft.ids), self._accepted + right
                 if self._speculator is not None and step and reason is None:
                     self._speculator.learn(self._draft, right, seconds)
+                if reason is None:
+                    self._rested_s += self._model.cooling.rest(worked, self._cancelled)
         except Cancelled:
             reason = "cancelled"
         except NumericsError:
             self._session.tokens.clear()  # the KV cache holds such numbers now
             raise
-        full = reason == "length" and self._generation.count != self._generation.config.max_tokens
-        stats = self._stats(time.perf_counter() - started)
-        yield from self._generation.end(reason, stats, "context_full" if full else None)
+        notice: Notice | None = None
+        if reason == "length" and self._generation.count != self._generation.config.max_tokens:
+            notice = "context_full"
+        elif reason == "cancelled" and self._deadline.passed:
+            notice = "timed_out"
+        yield from self._generation.end(reason, self._stats(time.perf_counter() - started), notice)
 
     def _step(self) -> tuple[NDArray[np.float32], float]:
         """One run of what is pending, with drafts behind it: logits [rows, V], and what the run took."""
@@ -137,6 +151,7 @@ class Decoder:
             decode_tps=(count - 1) / (seconds - first_s) if count > 1 else 0.0,
             time_to_first_token_s=first_s,
             peak_rss_bytes=peak_rss_bytes(),
+            rested_s=self._rested_s,
         )
 
 

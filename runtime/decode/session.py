@@ -208,8 +208,10 @@ class Session:
     def _run(
         self, ids: list[int], generation: Generation, cancelled: threading.Event
     ) -> Generator[GeneratedToken, None, None]:
-        turn = self.model.turns.take(cancelled)
-        try:
-            yield from Decoder(self.model, self, ids, generation, cancelled).run()
-        finally:
-            turn.over = True
+        turns = self.model.turns
+        with turns.deadline(generation.config.timeout, cancelled) as deadline:
+            turn = turns.take(cancelled)
+            try:
+                yield from Decoder(self.model, self, ids, generation, cancelled, deadline).run()
+            finally:
+                turns.give_back(turn)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
+
+Power = Literal["eco", "balanced", "burst"]
+"""How much of the machine's power is taken for speed."""
 
 SMALL_WEIGHTS_BYTES = 64_000_000
 """One thread computes what is smaller: it reads so much in some 4 ms, and MiMo-nano's weights are at most 16 MB."""
@@ -23,6 +27,14 @@ def default_threads(*files: Path) -> int:
     """
     weights_bytes = sum(file.stat().st_size for file in files if file.is_file())
     return 1 if weights_bytes < SMALL_WEIGHTS_BYTES else physical_cores()
+
+
+def threads_for(power: Power, *files: Path) -> int:
+    """The same with so much power: half of them with eco, and one for each physical core with burst."""
+    if power == "burst":
+        return physical_cores()
+    usual = default_threads(*files)
+    return max(1, usual // 2) if power == "eco" else usual
 
 
 def physical_cores() -> int:

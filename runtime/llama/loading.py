@@ -22,7 +22,6 @@ from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices import first_use, memory
 from mimo_mobile.runtime.devices.first_use import Known, Way
 from mimo_mobile.runtime.devices.memory import MemoryNeed
-from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.llama.backend import BATCH_TOKENS
 from mimo_mobile.runtime.llama.checked import MTP_ARCHITECTURE, GgufModel, check_pair, checked, reference_in
 from mimo_mobile.runtime.llama.context import llama_log
@@ -53,7 +52,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     """
     if config.mtp_drafts > 1:
         raise BackendUnavailableError("llama.cpp drafts one token with an MTP layer; leave mtp_drafts at 1")
-    if not config.spin:
+    if not config.spins:
         _wait_passively()
     llama = require("llama_cpp", "gguf")
     log = llama_log()
@@ -75,7 +74,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     repack, drafter = next((way, each) for need, way, each in ways if need is chosen)
     if drafter is not None:
         files.add(drafter.path)
-    threads = config.threads or default_threads(path)
+    threads = config.choose_threads(path)
     if not config.trust:
         probe(header, drafter, threads, keep=config.cache)
     mtp_path = None if drafter is None else drafter.path
@@ -102,7 +101,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
         keep=config.cache,
     )  # fmt: skip
     try:
-        key = (path, threads, kv_dtype, repack, config.spin, drafter is not None)
+        key = (path, threads, kv_dtype, repack, config.spins, drafter is not None)
         return Model(
             backend,
             tokenizer,

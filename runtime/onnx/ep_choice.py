@@ -288,4 +288,4 @@ def _told(verdict: Verdict, alone: bool) -> str:
 def _circumstances(opening: OnnxOpening, ep: str, options: Options) -> tuple[object, ...]:
     """Everything that a verdict depends on: it holds as long as none of it changes."""
     versions = providers.versions(opening.ort, PROVIDERS[ep])
-    return ep, options, versions, opening.model.name, opening.threads, opening.config.spin
+    return ep, options, versions, opening.model.name, opening.threads, opening.config.spins

@@ -11,7 +11,6 @@ from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
 from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, KV_INT8, MODEL, MOST_TOKENS, MTP, TOKENIZER
 from mimo_mobile.mimo7b import POST_NORM, PRE_NORM, SYNTHETIC
 from mimo_mobile.runtime.decode.speculator import speculator_for
-from mimo_mobile.runtime.devices.threads import default_threads
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
@@ -93,7 +92,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
         model,
         config,
         config.choose_context_length(folder, described.trained),
-        config.threads or default_threads(model, folder / DATA),
+        config.choose_threads(model, folder / DATA),
         described.reads_normed_states,
         files,
     )
@@ -101,7 +100,7 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
     try:
         on_cpu = isinstance(backend, OrtBackend) and placement.asked == "cpu"
         where = () if on_cpu else (str(placement), type(backend).__name__)
-        key = (model, opening.threads, config.spin, backend.mtp is not None, *where)
+        key = (model, opening.threads, config.spins, backend.mtp is not None, *where)
         return Model(
             backend,
             tokenizer,

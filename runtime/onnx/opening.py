@@ -93,7 +93,7 @@ class OnnxOpening:
         made.inter_op_num_threads = 1
         made.log_severity_level = 4
         made.enable_mem_pattern = False  # it would keep a plan for each length of the text
-        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.config.spin else "0")
+        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.config.spins else "0")
         # Trunk and MTP layer have threads of their own, which would take the cores from each other between two runs.
         made.add_session_config_entry("session.force_spinning_stop", "1")
         made.add_session_config_entry(providers.RECORD, "1")
