@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mimo_mobile import untrusted
-from mimo_mobile.arguments import check, check_fields
+from mimo_mobile.arguments import check, check_fields, check_text
 from mimo_mobile.errors import BadArgumentError
-from mimo_mobile.runtime.text.tokenizer import check_text
 
 Kind = Literal["schema", "regex", "choice", "grammar"]
 

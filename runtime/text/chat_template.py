@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from mimo_mobile.arguments import check
+from mimo_mobile.arguments import check, check_text
 from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.text.template_language import ChatTemplate
-from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer, check_text
+from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
 from mimo_mobile.runtime.text.tools import Tool, ToolCall
 from mimo_mobile.untrusted import parse_json, printable
 

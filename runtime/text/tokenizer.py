@@ -14,7 +14,8 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mimo_mobile import tokenizer_file, untrusted
-from mimo_mobile.errors import BadArgumentError, ModelLoadError
+from mimo_mobile.arguments import check_text
+from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.gguf_header import GgufHeader
 from mimo_mobile.mimo7b import QWEN2_PATTERN, STOP_TOKENS, byte_alphabet
 from mimo_mobile.tokenizer_file import ADDED_FLAGS, TokenizerData, TokenizerError, check_tokenizer, read_tokenizer
@@ -161,16 +162,3 @@ class TextTokenizer:
             return b"" if added.special else str(added.content).encode()
         token = self._tokenizer.id_to_token(token_id)
         return b"" if token is None else bytes(map(byte_alphabet().__getitem__, token))
-
-
-def check_text(text: str, place: str = "text") -> None:
-    """See that a text can be encoded.
-
-    Raises:
-        BadArgumentError: It holds half of a surrogate pair.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        raise BadArgumentError(f"{place}: U+{code:04X} found at {error.start}, which is no character") from error

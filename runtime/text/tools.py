@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mimo_mobile.arguments import check_text
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.stop_strings import overlap
-from mimo_mobile.runtime.text.tokenizer import check_text
 
 CHOICES = ("auto", "none", "required")
 """What ``tool_choice`` may be beside the name of a tool."""

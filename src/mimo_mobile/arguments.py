@@ -86,3 +86,16 @@ def _shown(value: object) -> str:
     except Exception:
         return "something"
     return printable(text[:60])
+
+
+def check_text(text: str, place: str = "text") -> None:
+    """See that a text can be encoded.
+
+    Raises:
+        BadArgumentError: It holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise BadArgumentError(f"{place}: U+{code:04X} found at {error.start}, which is no character") from error
