@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mimo_mobile.convert.draft_vocabulary import LEARNT_TOKENS
-from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked, compile_bytes
+from mimo_mobile.convert.npu.pieces import ADDED, HEAD_WINDOWS, WINDOWS, Cut, checked, compile_bytes
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.npu_memory import ADDRESS_BYTES, KV_BYTES, Piece, Plan
@@ -141,6 +141,15 @@ def plan(recipe: Recipe, config: MimoConfig, cut: Cut, *, staged: bool = False) 
         (count + mtp_layers) * layer_cache,
         RUNTIME_BYTES,
     )
+
+
+def binaries_bytes(recipe: Recipe, config: MimoConfig, asked: Asked) -> int:
+    """The most that a recipe's model, compiled for one chip, takes of the disk.
+
+    Raises:
+        QuantizationError: Context or windows do not fit the model, or compiling takes more memory than is allowed.
+    """
+    return round(ADDED * plan(recipe, config, asked.cut(config)).npu_bytes)
 
 
 def check(recipe: Recipe, found: Plan) -> None:

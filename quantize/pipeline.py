@@ -26,7 +26,7 @@ from mimo_mobile.layout import ONNX_FOLDER
 from mimo_mobile.manifest import Manifest
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.progress import ProgressCallback, ignore
-from mimo_mobile.quantize import disjoint, evaluate, kept_work, preflight, rejection, report_data
+from mimo_mobile.quantize import disjoint, evaluate, kept_work, npu_plan, preflight, rejection, report_data
 from mimo_mobile.quantize.calibrate import Statistics
 from mimo_mobile.quantize.calibrator import Calibrator
 from mimo_mobile.quantize.divergences import divergences, with_divergences
@@ -120,7 +120,8 @@ def quantize_checkpoint(
     context = _checked(npu, checkpoint) if npu is not None else 0
     given = Given.read(checkpoint, effort, calibration, importance, endpoint)
     outputs = [(recipe, out / _name(source, recipe, single_file)) for recipe in chosen]
-    job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions))
+    binaries = _binaries(npu, chosen, checkpoint)
+    job = preflight.Job(checkpoint, outputs, single_file, given, bool(questions), binaries)
     preflight.check_checkpoint(job)
 
     with files.locked(out):
@@ -234,6 +235,15 @@ def _checked(npu: NpuTarget, checkpoint: Checkpoint) -> int:
 
     providers.register(onnxruntime_library.load(), providers.PROVIDERS["qnn"])
     return checked(npu.context_length, npu.windows, checkpoint.config.max_position_embeddings).context_length
+
+
+def _binaries(npu: NpuTarget | None, recipes: Sequence[Recipe], checkpoint: Checkpoint) -> dict[str, int]:
+    """What is compiled of each recipe's model in bytes, by its name."""
+    if npu is None:
+        return {}
+    asked = npu_plan.Asked(npu.context_length, npu.windows, npu.shared, npu.memory_bytes)
+    onnx = [each for each in recipes if each.target == "onnx"]
+    return {each.name: len(npu.socs) * npu_plan.binaries_bytes(each, checkpoint.config, asked) for each in onnx}
 
 
 def _name(source: Source, recipe: Recipe, single_file: bool) -> str:

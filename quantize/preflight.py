@@ -5,8 +5,8 @@ What only the work itself can show is not here: numbers that do not fit float16,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mimo_mobile import files, ggml_library, onnxruntime_library
@@ -40,6 +40,7 @@ class Job:
         single_file: Whether a GGUF file holds both the trunk and the MTP layer.
         given: What the levels are chosen by.
         asked: Whether problems are answered by the files in the end.
+        binaries: Bytes that are compiled of a recipe's model for NPUs, by the recipe's name.
     """
 
     checkpoint: Checkpoint
@@ -47,6 +48,7 @@ class Job:
     single_file: bool
     given: Given
     asked: bool
+    binaries: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answering(self) -> list[Recipe]:
@@ -131,7 +133,7 @@ def needed_bytes(job: Job, known: Manifest | None, *, same: bool) -> int:
     most = taken
     for recipe, _ in job.outputs:
         size = model_size(recipe, checkpoint.config, single_file=job.single_file, drafts=drafts)
-        taken += size.model_bytes + size.mtp_bytes
+        taken += size.model_bytes + size.mtp_bytes + job.binaries.get(recipe.name, 0)
         most = max(most, taken)
         old = known.entry(recipe.name) if known and same else None
         taken -= old.size_bytes if old else 0  # it is there until the new one is whole

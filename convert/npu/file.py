@@ -24,7 +24,7 @@ from mimo_mobile.convert.npu.centered_keys import NOTHING, Centers
 from mimo_mobile.convert.npu.compiler import Compiled, Compiler, shares_weights
 from mimo_mobile.convert.npu.graph import Window
 from mimo_mobile.convert.npu.kept_pieces import KeptPieces
-from mimo_mobile.convert.npu.pieces import HEAD_WINDOWS, WINDOWS, Cut, checked
+from mimo_mobile.convert.npu.pieces import ADDED, HEAD_WINDOWS, WINDOWS, Cut, checked
 from mimo_mobile.convert.npu.qdq_graph import QdqTape, Range
 from mimo_mobile.convert.npu.ranges_file import Form, Ranges
 from mimo_mobile.convert.onnx_graph import Compute
@@ -45,9 +45,6 @@ from mimo_mobile.layout import (
 )
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 from mimo_mobile.socs import Soc
-
-ADDED = 1.2
-"""How much larger binaries are than their weights at most: 1.18 times with MiMo-nano, 0.99 with MiMo-7B's shapes."""
 
 
 def compile_for_npu(

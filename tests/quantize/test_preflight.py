@@ -24,7 +24,8 @@ from mimo_mobile.errors import (
 )
 from mimo_mobile.hub import Source
 from mimo_mobile.quantize import disjoint, report_file
-from mimo_mobile.quantize.pipeline import IMPORTANCE, quantize_checkpoint
+from mimo_mobile.quantize.pipeline import IMPORTANCE, NpuTarget, quantize_checkpoint
+from mimo_mobile.socs import soc_named
 from tests.tiny import write_json, write_tiny_checkpoint
 
 COMPUTING = ("calibrate", "balance channels", "write", "answer", "evaluate")
@@ -144,6 +145,18 @@ def test_a_disk_without_room_for_all_files_together(
     quantize_checkpoint(tiny, out, ["q8_0", "int4_b32"], problems=0, force=True)
     monkeypatch.setattr("shutil.disk_usage", disk(0))
     quantize_checkpoint(tiny, out, ["q8_0", "int4_b32"], problems=0)  # nothing is to be written
+
+
+@pytest.mark.needs("onnxruntime_qnn")
+def test_a_disk_without_room_for_what_is_compiled_is_refused_before_anything_is_quantized(
+    tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = quantize_checkpoint(tiny, tmp_path / "whole", ["int4_b32"], problems=0).entries[0].size_bytes
+    monkeypatch.setattr("shutil.disk_usage", disk(size + 1_000_000))
+    npu = NpuTarget((soc_named("SM8750"), soc_named("SM8650")), 128)
+    refused(
+        DiskFullError, "GB needed, .* GB free; make room", tiny, tmp_path / "out", ["int4_b32"], problems=0, npu=npu
+    )
 
 
 def test_another_checkpoint_s_files_stay_when_a_run_with_force_is_refused(tiny: Source, tmp_path: Path) -> None:
