@@ -127,7 +127,7 @@ bench-phone: $(VENV)/.installed $(PHONE_TOOLS)/.built  ## speed, memory, heat an
 
 bench-npu-phone: $(VENV)/.installed-dev  ## the same of the NPU, by the demo app: NPU, split and CPU; NPU_MODEL=folder
 	@[ "$(origin NPU_MODEL)" != file ] || ls "$(NPU_MODEL)"/*/qnn-SM8850/npu.json >/dev/null 2>&1 || $(BIN)/mimo quantize nano --recipe int4_b32 --target qnn \
-		--soc SM8450,SM8550,SM8650,SM8750,SM8850 --context 2048 --shared --problems 0 --no-answer --out "$(OUT)/npu"
+		--soc SM8450,SM8550,SM8650,SM8750,SM8850 --context 2048 --problems 0 --no-answer --out "$(OUT)/npu"
 	@$(BIN)/python -m benchmarks.phone.npu "$(NPU_MODEL)" --out "$(OUT)/phone" $(PHONE_OPTIONS)
 
 emulator-test: android $(VENV)/.installed  ## the app's instrumented tests on the emulator or phone that adb sees
