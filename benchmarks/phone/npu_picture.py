@@ -70,7 +70,7 @@ def _panel(
         place = f'x="{x + 2:.1f}" y="{bottom - tall:.1f}" width="{bar - 4:.1f}" height="{tall:.1f}"'
         made.append(f'<rect {place} fill="{COLOURS[mode]}"/>')
         middle = f'x="{x + bar / 2:.1f}" y="{bottom - tall - 4:.1f}"'
-        made.append(f'<text {middle} text-anchor="middle">{value:.3g}</text>')
+        made.append(f'<text {middle} text-anchor="middle">{value:,.{0 if value >= 100 else 1}f}</text>')
     for number, depth in enumerate(depths):
         said = f"after {depth:,} tokens"
         middle = f'x="{LEFT + (number + 0.5) * group:.1f}" y="{bottom + 16}"'
