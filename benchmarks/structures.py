@@ -90,6 +90,7 @@ def main(tokenizer: Path, tokens: int, step_ms: float) -> None:
                 continue
             started = time.perf_counter()
             answer.accept(token)
+            answer.certain()  # which drafts ask for
             taken.append(masked_s + time.perf_counter() - started)
             if answer.over:
                 answer = structures.answer(structure, thinks=False)
