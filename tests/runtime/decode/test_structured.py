@@ -107,6 +107,17 @@ def test_a_text_as_a_prompt_is_followed_by_the_structure_at_once(model: Model) -
     assert {each.channel for each in tokens} == {"answer"} and re.fullmatch("[0-9]{3}", told(tokens, "answer"))
 
 
+def test_turns_of_a_conversation_may_have_structures_and_no_tools(model: Model) -> None:
+    conversation = model.conversation(config=GREEDY)
+    for structure in (Structure.choice(["yes", "no"]), Structure.regex("[0-9]{2}")):
+        list(conversation.send("What is 7 + 8?", replace(GREEDY, structure=structure)))
+    first, second = (turn.answer for turn in conversation.turns)
+    assert first in ("yes", "no") and re.fullmatch("[0-9]{2}", second)
+    tool = {"type": "function", "function": {"name": "add"}}
+    with pytest.raises(BadArgumentError, match="turns hold no tool calls"):
+        conversation.send("What is 7 + 8?", replace(GREEDY, tools=[tool]))
+
+
 def test_an_answer_that_is_cut_off_says_so_and_one_that_is_whole_needs_no_end_token(model: Model) -> None:
     structure = Structure.regex("[0-9]{8}")
     config = replace(GREEDY, thinking=False, structure=structure)
