@@ -61,6 +61,10 @@ class Matcher:
         """Whether the text is whole and nothing can follow."""
         return self._engine.is_stopped() and self._engine.is_accepting()
 
+    def certain(self) -> list[int]:
+        """Tokens of the text that comes next in any case, as far as there is only one; a model may cut it otherwise."""
+        return self._engine.compute_ff_tokens()
+
     def allowed(self) -> NDArray[np.bool_]:
         """Which tokens [V] may come next; those that end the turn may when the text is whole.
 

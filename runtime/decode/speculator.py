@@ -110,7 +110,7 @@ class Draft:
 
     ids: tuple[int, ...] = ()
     padding: int = 0
-    drafter: Literal["mtp", "ngram", "none"] = "none"
+    drafter: Literal["mtp", "ngram", "forced", "none"] = "none"
 
 
 class Speculator:
@@ -128,7 +128,7 @@ class Speculator:
         self._mtp_drafts = mtp_drafts if head is not None and mode in ("auto", "mtp") else 0
         self._pace, self._draft_s = Pace(costs.rows_s), costs.draft_s
         self._shadow_tokens, self._pays = float(SHADOW_TOKENS), self._could_pay()
-        self.success = {"mtp": Success(0.7), "ngram": Success(0.5)}
+        self.success = {"mtp": Success(0.7), "ngram": Success(0.5), "forced": Success(0.95)}
         self._lookup = Lookup()
         self._drafting = "none"
         self.counts: list[tuple[int, int]] = [(0, 0)] * (MOST_ROWS - 1)
@@ -164,6 +164,8 @@ class Speculator:
     def propose(self, generation: Generation, position: int, token: int, room: int) -> Draft:
         """A draft of at most ``room`` tokens to verify together with the last token, ``token`` at ``position``."""
         most = max(0, min(room, len(self.costs.rows_s) - 1))
+        if certain := generation.certain()[:most]:
+            return self._forced(certain, room)
         found = self._lookup.following(most) if self._mode in ("auto", "ngram") else []
         drafts = min(most, self._mtp_drafts) if self._pays else 0
         if not found and not drafts:
@@ -183,6 +185,15 @@ class Speculator:
             # With all rows that waited, of weights that are no longer at hand.
             self._shadow_tokens = max(SHADOW_TOKENS, seconds / self._pace.cheapest(1)[1] / SHADOW_SHARE)
         return self._padded(tuple(found[:count]), "ngram", room) if name == "ngram" else Draft()
+
+    def _forced(self, certain: list[int], room: int) -> Draft:
+        """The draft that pays most of tokens whose text is certain, though the model may cut it into others."""
+        expected, self._drafting = self.success["forced"].expected, "none"
+        count = max(range(len(certain) + 1), key=lambda count: self._speed(expected(count) - 1, count, 0.0))
+        if not count:
+            self._shadows["forced"] = certain[0]
+            return Draft()
+        return self._padded(tuple(certain[:count]), "forced", room)
 
     def _best(self, found: int, drafts: int) -> tuple[Literal["mtp", "ngram", "none"], int]:
         """The drafter, and the number of its tokens, that are expected to give most tokens a second."""
@@ -220,7 +231,7 @@ class Speculator:
             ids.append(generation.guess(logits, self._head.draft_ids, ahead))
         return tuple(ids), time.perf_counter() - started
 
-    def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram"], room: int) -> Draft:
+    def _padded(self, ids: tuple[int, ...], drafter: Literal["mtp", "ngram", "forced"], room: int) -> Draft:
         return Draft(ids, min(self._pace.cheapest(len(ids) + 1)[0], room - len(ids)), drafter)
 
 

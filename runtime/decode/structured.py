@@ -46,6 +46,10 @@ class StructuredAnswer:
         """Whether the answer is whole and nothing can follow."""
         return not self.thinking and not self._between and self._matcher.over
 
+    def certain(self) -> list[int]:
+        """Tokens of the answer's text that comes next in any case; the model may choose others for the same text."""
+        return [] if self.thinking or self._between else self._matcher.certain()
+
     def forced(self) -> list[int]:
         """The tokens that come next in any case."""
         text = ""

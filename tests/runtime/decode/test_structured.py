@@ -84,6 +84,15 @@ def test_an_answer_keeps_its_structure_and_drafts_change_no_token_of_it(
         assert tokens[-1].stats is not None and tokens[-1].stats.drafted_tokens > 0
 
 
+def test_text_that_a_structure_forces_is_computed_several_tokens_at_a_time(model: Model) -> None:
+    structure = Structure.regex("The result of this sum, which I was asked for, is [0-9]")
+    config = replace(GREEDY, thinking=False, structure=structure)
+    tokens = list(model.generate(QUESTION, config))
+    stats = tokens[-1].stats
+    assert stats is not None and 0.9 * stats.drafted_tokens < stats.accepted_tokens > 0.6 * len(ids_of(tokens))
+    assert ids_of(list(model.generate(QUESTION, replace(config, speculate=False)))) == ids_of(tokens)
+
+
 def test_the_thinking_is_what_it_is_without_a_structure(model: Model) -> None:
     free = list(model.generate(QUESTION, GREEDY))
     tokens = list(model.generate(QUESTION, replace(GREEDY, structure=Structure.choice(["yes", "no"]))))
@@ -96,6 +105,17 @@ def test_the_thinking_is_what_it_is_without_a_structure(model: Model) -> None:
 def test_a_text_as_a_prompt_is_followed_by_the_structure_at_once(model: Model) -> None:
     tokens = list(model.generate("348 + 162 =", replace(GREEDY, structure=Structure.regex("[0-9]{3}"))))
     assert {each.channel for each in tokens} == {"answer"} and re.fullmatch("[0-9]{3}", told(tokens, "answer"))
+
+
+def test_turns_of_a_conversation_may_have_structures_and_no_tools(model: Model) -> None:
+    conversation = model.conversation(config=GREEDY)
+    for structure in (Structure.choice(["yes", "no"]), Structure.regex("[0-9]{2}")):
+        list(conversation.send("What is 7 + 8?", replace(GREEDY, structure=structure)))
+    first, second = (turn.answer for turn in conversation.turns)
+    assert first in ("yes", "no") and re.fullmatch("[0-9]{2}", second)
+    tool = {"type": "function", "function": {"name": "add"}}
+    with pytest.raises(BadArgumentError, match="turns hold no tool calls"):
+        conversation.send("What is 7 + 8?", replace(GREEDY, tools=[tool]))
 
 
 def test_an_answer_that_is_cut_off_says_so_and_one_that_is_whole_needs_no_end_token(model: Model) -> None:
@@ -124,11 +144,11 @@ def test_a_constraint_of_ones_own_restricts_it_further(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['say "a"', "two\nlines", "日本 é 🙂", "\\d+ [a](b)*.", "tab\t\x01\x7f", "/a/ | b", "1" * 3000]
+    "text", ['say "a"', "two\nlines", "日本 é 🙂", "\\d+ [a](b)*.", "tab\t\x01\x7f", "/a/ | b", "1" * 300]
 )
 def test_a_choice_may_hold_any_characters_and_many_texts(nano: Source, text: str) -> None:
     tokenizer = TextTokenizer.from_file(nano.path / "tokenizer.json")
-    others = [f"{text[0]}{place}" for place in range(3000)]
+    others = [f"{text[0]}{place}" for place in range(1000)]
     answer = Structures(tokenizer).answer(Structure.choice([*others, text]), thinks=False)
     for token in tokenizer.encode(text):
         assert answer.mask(np.zeros(tokenizer.size, np.float32))[token] == 0
@@ -208,7 +228,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] if each == "repetitions" else []) for each in HOSTILE]
+)
 def test_a_hostile_structure_works_or_is_an_error_and_never_a_crash(nano: Source, name: str) -> None:
     tokenizer = TextTokenizer.from_file(nano.path / "tokenizer.json")
     dice = np.random.default_rng(0)
