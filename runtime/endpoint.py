@@ -287,6 +287,7 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
         made["max_tokens"] = config.max_tokens
     if config.stop:
         made["stop"] = list(config.stop)
+    made |= {name: penalty for name in ("presence_penalty", "frequency_penalty") if (penalty := getattr(config, name))}
     if config.logit_bias:
         made["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
     if config.structure is not None:

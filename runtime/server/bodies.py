@@ -25,9 +25,8 @@ IGNORED = frozenset(
 """What clients send along and what changes no answer."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (),
-    "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
-    "reasoning_effort": (), "top_logprobs": (0,), "web_search_options": (),
+    "audio": (), "function_call": (), "functions": (), "logprobs": (False,), "modalities": (["text"],),
+    "prediction": (), "reasoning_effort": (), "top_logprobs": (0,), "web_search_options": (),
 }  # fmt: skip
 """What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
 
@@ -228,6 +227,10 @@ class ChatRequest(_Body):
     """The answer ends before any of these texts."""
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     """Logits of tokens that were said are divided by this where they are above 0, and else multiplied with it."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """What is subtracted from the logits of tokens that the answer or its thinking holds already."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """What is subtracted from them as often as the token occurs there."""
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     """What is added to the logits of tokens, by their ids."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
@@ -257,7 +260,8 @@ class ChatRequest(_Body):
             "temperature": temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
             "max_tokens": min(filter(None, (asked, most_tokens)), default=None),
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
-            "repetition_penalty": self.repetition_penalty,
+            "repetition_penalty": self.repetition_penalty, "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
             "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
             "structure": self.response_format.structure() if self.response_format else None,
             "tools": [each.model_dump(exclude_none=True) for each in self.tools or []],
@@ -270,7 +274,7 @@ class ChatRequest(_Body):
         return [GenerationConfig(**given, seed=seed) for seed in seeds]
 
 
-_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
+_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 def chat_request(value: object) -> ChatRequest:

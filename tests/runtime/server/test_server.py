@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,15 @@ def test_thinking_is_left_out_and_cut_as_the_client_says(served: Served, model: 
 
 def test_penalties_and_biases_are_those_of_the_runtime(served: Served, model: Model) -> None:
     five = model.tokenizer.encode("5")[0]
-    asked = {**ASKED, "extra_body": {"repetition_penalty": 3.0}, "logit_bias": {str(five): -100}, "max_tokens": 40}
+    changed: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 2.0, "max_tokens": 40}
+    asked = {**ASKED, **changed, "extra_body": {"repetition_penalty": 3.0}, "logit_bias": {str(five): -100}}
     found = served.client.chat.completions.create(**asked).choices[0].message
-    config = GenerationConfig(temperature=0, repetition_penalty=3.0, logit_bias={five: -100.0}, max_tokens=40)
+    config = GenerationConfig(temperature=0, repetition_penalty=3.0, logit_bias={five: -100.0}, **changed)
     expected = own_answer(model, config)
     assert (found.reasoning_content, found.content) == expected[:2]  # type: ignore[attr-defined]
-    assert "5" not in expected[0] + expected[1] and expected != own_answer(model, GenerationConfig(temperature=0))
+    assert "5" not in expected[0] + expected[1]
+    for other in (GenerationConfig(temperature=0), replace(config, presence_penalty=0.0, frequency_penalty=0.0)):
+        assert expected != own_answer(model, other)
 
 
 def test_conversations_that_alternate_each_go_on_where_they_were(served: Served, model: Model) -> None:
@@ -120,6 +124,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "logprobs": ({"logprobs": True}, 400, "logprobs is not supported"),
     "a temperature below zero": ({"temperature": -1}, 400, "temperature"),
     "a number in words": ({"temperature": "0.5"}, 400, "temperature: Input should be a valid number"),
+    "a penalty beyond OpenAI's": ({"presence_penalty": 2.5}, 400, "presence_penalty: Input should be less than"),
     "an empty stop text": ({"stop": [""]}, 400, "stop"),
     "a hundred stop texts": ({"stop": ["a"] * 100}, 400, "stop"),
     "too many answers": ({"n": 100}, 400, "n: Input should be less than"),
