@@ -136,6 +136,8 @@ class Endpoint:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
         if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
             raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
+        if config.logprobs is not None:
+            raise BadArgumentError("logprobs are told by token ids, which no server tells; run the model here")
         if config.callable_tools:
             raise BadArgumentError("tools are for a model that is loaded here; a server's own client has them, too")
         if config.structure is not None and config.structure.kind != "schema":

@@ -328,6 +328,7 @@ def test_urls_that_are_none_are_refused(url: str, message: str) -> None:
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking=False)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking_budget=5)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(repetition_penalty=1.1)),
+        lambda endpoint: endpoint.generate(ASKED, GenerationConfig(logprobs=0)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(structure=Structure.regex("a"))),
         lambda endpoint: endpoint.generate(ASKED[0]),
         lambda endpoint: endpoint.generate(["x"]),
