@@ -23,7 +23,7 @@ from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
 from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.text.chat_template import Message, MessageLike, messages_of
-from mimo_mobile.runtime.text.thinking import Channel, ThinkingSplitter
+from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.untrusted import printable
 
 KEY_VARIABLE = "MIMO_ENDPOINT_KEY"
@@ -230,8 +230,7 @@ class Endpoint:
                 reason = "cancelled"
         for channel, piece in splitter.flush():
             yield GeneratedToken(piece, None, channel)
-        last: Channel = "answer" if splitter.state == "answer" else "thinking"
-        yield GeneratedToken("", None, last, reason, self._stats(path, usage, clock))
+        yield GeneratedToken("", None, splitter.channel, reason, self._stats(path, usage, clock))
 
     def _stats(self, path: str, usage: Value | None, clock: _Clock) -> GenerationStats | None:
         if usage is None:

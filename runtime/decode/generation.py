@@ -175,7 +175,7 @@ class Generation:
         self.count += 1
         text = self._stops.feed(self._detokenizer.feed(self._tokenizer.token_bytes(token)))
         pieces = [part for piece in self._splitter.feed(text) for part in self._parts(*piece)]
-        for index, (channel, piece) in enumerate(pieces or [(self._channel(), "")]):
+        for index, (channel, piece) in enumerate(pieces or [(self._splitter.channel, "")]):
             said, call = (piece, None) if isinstance(piece, str) else ("", piece)
             if channel == "thinking" and self.config.loop_guard:
                 self._guard.feed(said)
@@ -202,7 +202,4 @@ class Generation:
             yield GeneratedToken(cut_off, None, "answer")
         if self.stopped and reason == "length":  # a stop string was in what was held back
             reason, notice = "stop", None
-        yield GeneratedToken("", None, self._channel(), reason, stats, notice)
-
-    def _channel(self) -> Channel:
-        return "answer" if self._splitter.state == "answer" else "thinking"
+        yield GeneratedToken("", None, self._splitter.channel, reason, stats, notice)

@@ -121,7 +121,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a field that is misspelt": ({"max_token": 5}, 400, "max_token: there is no such field"),
     "a bias of no token": ({"logit_bias": {"a": 1}}, 400, "logit_bias.a"),
     "a bias beyond the vocabulary": ({"logit_bias": {"99999": 1}}, 400, "99999"),
-    "logprobs": ({"logprobs": True}, 400, "logprobs is not supported"),
+    "no number of logprobs": ({"logprobs": 5}, 400, "logprobs: Input should be a valid boolean"),
+    "too many logprobs": ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs: Input should be less than"),
+    "the likeliest tokens alone": ({"top_logprobs": 2}, 400, "send logprobs: true, too"),
     "a temperature below zero": ({"temperature": -1}, 400, "temperature"),
     "a number in words": ({"temperature": "0.5"}, 400, "temperature: Input should be a valid number"),
     "a penalty beyond OpenAI's": ({"presence_penalty": 2.5}, 400, "presence_penalty: Input should be less than"),
@@ -267,11 +269,12 @@ def test_numbers_count_what_was_done(model: Model) -> None:
 
 def test_its_description_is_openapi_and_its_example_is_answered(served: Served) -> None:
     described = served.http.get("/openapi.json").json()
-    post = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
-    jsonschema.validate(post["example"], {**post["schema"], "components": described["components"]})
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"messages": []}, {**post["schema"], "components": described["components"]})
-    assert served.http.post("/v1/chat/completions", json=post["example"]).status_code == 200
+    for path, wrong in (("/v1/chat/completions", {"messages": []}), ("/v1/completions", {"prompt": ""})):
+        post = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        jsonschema.validate(post["example"], {**post["schema"], "components": described["components"]})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, {**post["schema"], "components": described["components"]})
+        assert served.http.post(path, json=post["example"]).status_code == 200
 
 
 def started(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
