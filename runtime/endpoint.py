@@ -23,7 +23,7 @@ from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
 from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.text.chat_template import Message, MessageLike, messages_of
-from mimo_mobile.runtime.text.thinking import Channel, ThinkingSplitter
+from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.untrusted import printable
 
 KEY_VARIABLE = "MIMO_ENDPOINT_KEY"
@@ -136,6 +136,8 @@ class Endpoint:
             raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
         if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
             raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
+        if config.logprobs is not None:
+            raise BadArgumentError("logprobs are told by token ids, which no server tells; run the model here")
         if config.callable_tools:
             raise BadArgumentError("tools are for a model that is loaded here; a server's own client has them, too")
         if config.structure is not None and config.structure.kind != "schema":
@@ -228,8 +230,7 @@ class Endpoint:
                 reason = "cancelled"
         for channel, piece in splitter.flush():
             yield GeneratedToken(piece, None, channel)
-        last: Channel = "answer" if splitter.state == "answer" else "thinking"
-        yield GeneratedToken("", None, last, reason, self._stats(path, usage, clock))
+        yield GeneratedToken("", None, splitter.channel, reason, self._stats(path, usage, clock))
 
     def _stats(self, path: str, usage: Value | None, clock: _Clock) -> GenerationStats | None:
         if usage is None:
@@ -287,6 +288,7 @@ def _settings(config: GenerationConfig) -> dict[str, Any]:
         made["max_tokens"] = config.max_tokens
     if config.stop:
         made["stop"] = list(config.stop)
+    made |= {name: penalty for name in ("presence_penalty", "frequency_penalty") if (penalty := getattr(config, name))}
     if config.logit_bias:
         made["logit_bias"] = {str(token): bias for token, bias in config.logit_bias.items()}
     if config.structure is not None:

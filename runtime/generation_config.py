@@ -21,6 +21,12 @@ LEAST_TEMPERATURE = 1e-6
 MOST_PENALTY = 100.0
 """A repetition penalty beyond this, or below its inverse, has no more effect and might overflow."""
 
+MOST_SUBTRACTED = 2.0
+"""OpenAI's limit of presence and frequency penalties, above and below 0."""
+
+MOST_LOGPROBS = 20
+"""OpenAI's limit of the likeliest tokens that are told of each place."""
+
 MOST_BIAS = 100.0
 """OpenAI's limit; beyond it a token comes always or never."""
 
@@ -47,7 +53,12 @@ class GenerationConfig:
         min_p: Only tokens at least this share as likely as the most likely one are sampled from; 0 is off.
         repetition_penalty: Logits of tokens that the prompt or the text holds are divided by this where they are above
             0, and multiplied below, as in transformers; 1 is off.
+        presence_penalty: What is subtracted from the logits of tokens that the text holds, thinking included, but not
+            of those that only the prompt holds; from -2 to 2, as in OpenAI's API.
+        frequency_penalty: The same, but subtracted as often as the token occurs in the text.
         logit_bias: What is added to the logits of single tokens, by their ids, from -100 to 100, as in OpenAI's API.
+        logprobs: How many of the likeliest tokens each record tells beside its own, up to 20, with the logarithms of
+            their probabilities; 0 tells that of its own only. By default none are computed.
         seed: The same seed draws the same random numbers, which give the same text again in a new session on the same
             machine, with the same file, versions and options. Drafts change it by rounding at most. By default a seed
             is drawn.
@@ -75,7 +86,10 @@ class GenerationConfig:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | None = None
+    logprobs: int | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
@@ -102,7 +116,10 @@ class GenerationConfig:
             "top_k": self.top_k >= 0,
             "min_p": 0 <= self.min_p <= 1,
             "repetition_penalty": 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+            "presence_penalty": abs(self.presence_penalty) <= MOST_SUBTRACTED,
+            "frequency_penalty": abs(self.frequency_penalty) <= MOST_SUBTRACTED,
             "logit_bias": all(token >= 0 and abs(bias) <= MOST_BIAS for token, bias in (self.logit_bias or {}).items()),
+            "logprobs": self.logprobs is None or 0 <= self.logprobs <= MOST_LOGPROBS,
             "seed": self.seed is None or self.seed >= 0,
             "max_tokens": self.max_tokens is None or self.max_tokens >= 1,
             "stop": all(self.stop),
@@ -189,6 +206,9 @@ class GeneratedToken:
             itself; ``context_full`` in the last record, when nothing more fits into the context; ``timed_out`` in that
             of a generation that ``timeout`` ended.
         tool_call: A call that is complete with this record; its text is not among the answer's.
+        logprob: The natural logarithm of the token's probability, where ``GenerationConfig.logprobs`` asks for it: by
+            the model alone, before temperature, filters, penalties, biases and whatever restricts the answer.
+        top_logprobs: The ids of the likeliest tokens by the model alone, with their logarithms, the likeliest first.
     """
 
     text: str
@@ -198,3 +218,5 @@ class GeneratedToken:
     stats: GenerationStats | None = None
     notice: Notice | None = None
     tool_call: ToolCall | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()

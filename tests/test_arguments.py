@@ -57,6 +57,9 @@ def test_a_config_takes_or_names_whatever_it_is_given(config: type[Any]) -> None
         (lambda: GenerationConfig(temperature=math.nan), r"^temperature nan is out of range$"),
         (lambda: GenerationConfig(stop="x"), r"^stop is 'x', of type str; a list of texts expected$"),
         (lambda: GenerationConfig(repetition_penalty=0), r"^repetition_penalty 0.0 is out of range$"),
+        (lambda: GenerationConfig(presence_penalty=2.1), r"^presence_penalty 2.1 is out of range$"),
+        (lambda: GenerationConfig(frequency_penalty=math.nan), r"^frequency_penalty nan is out of range$"),
+        (lambda: GenerationConfig(logprobs=21), r"^logprobs 21 is out of range$"),
         (lambda: GenerationConfig(logit_bias={5: 101}), r"^logit_bias \{5: 101\} is out of range$"),
         (lambda: GenerationConfig(logit_bias={-1: 1}), r"^logit_bias \{-1: 1\} is out of range$"),
         (

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import NumericsError, SessionError
 from mimo_mobile.runtime.decode.constraint import Constraint
+from mimo_mobile.runtime.decode.logprobs import logprobs
 from mimo_mobile.runtime.decode.penalties import Penalties
 from mimo_mobile.runtime.decode.sampling import sample
 from mimo_mobile.runtime.decode.structured import StructuredAnswer
@@ -61,6 +62,7 @@ class Generation:
         self._forced: deque[int] = deque()
         self._uniforms: deque[float] = deque()
         self._closed = False
+        self._logprobs: tuple[float | None, tuple[tuple[int, float], ...]] = None, ()  # of the token that came last
         self.count = 0
 
     @property
@@ -75,7 +77,8 @@ class Generation:
             NumericsError: The logits are not finite.
             SessionError: The constraint allows no token, or the structure takes more time or memory than it may.
         """
-        structured = self._structured
+        structured, logits = self._structured, logits[: self._tokenizer.size]  # what is beyond is padding
+        self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")
         if self._thinks and not self._closed:
             spent = self._budget is not None and self.count >= self._budget
             if spent or self._guard.found:
@@ -86,7 +89,7 @@ class Generation:
         if self._forced:
             token = self._forced.popleft()
         else:
-            token = self._sample(self._allowed(logits[: self._tokenizer.size]), 0)  # what is beyond is padding
+            token = self._sample(self._allowed(logits), 0)
             self._uniforms.popleft()
             if token in self._tokenizer.stop_ids:
                 if structured is None or not structured.thinking:
@@ -98,6 +101,8 @@ class Generation:
             structured.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
+        if self.config.logprobs is not None:
+            self._logprobs = logprobs(logits, token, self.config.logprobs)
         return token
 
     @property
@@ -110,7 +115,6 @@ class Generation:
 
     def _allowed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits of the tokens that may come, penalties included."""
-        self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")
         logits = self._restricted(self._penalties.apply(logits))
         if logits.max() == -np.inf:
             raise SessionError("the constraint allows no token at all; it must allow the end of the text at least")
@@ -177,12 +181,13 @@ class Generation:
         self.count += 1
         text = self._stops.feed(self._detokenizer.feed(self._tokenizer.token_bytes(token)))
         pieces = [part for piece in self._splitter.feed(text) for part in self._parts(*piece)]
-        for index, (channel, piece) in enumerate(pieces or [(self._channel(), "")]):
+        for index, (channel, piece) in enumerate(pieces or [(self._splitter.channel, "")]):
             said, call = (piece, None) if isinstance(piece, str) else ("", piece)
             if channel == "thinking" and self.config.loop_guard:
                 self._guard.feed(said)
             notice, self._notice = self._notice, None
-            yield GeneratedToken(said, token if index == 0 else None, channel, notice=notice, tool_call=call)
+            number, told = (token, self._logprobs) if index == 0 else (None, (None, ()))
+            yield GeneratedToken(said, number, channel, None, None, notice, call, *told)
 
     def _parts(self, channel: Channel, text: str) -> list[tuple[Channel, str | ToolCall]]:
         """A piece of text, and in the answer the calls in it."""
@@ -203,7 +208,4 @@ class Generation:
             yield GeneratedToken(cut_off, None, "answer")
         if self.stopped and reason == "length":  # a stop string was in what was held back
             reason, notice = "stop", None
-        yield GeneratedToken("", None, self._channel(), reason, stats, notice)
-
-    def _channel(self) -> Channel:
-        return "answer" if self._splitter.state == "answer" else "thinking"
+        yield GeneratedToken("", None, self._splitter.channel, reason, stats, notice)

@@ -53,9 +53,9 @@ def _filtered(
     weights = np.exp(scaled - scaled.max())
     total = float(weights.sum())
     count = min(top_k or len(weights), len(weights))
-    ids = _largest(weights, min(count, CANDIDATES))
+    ids = largest(weights, min(count, CANDIDATES))
     if count > CANDIDATES and (top_p >= 1 or weights[ids].sum() < top_p * total):
-        ids = _largest(weights, count)
+        ids = largest(weights, count)
     kept = weights[ids]
     if top_k:
         total = float(kept.sum())
@@ -68,7 +68,7 @@ def _filtered(
     return ids[: len(kept)], kept
 
 
-def _largest(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def largest(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Ids of the ``count`` largest, sorted; equal ones by id."""
     if count < len(weights):
         threshold = np.partition(weights, len(weights) - count)[len(weights) - count]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from mimo_mobile.arguments import check
 from mimo_mobile.errors import BadArgumentError
@@ -19,7 +19,7 @@ from mimo_mobile.runtime.decode.exchange import WhenFull
 from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
 from mimo_mobile.runtime.text.chat_template import Message, MessageLike
-from mimo_mobile.runtime.text.thinking import ThinkingSplitter
+from mimo_mobile.runtime.text.thinking import State, ThinkingSplitter
 from mimo_mobile.runtime.turns import CancelEvent
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Session:
         if isinstance(prompt, Message | Mapping):
             raise BadArgumentError("one message was given; give a list of messages, such as [message]")
         config, model = check("config", config, GenerationConfig | None) or GenerationConfig(), self.model
-        state: Literal["start", "answer"] = "start"
+        state: State = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
             state = "start" if config.restriction is None else "answer"
@@ -95,6 +95,15 @@ class Session:
             SessionError: The model is closed.
         """
         return self._begin(ids, "start" if config.thinks else "answer", config, constraint)
+
+    def continuation(self, ids: list[int], config: GenerationConfig) -> Generator[GeneratedToken, None, None]:
+        """Stream what follows a text, character for character: all of it is the answer, tags and white space too.
+
+        Raises:
+            ContextFullError: The prompt alone fills the context.
+            SessionError: The model is closed.
+        """
+        return self._begin(ids, "raw", config, None)
 
     def conversation(
         self,
@@ -190,7 +199,7 @@ class Session:
     def _begin(
         self,
         ids: list[int],
-        state: Literal["start", "answer"],
+        state: State,
         config: GenerationConfig,
         constraint: Constraint | None,
     ) -> Generator[GeneratedToken, None, None]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationStats
 from mimo_mobile.runtime.server import errors
+from mimo_mobile.runtime.server.choices import Choice
 from mimo_mobile.runtime.server.errors import UNAVAILABLE, RequestError
 from mimo_mobile.runtime.server.line import Job
 
-FIELDS = {"thinking": "reasoning_content", "answer": "content"}
-"""Where each channel goes, as DeepSeek, vLLM and llama.cpp name it."""
+Kind = Literal["chat.completion", "text_completion"]
+
+_CHUNKS = {"chat.completion": "chat.completion.chunk", "text_completion": "text_completion"}
+
+_IDS = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}
 
 PING = b": still at work\n\n"
 """A comment in a stream of events, which clients pass over."""
@@ -63,11 +66,11 @@ class Usage:
 class Answers:
     """The answers to one request, as they come out of the line."""
 
-    def __init__(self, job: Job, model: str) -> None:
-        """Read a job; ``model`` is the name that the client knows."""
+    def __init__(self, job: Job, model: str, choices: Sequence[Choice], kind: Kind) -> None:
+        """Read a job into ``choices``; ``model`` is the name that the client knows."""
         self.job, self.usage = job, Usage()
-        self._model = model
-        self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+        self._model, self._choices, self._kind = model, choices, kind
+        self._id, self._created = f"{_IDS[kind]}-{secrets.token_hex(12)}", int(time.time())
 
     async def whole(self) -> dict[str, Any]:
         """All answers, when they are complete.
@@ -76,52 +79,28 @@ class Answers:
             RequestError: The time is up, or the server stops.
             MimoMobileError: The model failed.
         """
-        texts = [dict.fromkeys(FIELDS.values(), "") for _ in self.job.configs]
-        reasons: list[str | None] = [None for _ in self.job.configs]
-        calls: list[list[dict[str, Any]]] = [[] for _ in self.job.configs]
-        async for place, token in self._tokens():
-            texts[place][FIELDS[token.channel]] += token.text
-            reasons[place] = _reason(token, len(calls[place]))
-            calls[place] += _called(token)
-        choices = [
-            {
-                "index": place,
-                "message": {"role": "assistant", **text, **({"tool_calls": made} if made else {}), "refusal": None},
-                "finish_reason": reasons[place],
-                "logprobs": None,
-            }
-            for place, (text, made) in enumerate(zip(texts, calls, strict=True))
-        ]
-        return self._record("chat.completion", choices) | {"usage": self.usage.to_json()}
+        async for found in self._records():
+            if found is not None:
+                place, token = found
+                self._choices[place].add(token)
+        choices = [each.whole() for each in self._choices]
+        return self._record(self._kind, choices) | {"usage": self.usage.to_json()}
 
     async def events(self, *, with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The chunks as server-sent events; a failure is the last one, since the status is sent by then."""
         try:
-            begun, calls = set(), Counter[int]()
             async for found in self._records():
                 if found is None:
                     yield PING
                     continue
                 place, token = found
-                delta: dict[str, Any] = {} if place in begun else {"role": "assistant", "content": ""}
-                begun.add(place)
-                if token.text:
-                    delta[FIELDS[token.channel]] = token.text
-                if made := _called(token):
-                    delta["tool_calls"] = [{"index": calls[place], **each} for each in made]
-                    calls[place] += 1
-                if delta or token.finish_reason or token.notice:
-                    yield self._event([_piece(place, delta, token, calls[place])])
+                if (piece := self._choices[place].add(token)) is not None:
+                    yield self._event([piece])
             if with_usage:
                 yield self._event([], self.usage.to_json())
         except Exception as error:
             yield _data(errors.of(error).to_json())
         yield DONE
-
-    async def _tokens(self) -> AsyncGenerator[tuple[int, GeneratedToken], None]:
-        async for found in self._records():
-            if found is not None:
-                yield found
 
     async def _records(self) -> AsyncGenerator[tuple[int, GeneratedToken] | None, None]:
         async for found in self.job.records():
@@ -135,25 +114,7 @@ class Answers:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
-        return _data(self._record("chat.completion.chunk", choices) | ({"usage": usage} if usage else {}))
-
-
-def _piece(place: int, delta: dict[str, Any], token: GeneratedToken, calls: int) -> dict[str, Any]:
-    made = {"index": place, "delta": delta, "finish_reason": _reason(token, calls), "logprobs": None}
-    return made | ({"notice": token.notice} if token.notice else {})
-
-
-def _called(token: GeneratedToken) -> list[dict[str, Any]]:
-    """The call that a step completes, if it does."""
-    if (call := token.tool_call) is None:
-        return []
-    function = {"name": call.name, "arguments": call.text}
-    return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}]
-
-
-def _reason(token: GeneratedToken, calls: int) -> str | None:
-    """Why an answer with so many calls ended, in OpenAI's words."""
-    return "tool_calls" if calls and token.finish_reason == "stop" else token.finish_reason
+        return _data(self._record(_CHUNKS[self._kind], choices) | ({"usage": usage} if usage else {}))
 
 
 def _data(value: dict[str, Any]) -> bytes:

@@ -1,11 +1,11 @@
-"""The server's routes: OpenAI's chat completions and models, health, metrics and the description of them all."""
+"""The server's routes: OpenAI's chat completions, completions and models, health, metrics, their description."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -22,12 +22,14 @@ from mimo_mobile.runtime.devices.memory import available_bytes
 from mimo_mobile.runtime.generation_config import GenerationConfig
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.server import errors, openapi
-from mimo_mobile.runtime.server.answers import Answers
-from mimo_mobile.runtime.server.bodies import ChatRequest, chat_request
+from mimo_mobile.runtime.server.answers import Answers, Kind
+from mimo_mobile.runtime.server.bodies import ChatRequest, CompletionRequest
+from mimo_mobile.runtime.server.choices import ChatChoice, Choice, CompletionChoice
 from mimo_mobile.runtime.server.config import ServerConfig
 from mimo_mobile.runtime.server.errors import BAD_REQUEST, NOT_FOUND, UNAVAILABLE, RequestError
+from mimo_mobile.runtime.server.fields import TextRequest, request_of
 from mimo_mobile.runtime.server.guard import Guard
-from mimo_mobile.runtime.server.line import Job, Line
+from mimo_mobile.runtime.server.line import Line, Prompt
 from mimo_mobile.runtime.server.metrics import CONTENT_TYPE, Counted, Metrics
 from mimo_mobile.runtime.server.page import page
 from mimo_mobile.runtime.server.sessions import Sessions
@@ -67,10 +69,32 @@ class Server:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, whole or as a stream."""
-        asked = chat_request(await self._guard.json_of(request))
-        self._check_name(asked.model)
-        job = await self._entered(asked)
-        answers = Answers(job, self._name)
+        asked = request_of(ChatRequest, await self._guard.json_of(request))
+        configs = self._configs(asked)
+        ids = await run_in_threadpool(self._encoded, [each.message() for each in asked.messages], configs[0])
+        choices = [ChatChoice(place, self._model.tokenizer) for place in range(len(configs))]
+        return await self._answered(request, asked, Prompt(ids), configs, choices, "chat.completion")
+
+    async def completion(self, request: Request) -> Response:
+        """Continue a text, whole or as a stream."""
+        asked = request_of(CompletionRequest, await self._guard.json_of(request))
+        configs, prompt, tokenizer = self._configs(asked), asked.prompt, self._model.tokenizer
+        ids = await run_in_threadpool(self._continued, prompt, configs[0])
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
+        choices = [CompletionChoice(place, tokenizer, text if asked.echo else "") for place in range(len(configs))]
+        return await self._answered(request, asked, Prompt(ids, raw=True), configs, choices, "text_completion")
+
+    async def _answered(
+        self,
+        request: Request,
+        asked: TextRequest,
+        prompt: Prompt,
+        configs: list[GenerationConfig],
+        choices: Sequence[Choice],
+        kind: Kind,
+    ) -> Response:
+        job = self.line.enter(prompt, configs, self._config.timeout)
+        answers = Answers(job, self._name, choices, kind)
         if asked.stream:
             options = asked.stream_options
             seconds = self._config.timeout + READ_SECONDS
@@ -121,12 +145,16 @@ class Server:
 
         return handle
 
-    async def _entered(self, asked: ChatRequest) -> Job:
-        self.line.check_room()  # before any work goes into the request
-        configs = asked.configs(self._config.most_tokens)
-        messages = [each.message() for each in asked.messages]
-        ids = await run_in_threadpool(self._encoded, messages, configs[0])
-        return self.line.enter(ids, configs, self._config.timeout)
+    def _configs(self, asked: ChatRequest | CompletionRequest) -> list[GenerationConfig]:
+        """How to generate what a request asks for, before more work goes into it."""
+        self._check_name(asked.model)
+        self.line.check_room()
+        return asked.configs(self._config.most_tokens)
+
+    def _continued(self, prompt: str | list[int], config: GenerationConfig) -> list[int]:
+        ids = self._model.encode_prompt(prompt, config) if isinstance(prompt, str) else prompt
+        self._model.check_ids(ids, room=1)
+        return ids
 
     def _encoded(self, messages: list[Message], config: GenerationConfig) -> list[int]:
         try:
@@ -204,6 +232,7 @@ def application(
 
     handlers: dict[tuple[str, str], Handler] = {
         ("POST", "/v1/chat/completions"): server.chat,
+        ("POST", "/v1/completions"): server.completion,
         ("GET", "/v1/models"): server.models,
         ("GET", "/v1/models/{name:path}"): server.model,
         ("GET", "/health"): server.health,

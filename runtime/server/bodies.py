@@ -4,65 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mimo_mobile.runtime.generation_config import LEAST_TEMPERATURE, GenerationConfig
-from mimo_mobile.runtime.server.errors import BAD_REQUEST, RequestError
+from mimo_mobile.runtime.generation_config import MOST_LOGPROBS, GenerationConfig
+from mimo_mobile.runtime.server.fields import Body, TextRequest
 from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.chat_template import Message, messages_of
 from mimo_mobile.runtime.text.tools import MOST_TOOLS
-from mimo_mobile.untrusted import printable
 
-MOST_CHOICES, MOST_STOPS, MOST_MESSAGES = 8, 16, 4096
+MOST_MESSAGES = 4096
 
-MOST_PLACE = 200
-"""Characters of the name of a wrong field that a message shows."""
-
-IGNORED = frozenset(
-    {"metadata", "name", "prompt_cache_key", "refusal", "safety_identifier", "service_tier"}
-    | {"store", "user", "verbosity"}
-)
-"""What clients send along and what changes no answer."""
-
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (), "frequency_penalty": (0,), "function_call": (), "functions": (),
-    "logprobs": (False,), "modalities": (["text"],), "prediction": (), "presence_penalty": (0,),
-    "reasoning_effort": (), "top_logprobs": (0,), "web_search_options": (),
-}  # fmt: skip
-"""What OpenAI's API has and this server has not, with the values, beside null, that ask for nothing."""
-
-TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-
-StopText = Annotated[str, Field(min_length=1)]
+PromptToken = Annotated[int, Field(ge=0, lt=2**31)]
 
 Text = Annotated[str, Field(description="Text; special tokens in it are text, too.")]
 
 
-class _Body(BaseModel):
-    """An object whose fields are all known, each of exactly its type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_asks_for_nothing(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        for name in NEUTRAL.keys() & given.keys() - cls.model_fields.keys():
-            if given[name] is not None and given[name] not in NEUTRAL[name]:
-                raise ValueError(f"{name} is not supported by this server; leave it out")
-        passed_over = (NEUTRAL.keys() | IGNORED) - cls.model_fields.keys()
-        return {name: value for name, value in given.items() if name not in passed_over}
-
-
-class TextPart(_Body):
+class TextPart(Body):
     """A part of a message's content."""
 
     type: Literal["text"]
     text: Text
 
 
-class CalledFunction(_Body):
+class CalledFunction(Body):
     """A function that was called."""
 
     name: str
@@ -71,7 +35,7 @@ class CalledFunction(_Body):
     """What it was called with: a JSON object, as a text."""
 
 
-class CalledTool(_Body):
+class CalledTool(Body):
     """A call that the assistant made."""
 
     id: str | None = None
@@ -81,7 +45,7 @@ class CalledTool(_Body):
     """What was called."""
 
 
-class Function(_Body):
+class Function(Body):
     """A function that the answer may call."""
 
     name: str
@@ -94,7 +58,7 @@ class Function(_Body):
     """Whether a keyword of the schema that no grammar can express is refused; otherwise it is passed over."""
 
 
-class ToolDefinition(_Body):
+class ToolDefinition(Body):
     """A tool that the answer may call."""
 
     type: Literal["function"]
@@ -102,14 +66,14 @@ class ToolDefinition(_Body):
     """What can be called."""
 
 
-class NamedFunction(_Body):
+class NamedFunction(Body):
     """The function that the answer must call."""
 
     name: str
     """Its name."""
 
 
-class NamedTool(_Body):
+class NamedTool(Body):
     """The tool that the answer must call."""
 
     type: Literal["function"]
@@ -117,7 +81,7 @@ class NamedTool(_Body):
     """The function that it is."""
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -143,23 +107,14 @@ class ChatMessage(_Body):
         return messages_of([said | ({"tool_calls": calls} if calls else {})])[0]
 
 
-class StreamOptions(_Body):
-    """What a stream tells beside the text."""
-
-    include_usage: bool | None = None
-    """Whether a last chunk without choices tells the usage."""
-    include_obfuscation: bool | None = None
-    """It has no effect: nothing is padded."""
-
-
-class TemplateOptions(_Body):
+class TemplateOptions(Body):
     """What vLLM and SGLang hand to the chat template."""
 
     enable_thinking: bool | None = None
     """Whether the model thinks before it answers."""
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """A JSON schema that the answer must keep to."""
 
     name: str
@@ -172,7 +127,7 @@ class JsonSchema(_Body):
     """It has no effect: the answer keeps to the schema in any case."""
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """What the answer must be; the thinking before it stays free."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -197,39 +152,19 @@ class ResponseFormat(_Body):
         return Structure.schema({"type": "object"} if self.json_schema is None else self.json_schema.json_schema)
 
 
-class ChatRequest(_Body):
+class ChatRequest(TextRequest):
     """A request for the next message of a conversation."""
 
-    model: str
-    """The name of the model, as /v1/models tells it."""
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     """The conversation so far."""
-    stream: bool | None = None
-    """Whether the text is sent as it comes."""
-    stream_options: StreamOptions | None = None
-    """What a stream tells beside the text."""
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
-    """How many answers to give."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """How many tokens thinking and answer may have together; by default what the context leaves."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of ``max_completion_tokens``."""
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    """How freely tokens are sampled; 0 takes the most likely one each time."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Only the most likely tokens that together reach this probability are sampled from."""
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    """Only so many of the most likely tokens are sampled from; 0 is off."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Only tokens at least this share as likely as the most likely one are sampled from."""
-    seed: Annotated[int, Field(ge=0)] | None = None
-    """The same seed draws the same random numbers."""
-    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
-    """The answer ends before any of these texts."""
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    """Logits of tokens that were said are divided by this where they are above 0, and else multiplied with it."""
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    """What is added to the logits of tokens, by their ids."""
+    logprobs: bool | None = None
+    """Whether the probabilities of tokens are told, by the model alone."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    """How many of the likeliest tokens are told of each place."""
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     """After how many tokens the thinking is closed, so that the answer follows."""
     response_format: ResponseFormat | None = None
@@ -243,48 +178,54 @@ class ChatRequest(_Body):
     chat_template_kwargs: TemplateOptions | None = None
     """``{"enable_thinking": false}`` lets the model answer without thinking."""
 
+    @model_validator(mode="after")
+    def _tells_what_it_asks_for(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs goes with logprobs; send logprobs: true, too")
+        return self
+
     def configs(self, most_tokens: int | None) -> list[GenerationConfig]:
         """How to generate each of the answers.
 
         Raises:
             BadArgumentError: A value is out of its range.
         """
-        asked = self.max_completion_tokens or self.max_tokens
-        temperature = self.temperature
-        if temperature is not None and temperature < LEAST_TEMPERATURE:
-            temperature = 0.0  # which a smaller one comes to
-        given: dict[str, Any] = {
-            "temperature": temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p,
-            "max_tokens": min(filter(None, (asked, most_tokens)), default=None),
-            "stop": [self.stop] if isinstance(self.stop, str) else self.stop, "thinking_budget": self.thinking_budget,
-            "repetition_penalty": self.repetition_penalty,
-            "logit_bias": {int(token): float(bias) for token, bias in (self.logit_bias or {}).items()} or None,
-            "structure": self.response_format.structure() if self.response_format else None,
-            "tools": [each.model_dump(exclude_none=True) for each in self.tools or []],
-            "parallel_tool_calls": self.parallel_tool_calls,
-            "tool_choice": choice.function.name if isinstance(choice := self.tool_choice, NamedTool) else choice,
-            "thinking": self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
-        }  # fmt: skip
-        given = {name: float(value) if name in _FLOATS else value for name, value in given.items() if value is not None}
-        seeds = [None if self.seed is None else self.seed + place for place in range(self.n or 1)]
-        return [GenerationConfig(**given, seed=seed) for seed in seeds]
-
-
-_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty")
-
-
-def chat_request(value: object) -> ChatRequest:
-    """The request that a JSON value stands for.
-
-    Raises:
-        RequestError: It is none; the message names the first field that is wrong.
-    """
-    try:
-        return ChatRequest.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        said = {"extra_forbidden": "there is no such field; /openapi.json lists those that there are"}.get(
-            first["type"], first["msg"].removeprefix("Value error, ")
+        asked, choice = self.max_completion_tokens or self.max_tokens, self.tool_choice
+        return self.generation_configs(
+            min(filter(None, (asked, most_tokens)), default=None),
+            thinking_budget=self.thinking_budget,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            structure=self.response_format.structure() if self.response_format else None,
+            tools=[each.model_dump(exclude_none=True) for each in self.tools or []],
+            parallel_tool_calls=self.parallel_tool_calls,
+            tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice,
+            thinking=self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None,
         )
-        place = printable(".".join(map(str, first["loc"]))[:MOST_PLACE])
-        raise RequestError(BAD_REQUEST, f"{place}: {said}" if place else said, "invalid_value") from error
+
+
+class CompletionRequest(TextRequest):
+    """A request for what follows a text."""
+
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[PromptToken], Field(min_length=1)]
+    """The text, or the ids of its tokens; special tokens that it names are real ones."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """How many tokens may follow; by default what the context leaves."""
+    echo: bool | None = None
+    """Whether the text is repeated before what follows it."""
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    """How many of the likeliest tokens are told of each place, with their probabilities by the model alone."""
+
+    @model_validator(mode="after")
+    def _tells_of_what_follows(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo and logprobs exclude each other, since nothing is told of the prompt's tokens")
+        return self
+
+    def configs(self, most_tokens: int | None) -> list[GenerationConfig]:
+        """How to generate each of the texts.
+
+        Raises:
+            BadArgumentError: A value is out of its range.
+        """
+        most = min(filter(None, (self.max_tokens, most_tokens)), default=None)
+        return self.generation_configs(most, logprobs=self.logprobs)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from mimo_mobile.runtime.decode.session import Session
@@ -28,18 +29,31 @@ Record = tuple[int, GeneratedToken]
 """The place of an answer among those of a request, and a step of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a request brings.
+
+    Attributes:
+        ids: Its tokens.
+        raw: Whether what follows is a text as it stands, and no answer with thinking before it.
+    """
+
+    ids: list[int]
+    raw: bool = False
+
+
 class Job:
     """A request in the line.
 
     Attributes:
-        ids: The prompt.
+        prompt: What is answered, or goes on.
         configs: How to generate each answer.
         waited_s: Seconds in the line, once the turn has come.
     """
 
-    def __init__(self, line: Line, ids: Sequence[int], configs: Sequence[GenerationConfig], timeout_s: float) -> None:
+    def __init__(self, line: Line, prompt: Prompt, configs: Sequence[GenerationConfig], timeout_s: float) -> None:
         """Enter a line; the time runs from now."""
-        self.ids, self.configs, self.waited_s = list(ids), list(configs), 0.0
+        self.prompt, self.configs, self.waited_s = prompt, list(configs), 0.0
         self._line, self._loop = line, asyncio.get_running_loop()
         self._begun, self._timeout_s = time.monotonic(), timeout_s
         self._records: asyncio.Queue[Record | Exception | None] = asyncio.Queue()
@@ -80,8 +94,10 @@ class Job:
         self.waited_s = time.monotonic() - self._begun
         try:
             for place, config in enumerate(self.configs):
-                session = sessions.session_for(self.ids)
-                with closing(session.answer(self.ids, config)) as tokens:
+                ids = self.prompt.ids
+                session = sessions.session_for(ids)
+                begin = session.continuation if self.prompt.raw else session.answer
+                with closing(begin(ids, config)) as tokens:
                     self._session = session  # whoever cancels before this is heard below, and later by the session
                     for token in tokens if not self._cancelled else ():
                         self._tell((place, token))
@@ -124,13 +140,13 @@ class Line:
         """Whether one is being answered."""
         return self._running
 
-    def enter(self, ids: Sequence[int], configs: Sequence[GenerationConfig], timeout_s: float) -> Job:
+    def enter(self, prompt: Prompt, configs: Sequence[GenerationConfig], timeout_s: float) -> Job:
         """A place at the end of the line.
 
         Raises:
             RequestError: The line is full.
         """
-        job = Job(self, ids, configs, timeout_s)
+        job = Job(self, prompt, configs, timeout_s)
         with self._lock:
             self.check_room()
             self._waiting.add(job)

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from mimo_mobile import __version__
-from mimo_mobile.runtime.server.bodies import ChatRequest
+from mimo_mobile.runtime.server.bodies import ChatRequest, CompletionRequest
+from mimo_mobile.runtime.server.fields import TextRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -44,17 +45,12 @@ _FAILURES = {
 
 def described(model: str) -> dict[str, Any]:
     """The description of a server of ``model``."""
-    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template=_REFERENCE)
-    chat = _operation("Answer a conversation", "application/json", "text/event-stream")
-    chat["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": _REFERENCE.format(model="ChatRequest")},
-                "example": {"model": model, "messages": [{"role": "user", "content": "12 + 30 = ?"}]},
-            }
-        },
-    }
+    _, schemas = models_json_schema(
+        [(ChatRequest, "validation"), (CompletionRequest, "validation")], ref_template=_REFERENCE
+    )
+    question = {"model": model, "messages": [{"role": "user", "content": "12 + 30 = ?"}]}
+    chat = _answering("Answer a conversation", ChatRequest, question)
+    completion = _answering("Continue a text", CompletionRequest, {"model": model, "prompt": "12 +", "max_tokens": 16})
     one = _operation("Describe the model", "application/json")
     one["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"const": model}}]
     return {
@@ -62,6 +58,7 @@ def described(model: str) -> dict[str, Any]:
         "info": {"title": "MiMo Mobile", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/v1/chat/completions": {"post": chat},
+            "/v1/completions": {"post": completion},
             "/v1/models": {"get": _operation("List the model", "application/json")},
             "/v1/models/{model}": {"get": one},
             "/health": {"get": _operation("Tell whether the model can answer", "application/json")},
@@ -74,6 +71,13 @@ def described(model: str) -> dict[str, Any]:
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _answering(summary: str, request: type[TextRequest], example: dict[str, Any]) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(model=request.__name__)}
+    content = {"application/json": {"schema": schema, "example": example}}
+    operation = _operation(summary, "application/json", "text/event-stream")
+    return operation | {"requestBody": {"required": True, "content": content}}
 
 
 def _operation(summary: str, *media_types: str) -> dict[str, Any]:

@@ -9,22 +9,27 @@ from mimo_mobile.runtime.text.stop_strings import overlap
 
 Channel = Literal["thinking", "answer"]
 
+State = Literal["start", "thinking", "answer", "raw"]
+
 
 class ThinkingSplitter:
     """Splits text into pieces of thinking and answer; tags and the white space around them belong to neither.
 
     Attributes:
         state: ``start`` until it is clear whether the text opens with ``<think>``, then ``thinking`` or ``answer``.
+            From ``raw`` there is no way: all of the text is the answer, as it stands.
     """
 
-    def __init__(self, state: Literal["start", "thinking", "answer"] = "start") -> None:
+    def __init__(self, state: State = "start") -> None:
         """Begin in ``state``: ``answer`` when the prompt has closed the block already."""
-        self.state: Literal["start", "thinking", "answer"] = state
+        self.state: State = state
         self._held = ""
         self._begun = False
 
     def feed(self, text: str) -> list[tuple[Channel, str]]:
         """The pieces that are certain now."""
+        if self.state == "raw":
+            return [("answer", text)] if text else []
         self._held += text
         pieces: list[tuple[Channel, str]] = []
         if self.state == "start":
@@ -50,11 +55,16 @@ class ThinkingSplitter:
             self._piece(pieces, "answer", text)
         return pieces
 
+    @property
+    def channel(self) -> Channel:
+        """What comes next, as far as it is clear."""
+        return "answer" if self.state in ("answer", "raw") else "thinking"
+
     def flush(self) -> list[tuple[Channel, str]]:
         """What was held back, at the end; a text that ends within ``<think>`` has neither thinking nor answer."""
         pieces: list[tuple[Channel, str]] = []
         if self.state != "start":
-            self._piece(pieces, self.state, self._held)
+            self._piece(pieces, self.channel, self._held)
         self._held = ""
         return pieces
 

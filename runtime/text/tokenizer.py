@@ -155,6 +155,10 @@ class TextTokenizer:
         """The text of ids, malformed UTF-8 replaced."""
         return b"".join(self.token_bytes(number) for number in ids).decode("utf-8", errors="replace")
 
+    def special_name(self, token_id: int) -> str:
+        """The name of a special token; of others, whose text says what they are, nothing."""
+        return self._added[token_id].content if token_id in self._added and self._added[token_id].special else ""
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for control tokens and padding."""
         if token_id in self._added:

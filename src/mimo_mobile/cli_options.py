@@ -145,7 +145,7 @@ def generation_options(command: Command) -> Command:
     """The options that GenerationConfig has, for run and chat; whether to speculate is LoadConfig's there."""
     from mimo_mobile.runtime.generation_config import GenerationConfig
 
-    others = ("speculate", "structure", "tools", "tool_choice", "parallel_tool_calls")
+    others = ("logprobs", "speculate", "structure", "tools", "tool_choice", "parallel_tool_calls")
     return decorated(command, [made for name, made in _options_of(GenerationConfig).items() if name not in others])
 
 

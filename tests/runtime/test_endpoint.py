@@ -90,14 +90,15 @@ def test_all_of_a_config_is_asked_for_in_the_servers_words() -> None:
     with server(stream(*chat({"content": "4"}))) as there, Endpoint(there.url) as endpoint:
         answered(endpoint, seed=3, stop=["x"], max_tokens=5)
         answered(endpoint, temperature=0)
-        answered(endpoint, top_k=8, min_p=0.05, logit_bias={7: -2.5})
+        answered(endpoint, top_k=8, min_p=0.05, logit_bias={7: -2.5}, presence_penalty=-1, frequency_penalty=0.5)
         first, greedy, third = (each.body for each in there.requests if each.method == "POST")
     messages = [{"role": "system", "content": ""}, {"role": "user", "content": "2 + 2?"}]
     plain = {"model": "mimo", "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
     sampled = {"temperature": 0.6, "top_p": 0.95, "top_k": 2**30, "min_p": 0.0}
     assert first == plain | sampled | {"seed": 3, "stop": ["x"], "max_tokens": 5}
     assert greedy == plain | {"temperature": 0}
-    assert third == plain | sampled | {"top_k": 8, "min_p": 0.05, "logit_bias": {"7": -2.5}}
+    penalties = {"presence_penalty": -1, "frequency_penalty": 0.5}
+    assert third == plain | sampled | penalties | {"top_k": 8, "min_p": 0.05, "logit_bias": {"7": -2.5}}
     assert [each.path for each in there.requests] == ["/v1/models"] + 3 * ["/v1/chat/completions"]
 
 
@@ -327,6 +328,7 @@ def test_urls_that_are_none_are_refused(url: str, message: str) -> None:
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking=False)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(thinking_budget=5)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(repetition_penalty=1.1)),
+        lambda endpoint: endpoint.generate(ASKED, GenerationConfig(logprobs=0)),
         lambda endpoint: endpoint.generate(ASKED, GenerationConfig(structure=Structure.regex("a"))),
         lambda endpoint: endpoint.generate(ASKED[0]),
         lambda endpoint: endpoint.generate(["x"]),

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,15 @@ def test_thinking_is_left_out_and_cut_as_the_client_says(served: Served, model: 
 
 def test_penalties_and_biases_are_those_of_the_runtime(served: Served, model: Model) -> None:
     five = model.tokenizer.encode("5")[0]
-    asked = {**ASKED, "extra_body": {"repetition_penalty": 3.0}, "logit_bias": {str(five): -100}, "max_tokens": 40}
+    changed: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 2.0, "max_tokens": 40}
+    asked = {**ASKED, **changed, "extra_body": {"repetition_penalty": 3.0}, "logit_bias": {str(five): -100}}
     found = served.client.chat.completions.create(**asked).choices[0].message
-    config = GenerationConfig(temperature=0, repetition_penalty=3.0, logit_bias={five: -100.0}, max_tokens=40)
+    config = GenerationConfig(temperature=0, repetition_penalty=3.0, logit_bias={five: -100.0}, **changed)
     expected = own_answer(model, config)
     assert (found.reasoning_content, found.content) == expected[:2]  # type: ignore[attr-defined]
-    assert "5" not in expected[0] + expected[1] and expected != own_answer(model, GenerationConfig(temperature=0))
+    assert "5" not in expected[0] + expected[1]
+    for other in (GenerationConfig(temperature=0), replace(config, presence_penalty=0.0, frequency_penalty=0.0)):
+        assert expected != own_answer(model, other)
 
 
 def test_conversations_that_alternate_each_go_on_where_they_were(served: Served, model: Model) -> None:
@@ -117,9 +121,12 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a field that is misspelt": ({"max_token": 5}, 400, "max_token: there is no such field"),
     "a bias of no token": ({"logit_bias": {"a": 1}}, 400, "logit_bias.a"),
     "a bias beyond the vocabulary": ({"logit_bias": {"99999": 1}}, 400, "99999"),
-    "logprobs": ({"logprobs": True}, 400, "logprobs is not supported"),
+    "no number of logprobs": ({"logprobs": 5}, 400, "logprobs: Input should be a valid boolean"),
+    "too many logprobs": ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs: Input should be less than"),
+    "the likeliest tokens alone": ({"top_logprobs": 2}, 400, "send logprobs: true, too"),
     "a temperature below zero": ({"temperature": -1}, 400, "temperature"),
     "a number in words": ({"temperature": "0.5"}, 400, "temperature: Input should be a valid number"),
+    "a penalty beyond OpenAI's": ({"presence_penalty": 2.5}, 400, "presence_penalty: Input should be less than"),
     "an empty stop text": ({"stop": [""]}, 400, "stop"),
     "a hundred stop texts": ({"stop": ["a"] * 100}, 400, "stop"),
     "too many answers": ({"n": 100}, 400, "n: Input should be less than"),
@@ -262,11 +269,12 @@ def test_numbers_count_what_was_done(model: Model) -> None:
 
 def test_its_description_is_openapi_and_its_example_is_answered(served: Served) -> None:
     described = served.http.get("/openapi.json").json()
-    post = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
-    jsonschema.validate(post["example"], {**post["schema"], "components": described["components"]})
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"messages": []}, {**post["schema"], "components": described["components"]})
-    assert served.http.post("/v1/chat/completions", json=post["example"]).status_code == 200
+    for path, wrong in (("/v1/chat/completions", {"messages": []}), ("/v1/completions", {"prompt": ""})):
+        post = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        jsonschema.validate(post["example"], {**post["schema"], "components": described["components"]})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, {**post["schema"], "components": described["components"]})
+        assert served.http.post(path, json=post["example"]).status_code == 200
 
 
 def started(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:

@@ -128,3 +128,9 @@ def check_stops(text: str, stops: list[str]) -> None:
             out += watch.feed(piece)
             assert kept.startswith(out), (pieces, stops)
         assert (out + watch.flush(), watch.stopped) == (kept, bool(found)), (pieces, stops)
+
+
+@pytest.mark.parametrize("text", ["\n <think>\na</think>\n\nb <thi", "  ", "</think>", ""])
+def test_a_raw_text_comes_as_it_stands(text: str) -> None:
+    for pieces in cuts(text, 5):
+        assert split(pieces, "raw") == ("", text)
