@@ -2,8 +2,8 @@
 
 Run ``python -m benchmarks.structures TOKENIZER``, with a tokenizer.json of MiMo-7B's 151,665 tokens, which Qwen2.5 has,
 too. The text is what random logits choose among the tokens that may come, which is harder than what a model writes: it
-wanders into long strings and rare tokens. Times are of the CPU, since other work on the machine would disturb others. The
-share is that of a decode step of MiMo-7B, all 36 layers, in q4_0 on two cores of our machine (docs/performance.md).
+wanders into long strings and rare tokens. Times are of the CPU, since other work on the machine would disturb others.
+The share is that of a decode step of MiMo-7B, all 36 layers, in q4_0 on two cores of our machine (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Backend(Protocol):
         ``padding`` more rows are computed and forgotten, where that is cheaper.
 
         Raises:
-            Cancelled: ``cancel`` was set meanwhile; the cache holds what is before ``position``.
+            Cancelled: ``cancel`` was set meanwhile; it says how many of ``ids`` the cache holds behind ``position``.
             SessionError: The backend failed.
         """
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from mimo_mobile.arguments import check
 from mimo_mobile.documents import Value
@@ -21,7 +21,13 @@ from mimo_mobile.http_client import MOST_LINE_BYTES, Address, HttpClient
 from mimo_mobile.layout import MOST_TOKENS
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
-from mimo_mobile.runtime.generation_config import FinishReason, GeneratedToken, GenerationConfig, GenerationStats
+from mimo_mobile.runtime.generation_config import (
+    FinishReason,
+    GeneratedToken,
+    GenerationConfig,
+    GenerationStats,
+    Notice,
+)
 from mimo_mobile.runtime.text.chat_template import Message, MessageLike, messages_of
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.untrusted import printable
@@ -213,6 +219,7 @@ class Endpoint:
         reason: FinishReason = "stop"
         reasons = False  # whether the server itself tells thinking from the answer, which is not over yet
         usage: Value | None = None
+        at_end: Notice | None = None
         with closing(self._events(path, asked, config)) as events:
             try:
                 for event in events:
@@ -224,13 +231,17 @@ class Endpoint:
                         reasons, thought = True, THINK_OPEN + thought
                     if text and reasons:
                         reasons, text = False, THINK_CLOSE + text
-                    for channel, piece in splitter.feed(thought + text):
-                        yield GeneratedToken(piece, None, channel)
+                    pieces, notice = splitter.feed(thought + text), _notice(event)
+                    if notice and _reason(event):
+                        notice, at_end = None, notice
+                    for channel, piece in pieces or ([(splitter.channel, "")] if notice else []):
+                        yield GeneratedToken(piece, None, channel, notice=notice)
+                        notice = None
             except Cancelled:
                 reason = "cancelled"
         for channel, piece in splitter.flush():
             yield GeneratedToken(piece, None, channel)
-        yield GeneratedToken("", None, splitter.channel, reason, self._stats(path, usage, clock))
+        yield GeneratedToken("", None, splitter.channel, reason, self._stats(path, usage, clock), at_end)
 
     def _stats(self, path: str, usage: Value | None, clock: _Clock) -> GenerationStats | None:
         if usage is None:
@@ -323,3 +334,12 @@ def _reason(event: Value) -> FinishReason | None:
     if reason in ("abort", "error"):
         raise ValueError(f"finish_reason {reason}, so that the answer is not whole")
     return "length" if reason == "length" else "stop"
+
+
+def _notice(event: Value) -> Notice | None:
+    """What `mimo serve` tells beside the text; what another server may call a notice is passed over."""
+    found = choice.get("notice") if (choice := _choice(event)) else None
+    try:
+        return cast(Notice, found.choice(*get_args(Notice))) if found else None
+    except ValueError:
+        return None

@@ -109,8 +109,12 @@ class Decoder:
         del self._session.tokens[self._position :]
         rows, started = len(self._draft.ids) + 1, time.perf_counter()
         ids = [*self._pending, *self._draft.ids]
-        # A copy, since another thread may close the model between two rows.
-        logits = backend.decode(ids, self._position, self._cancelled, rows, self._draft.padding).copy()
+        try:
+            # A copy, since another thread may close the model between two rows.
+            logits = backend.decode(ids, self._position, self._cancelled, rows, self._draft.padding).copy()
+        except Cancelled as cut:
+            self._session.tokens += ids[: cut.computed]  # the next prompt may begin with them, too
+            raise
         return logits, time.perf_counter() - started
 
     def _resume(self, backend: Backend) -> None:

@@ -52,23 +52,28 @@ class LlamaBackend:
         self._context.forget(position)
         # llama.cpp gives hidden states only with logits, which cost more: of a prompt's end, as far as they fit.
         shown = min(len(ids), OUTPUT_ROWS - padding) if self.mtp is not None else 0
-        start = 0
-        while start < len(ids):
-            stop = len(ids) - shown if start < len(ids) - shown else len(ids)
-            chunk = ids[start : min(stop, start + self._batch_tokens)]
-            last = start + len(chunk) == len(ids)
-            showing = shown > 0 and start >= len(ids) - shown
-            self._context.give_hidden(showing)
-            extra = padding if last else 0
-            status = self._context.run(chunk, position + start, rows if last else 0, extra)
-            if cancel.is_set() or status == ABORTED:
-                self._context.forget(position)
-                raise Cancelled
-            _check_status(status)
-            if showing and self.mtp is not None:
-                # Before the norm, but for a factor that the MTP layer's own norm takes out again.
-                self.mtp.observe(position + start, chunk, self._context.hidden(len(chunk)) / self._norm)
-            start += len(chunk)
+        done = 0
+        try:
+            while done < len(ids):
+                stop = len(ids) - shown if done < len(ids) - shown else len(ids)
+                chunk = ids[done : min(stop, done + self._batch_tokens)]
+                last = done + len(chunk) == len(ids)
+                showing = shown > 0 and done >= len(ids) - shown
+                self._context.give_hidden(showing)
+                extra = padding if last else 0
+                status = self._context.run(chunk, position + done, rows if last else 0, extra)
+                if status and cancel.is_set():
+                    raise Cancelled
+                _check_status(status)
+                if showing and self.mtp is not None:
+                    # Before the norm, but for a factor that the MTP layer's own norm takes out again.
+                    self.mtp.observe(position + done, chunk, self._context.hidden(len(chunk)) / self._norm)
+                done += len(chunk)
+                if cancel.is_set():
+                    raise Cancelled
+        except Cancelled:
+            self._context.forget(position + done)
+            raise Cancelled(computed=done) from None
         return self._context.logits(rows, shown - rows if shown else 0)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

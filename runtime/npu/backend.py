@@ -35,7 +35,7 @@ class NpuBackend:
         start, last = 0, np.empty((0, self.model.hidden_size), self.model.dtype)
         while start < len(ids):
             if cancel.is_set():
-                raise Cancelled
+                raise Cancelled(computed=start)
             window = self.model.window(len(ids) - start, position + start)
             part = ids[start : start + window]
             hidden = self.model.hidden(part, position + start, window)
@@ -44,7 +44,7 @@ class NpuBackend:
             last = np.concatenate([last, hidden])[-rows:] if rows else last
             start += len(part)
         if cancel.is_set():
-            raise Cancelled
+            raise Cancelled(computed=start)
         return self.model.logits(last)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -93,10 +93,15 @@ class SplitBackend:
             NumericsError: One of both computed NaN or infinity.
         """
         prompt = self._npu.model.reach(len(ids) - rows, position)
-        if prompt >= self._npu.model.windows[0] // 2:
+        if prompt < self._npu.model.windows[0] // 2:
+            prompt = 0
+        if prompt:
             self._npu.decode(ids[:prompt], position, cancel, rows=0)
             ids, position = ids[prompt:], position + prompt
-        logits: NDArray[np.float32] = self._cpu.decode(ids, position, cancel, rows, padding)
+        try:
+            logits: NDArray[np.float32] = self._cpu.decode(ids, position, cancel, rows, padding)
+        except Cancelled:
+            raise Cancelled(computed=prompt) from None  # what the CPU computed behind it was not checked
         self._npu.model.check(self._npu.model.cache, position, len(ids), logits)
         return logits
 

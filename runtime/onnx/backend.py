@@ -37,15 +37,20 @@ class OrtBackend:
         self, ids: Sequence[int], position: int, cancel: threading.Event, rows: int = 1, padding: int = 0
     ) -> NDArray[np.float32]:
         """Put ``ids`` at ``position``; the logits [rows, V] of the last, a view that the next call overwrites."""
-        for start in range(0, len(ids), BATCH_TOKENS):
-            self._graph.renew()  # first, so that a cancel from here on ends this run
+        done = 0
+        try:
+            while done < len(ids):
+                self._graph.renew()  # first, so that a cancel from here on ends this run
+                if cancel.is_set():
+                    raise Cancelled
+                chunk = ids[done : done + BATCH_TOKENS]
+                last = done + len(chunk) == len(ids)
+                self._run(chunk, position + done, rows if last else 0, padding if last else 0)
+                done += len(chunk)
             if cancel.is_set():
                 raise Cancelled
-            chunk = ids[start : start + BATCH_TOKENS]
-            last = start + len(chunk) == len(ids)
-            self._run(chunk, position + start, rows if last else 0, padding if last else 0)
-        if cancel.is_set():
-            raise Cancelled
+        except Cancelled:
+            raise Cancelled(computed=done) from None
         return self._rows[:rows].astype(np.float32, copy=False)
 
     def all_logits(self, ids: Sequence[int]) -> NDArray[np.float32]:

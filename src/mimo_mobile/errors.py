@@ -123,11 +123,18 @@ class EndpointError(SessionError):
 
 
 class Cancelled(SessionError):
-    """A computation was cut off by ``cancel`` or ``close``; a generation ends with a record that says so instead."""
+    """A computation was cut off by ``cancel`` or ``close``; a generation ends with a record that says so instead.
 
-    def __init__(self, message: str = "the computation was cancelled, or the model closed meanwhile") -> None:
+    Attributes:
+        computed: So many of the tokens that a backend was given were computed before that, and are in its KV cache.
+    """
+
+    def __init__(
+        self, message: str = "the computation was cancelled, or the model closed meanwhile", *, computed: int = 0
+    ) -> None:
         """Say what happened, which callers know best who called ``cancel``."""
         super().__init__(message)
+        self.computed = computed
 
 
 class BackendUnavailableError(SessionError):

@@ -102,6 +102,27 @@ def test_all_of_a_config_is_asked_for_in_the_servers_words() -> None:
     assert [each.path for each in there.requests] == ["/v1/models"] + 3 * ["/v1/chat/completions"]
 
 
+def noticed(events: list[Any], notice: object, place: int) -> list[tuple[str, str, str | None, str | None]]:
+    """The records of a stream in whose event at ``place`` there is a notice."""
+    events[place]["choices"][0]["notice"] = notice
+    with server(stream(*events)) as there, Endpoint(there.url) as endpoint:
+        return [(each.text, each.channel, each.notice, each.finish_reason) for each in endpoint.generate(ASKED)]
+
+
+def test_notices_of_a_server_are_told_also_where_there_is_no_text() -> None:
+    thought, said = {"reasoning_content": "4 4 4"}, {"content": "4"}
+    before, after = ("4 4 4", "thinking", None, None), ("4", "answer", None, None)
+    end = ("", "answer", None, "length")
+    full = [before, after, ("", "answer", "context_full", "length")]
+    assert noticed(chat(thought, said, reason="length"), "context_full", 3) == full
+    closed = [before, ("", "thinking", "loop_closed", None), after, end]
+    assert noticed(chat(thought, {}, said, reason="length"), "loop_closed", 2) == closed
+    closed = [before, ("4", "answer", "loop_closed", None), end]
+    assert noticed(chat(thought, said, reason="length"), "loop_closed", 2) == closed
+    for unknown in ("rate_limited", ["loop_closed"], {}, 4, None):
+        assert noticed(chat(thought, said, reason="length"), unknown, 2) == [before, after, end]
+
+
 def test_texts_and_ids_are_continued_as_they_stand() -> None:
     events = [{"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("<think>a</th", "ink>b")]
     events.append({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})

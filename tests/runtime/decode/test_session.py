@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -152,6 +153,32 @@ def test_cancel_during_prefill_ends_it_before_the_prompt_is_read(nano_gguf: Path
             tokens = list(session.generate(prompt, GREEDY))
             assert [token.finish_reason for token in tokens] == ["cancelled"], path
             assert tokens[0].stats is not None and tokens[0].stats.generated_tokens == 0
+
+
+@pytest.mark.parametrize("speculate", ["off", "mtp"])
+@pytest.mark.parametrize("engine", ["gguf", "onnx"])
+def test_what_a_cancelled_prompt_had_computed_is_not_computed_again(
+    nano_q4: dict[str, Path], engine: str, speculate: Literal["off", "mtp"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = [7 + place % 90 for place in range(1200)]
+    with load(nano_q4[engine], context_length=1300, threads=2, speculate=speculate) as model:
+        expected = ids_of(model.session().generate(prompt, GREEDY))
+        with model.exclusive() as backend:
+            computing: Any = backend._context if engine == "gguf" else backend._graph  # type: ignore[attr-defined]
+        session, real, runs = model.session(), computing.run, list[int]()
+
+        def run(ids: Sequence[int], *others: Any, **more: Any) -> Any:
+            runs.append(len(ids))
+            if len(runs) == 3:
+                session.cancel()
+            return real(ids, *others, **more)
+
+        monkeypatch.setattr(computing, "run", run)
+        assert [token.finish_reason for token in session.generate(prompt, GREEDY)] == ["cancelled"]
+        assert len(runs) == 3 and session.tokens == prompt[: sum(runs[:2])]
+        tokens = list(session.generate(prompt, GREEDY))
+        assert tokens[-1].stats is not None and tokens[-1].stats.cached_tokens == sum(runs[:2]) > 0
+        assert ids_of(iter(tokens)) == expected
 
 
 def test_bad_arguments_are_errors_that_say_so(session: Model) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mimo_mobile.errors import EndpointError
-from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Model, Structure
+from mimo_mobile.runtime import Endpoint, GenerationConfig, Message, Model, Structure, load
 from tests.runtime.server.conftest import Served, serving
 
 ASKED = [Message("user", "What is 348 + 27 * 6?")]
@@ -38,6 +40,14 @@ def test_a_server_tells_what_a_generation_took(served: Served) -> None:
         stats = list(endpoint.generate(ASKED, GenerationConfig(temperature=0)))[-1].stats
     assert stats is not None and stats.generated_tokens > 50 and stats.prompt_tokens > 20
     assert 0 < stats.accepted_tokens <= stats.drafted_tokens
+
+
+def test_a_server_tells_its_notices(nano_q4: dict[str, Path]) -> None:
+    with load(nano_q4["gguf"], context_length=64) as small, serving(small) as there, Endpoint(there.url) as endpoint:
+        (six,) = small.tokenizer.encode("6")
+        endless = GenerationConfig(temperature=0, logit_bias={six: 100})
+        for asked in (small, endpoint):
+            assert [each.notice for each in asked.generate(ASKED, endless) if each.notice] == ["context_full"]
 
 
 def test_a_server_that_wants_a_key_gets_it(model: Model) -> None:
