@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -171,7 +171,7 @@ class Chat:
         try:
             path = Path(name).expanduser()
             with files.whole(path, force=False) as temporary:
-                content = json.dumps([asdict(each) for each in self.messages], ensure_ascii=False, indent=2)
+                content = json.dumps([each.to_json() for each in self.messages], ensure_ascii=False, indent=2)
                 temporary.write_text(content + "\n", encoding="utf-8")
         except OutputExistsError:
             self._tell(f"{name} exists, so the conversation is not saved; give another name.")
