@@ -38,7 +38,7 @@ class BenchmarkActivity : ScreenActivity() {
         val running = state.running
         for (id in listOf(R.id.bench_start, R.id.bench_soak)) {
             findViewById<View>(id).shown = running == null
-            findViewById<View>(id).isEnabled = state.load is LoadState.Ready
+            findViewById<View>(id).isEnabled = state.load.canCompute
         }
         findViewById<View>(R.id.bench_cancel).shown = running != null
         // A phone that sleeps measures its own saving of power.
@@ -70,6 +70,7 @@ class BenchmarkActivity : ScreenActivity() {
             state.skipped.isNotEmpty() && state.json != null ->
                 getString(R.string.bench_skipped, state.skipped.joinToString())
             load is LoadState.Ready -> load.info.name
+            load is LoadState.Unloaded -> load.name
             load is LoadState.Loading -> getString(R.string.opening)
             else -> getString(R.string.not_loaded)
         }

@@ -164,6 +164,7 @@ class ChatActivity : ScreenActivity() {
                 LoadState.None -> getString(R.string.app_name)
                 is LoadState.Loading -> load.name
                 is LoadState.Ready -> load.info.name
+                is LoadState.Unloaded -> load.name
                 is LoadState.Failed -> load.name
             },
         )
@@ -172,7 +173,7 @@ class ChatActivity : ScreenActivity() {
         val used = state.usedTokens ?: 0
         val all = state.contextTokens
         meter.progress = if (all == null) 0 else (used.toLong() * meter.max / all).toInt()
-        meter.contentDescription = all?.let { getString(R.string.context_used, used, it) }
+        meter.contentDescription = all?.let { resources.getQuantityString(R.plurals.context_used, it, used, it) }
         findViewById<ProblemCard>(R.id.load_problem).apply {
             val problem = (load as? LoadState.Failed)?.problem ?: state.crash
             render(problem, problem?.kind?.let(::solution) ?: 0) { problem?.let { solve(it.kind) } }
@@ -182,11 +183,13 @@ class ChatActivity : ScreenActivity() {
     private fun subtitle(state: ChatUiState): String = when (val load = state.load) {
         LoadState.None -> getString(R.string.preparing)
         is LoadState.Loading -> loadingText(load)
+        is LoadState.Unloaded -> getString(R.string.unloaded)
         is LoadState.Failed -> getString(R.string.not_loaded)
         is LoadState.Ready -> if (state.busy) {
             getString(R.string.work_benchmark)
         } else {
-            val context = getString(R.string.context_short, state.usedTokens ?: 0, load.info.contextLength)
+            val all = load.info.contextLength
+            val context = resources.getQuantityString(R.plurals.context_short, all, state.usedTokens ?: 0, all)
             listOf(load.info.recipe, load.info.provider.name, context).joinToString(SEPARATOR)
         }
     }
