@@ -15,6 +15,7 @@ import io.github.mimomobile.demo.ui.ProblemCard
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
+import java.text.NumberFormat
 
 /** The benchmark screen; renders [BenchmarkUiState]. */
 class BenchmarkActivity : ScreenActivity() {
@@ -68,9 +69,8 @@ class BenchmarkActivity : ScreenActivity() {
             running?.kind == BenchmarkRequest.Kind.SELF_TEST -> getString(R.string.work_verify)
             running != null -> getString(R.string.bench_running, running.done, running.total, running.depth)
             state.skipped.isNotEmpty() && state.json != null ->
-                getString(R.string.bench_skipped, state.skipped.joinToString())
-            load is LoadState.Ready -> load.info.name
-            load is LoadState.Unloaded -> load.name
+                getString(R.string.bench_skipped, state.skipped.joinToString { NumberFormat.getIntegerInstance().format(it) })
+            load.canCompute -> load.name.orEmpty()
             load is LoadState.Loading -> getString(R.string.opening)
             else -> getString(R.string.not_loaded)
         }

@@ -159,15 +159,7 @@ class ChatActivity : ScreenActivity() {
 
     private fun renderToolbar(state: ChatUiState) {
         val load = state.load
-        findViewById<TextView>(R.id.title).show(
-            when (load) {
-                LoadState.None -> getString(R.string.app_name)
-                is LoadState.Loading -> load.name
-                is LoadState.Ready -> load.info.name
-                is LoadState.Unloaded -> load.name
-                is LoadState.Failed -> load.name
-            },
-        )
+        findViewById<TextView>(R.id.title).show(load.name ?: getString(R.string.app_name))
         findViewById<TextView>(R.id.subtitle).show(subtitle(state))
         val meter = findViewById<ProgressBar>(R.id.context_meter)
         val used = state.usedTokens ?: 0
@@ -240,7 +232,7 @@ class ChatActivity : ScreenActivity() {
         val empty = findViewById<View>(R.id.empty)
         empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed && state.crash == null
         if (!empty.shown) return
-        val nano = (state.load as? LoadState.Ready)?.info?.name?.let { it == NANO } ?: true
+        val nano = state.load.name?.let { it == NANO } ?: true
         findViewById<TextView>(R.id.empty_text).setText(if (nano) R.string.empty_nano else R.string.empty_model)
         val list = findViewById<LinearLayout>(R.id.suggestions)
         if (list.tag != nano) {

@@ -130,10 +130,11 @@ class ModelHolder(
      */
     suspend fun ready(path: String, mode: Mode? = null): LoadState.Ready {
         fun isIt(load: LoadState) = load.path == path && load.mode == mode
+        fun isOver(load: LoadState) = load is LoadState.Ready || load is LoadState.Failed
         val now = state.value.load
-        val ended = if (isIt(now) && now !is LoadState.Unloaded) now else {
+        val ended = if (isIt(now) && isOver(now)) now else {
             load(path, mode)
-            state.map { it.load }.first { it !== now && (it is LoadState.Ready || it is LoadState.Failed) }
+            state.map { it.load }.first { it !== now && isOver(it) }
         }
         if (ended is LoadState.Failed) throw ProblemException(ended.problem)
         if (ended !is LoadState.Ready || !isIt(ended)) throw ProblemException(Problem.Kind.MODEL, "$path: not there any more")
