@@ -72,6 +72,7 @@ android: quantize  ## the app (APK) and the library (AAR), in build/android, wit
 	@du --human-readable --apparent-size build/android/*.apk build/android/maven/*/*/*/*/*/*
 
 test-android: $(VENV)/.installed-dev android  ## the Kotlin library on the JVM, then what `make android` builds
+	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh lint build/android
 	@$(BIN)/python -m tools.npu_fixture "$(OUT)/mimo-nano" build/android/npu
 	@$(BIN)/python -m tools.hot_fixture build/android/hot
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test build/android "$(OUT)/mimo-nano"

@@ -5,6 +5,7 @@
 #   android_demo/build.sh api      CACHE          → runtime/api/runtime.api, after a change of what is public in :runtime
 #   android_demo/build.sh aar      CACHE          → CACHE/maven/…, :runtime as a Maven repository has it
 #   android_demo/build.sh apk      CACHE [MODEL]  → CACHE/mimo-mobile-{debug,release}.apk with MODEL in it, and …-androidTest.apk
+#   android_demo/build.sh lint     CACHE          Google's lint over the app and the library
 #   android_demo/build.sh test-dex CACHE [MODEL]  the JVM tests on the classes in the debug APK
 #   android_demo/build.sh test-release CACHE [MODEL]  the JVM tests on the library as R8 leaves it in an app
 #   android_demo/build.sh test-app CACHE [MODEL]  the app's screens, from the debug APK; pictures of them go to SCREENSHOTS
@@ -24,7 +25,7 @@ step() { # step MODULE ARGUMENT...: Python, of packaging/
 }
 
 usage() {
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -136,6 +137,8 @@ settings=$(step project)
 while IFS== read -r name value; do project[$name]=$value; done <<<"$settings"
 # shellcheck source=packaging/android.sh
 source "$here/packaging/android.sh"
+# shellcheck source=packaging/lint.sh
+source "$here/packaging/lint.sh"
 # shellcheck source=packaging/robolectric.sh
 source "$here/packaging/robolectric.sh"
 case $1 in
@@ -154,6 +157,7 @@ case $1 in
         ;;
     aar) build_aar ;;
     apk) build_apk ;;
+    lint) lint_app ;;
     test-dex)
         fetch_tokenizer
         test_dex

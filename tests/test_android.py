@@ -297,8 +297,10 @@ def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -
         assert found == {project.versions[version]}, artifact
     frameworks = {name for name in fetched if ":android-all:" in name}
     assert len(frameworks) == 1
-    # Google's merger has the version of the Android plugin, 23 later.
+    # Google's merger and lint have the version of the Android plugin, 23 later.
     major, rest = project.versions["agp"].split(".", 1)
+    lint = (ROOT / "packaging/lint.sha256").read_text()
+    assert f"com.android.tools.lint:lint:{int(major) + 23}.{rest}\n" in lint
     plugin = (ROOT / "packaging/plugin.sha256").read_text()
     assert f"com.android.tools.build:manifest-merger:{int(major) + 23}.{rest}\n" in plugin
     assert f"com.android.tools.build:gradle:{project.versions['agp']}\n" in plugin

@@ -99,7 +99,7 @@ def test_the_build_says_what_it_can_do_and_what_is_missing(tmp_path: Path) -> No
     script = "android_demo/build.sh"
     usage = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
     assert usage.returncode == 2
-    assert all(f"build.sh {command} " in usage.stderr for command in ("test", "api", "aar", "apk", "test-dex"))
+    assert all(f"build.sh {command} " in usage.stderr for command in ("test", "api", "aar", "apk", "lint", "test-dex"))
     missing = subprocess.run(["bash", script, "apk", tmp_path, tmp_path], capture_output=True, text=True, check=False)
     assert missing.returncode == 1
     assert missing.stderr == f"{tmp_path}: no manifest.json; run `make quantize` first\n"

@@ -51,6 +51,11 @@ android {
         named("test") { kotlin.srcDir("src/androidTest/kotlin") }
     }
 
+    lint {
+        warningsAsErrors = true
+        lintConfig = rootDir.resolve("lint.xml")
+    }
+
     testOptions {
         unitTests.isIncludeAndroidResources = true
         unitTests.all {

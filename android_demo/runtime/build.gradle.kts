@@ -31,6 +31,11 @@ android {
         }
     }
 
+    lint {
+        warningsAsErrors = true
+        lintConfig = rootDir.resolve("lint.xml")
+    }
+
     testOptions {
         unitTests.all {
             it.environment("ORT_DISABLE_TELEMETRY", "1")

@@ -7,6 +7,7 @@ import io.github.mimomobile.demo.chat.ChatHolder
 import io.github.mimomobile.demo.chat.ChatStore
 import io.github.mimomobile.demo.models.ModelHolder
 import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.android.AndroidDevice
 import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
@@ -47,6 +48,7 @@ class MimoApp : Application() {
 
     private val started by lazy {
         models.start()
+        AndroidDevice.unloadWhenMemoryIsShort(this, engine)
         scope.launch { keepAwake(this@MimoApp, work) }
         scope.launch {
             work.map { it != null }.distinctUntilChanged().collect { if (it) GenerationService.start(this@MimoApp) }

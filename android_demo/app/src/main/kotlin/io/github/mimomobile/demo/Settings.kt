@@ -1,5 +1,6 @@
 package io.github.mimomobile.demo
 
+import android.annotation.SuppressLint
 import android.content.Context
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.GenerationConfig
@@ -101,6 +102,7 @@ class SettingsStore(context: Context) {
     /** Path of the model whose load has begun and not ended. On disk before anything else is done: the load may kill. */
     var loading: String?
         get() = preferences.getString("loading", null)
+        @SuppressLint("ApplySharedPref")
         set(value) {
             preferences.edit().putString("loading", value).commit()
         }

@@ -1,5 +1,6 @@
 package io.github.mimomobile.demo
 
+import android.annotation.SuppressLint
 import android.os.Bundle
 import android.view.View
 import android.widget.ArrayAdapter
@@ -29,6 +30,7 @@ class SettingsActivity : ScreenActivity() {
         if (state == null) fill(app.settings.values.value)
     }
 
+    @SuppressLint("SetTextI18n") // numbers as they are typed, and read again: no language's own digits and commas
     private fun fill(settings: Settings) {
         field(R.id.system_prompt).setText(settings.systemPrompt)
         field(R.id.thinking_budget).setText(settings.generation.thinkingBudget?.toString())

@@ -32,7 +32,7 @@ public enum class ExecutionProvider {
  * rounding at most.
  */
 public enum class Speculation {
-    /** Drafts while that is faster; what runs cost on this device is measured at the first generation. */
+    /** Drafts while that is faster; what runs cost on this device is measured at the load. */
     AUTO,
 
     /** Drafts always. */

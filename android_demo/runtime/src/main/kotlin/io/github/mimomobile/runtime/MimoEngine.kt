@@ -46,8 +46,8 @@ public interface MimoEngine : AutoCloseable {
      * the middle of a prompt too; what was computed stays for the next turn.
      *
      * The flow fails with [MimoException.WrongState] when nothing is loaded, another generation is under way or the
-     * engine is closed meanwhile, with [MimoException.ContextFull] when the prompt alone fills the context, with [MimoException.Numerics] when the model
-     * gives NaN or infinity, and with [MimoException.Inference].
+     * engine is closed meanwhile, with [MimoException.ContextFull] when the prompt alone fills the context, with
+     * [MimoException.Numerics] when the model gives NaN or infinity, and with [MimoException.Inference].
      */
     public fun generate(prompt: Prompt, config: GenerationConfig = GenerationConfig()): Flow<GenerationEvent>
 

@@ -15,6 +15,7 @@ import io.github.mimomobile.demo.ui.ProblemCard
 import io.github.mimomobile.demo.ui.ScreenActivity
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
+import java.text.NumberFormat
 
 /** The benchmark screen; renders [BenchmarkUiState]. */
 class BenchmarkActivity : ScreenActivity() {
@@ -38,7 +39,7 @@ class BenchmarkActivity : ScreenActivity() {
         val running = state.running
         for (id in listOf(R.id.bench_start, R.id.bench_soak)) {
             findViewById<View>(id).shown = running == null
-            findViewById<View>(id).isEnabled = state.load is LoadState.Ready
+            findViewById<View>(id).isEnabled = state.load.canCompute
         }
         findViewById<View>(R.id.bench_cancel).shown = running != null
         // A phone that sleeps measures its own saving of power.
@@ -68,8 +69,8 @@ class BenchmarkActivity : ScreenActivity() {
             running?.kind == BenchmarkRequest.Kind.SELF_TEST -> getString(R.string.work_verify)
             running != null -> getString(R.string.bench_running, running.done, running.total, running.depth)
             state.skipped.isNotEmpty() && state.json != null ->
-                getString(R.string.bench_skipped, state.skipped.joinToString())
-            load is LoadState.Ready -> load.info.name
+                getString(R.string.bench_skipped, state.skipped.joinToString { NumberFormat.getIntegerInstance().format(it) })
+            load.canCompute -> load.name.orEmpty()
             load is LoadState.Loading -> getString(R.string.opening)
             else -> getString(R.string.not_loaded)
         }

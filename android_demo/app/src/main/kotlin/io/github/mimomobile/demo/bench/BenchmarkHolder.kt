@@ -85,19 +85,13 @@ class BenchmarkHolder(
         val name = request.model
         val mode = request.mode?.let { Mode.named(it) ?: throw unknownMode(it) }
         val quiet = models.state.first { it.listed && it.task == null && it.load.isDecided }
-        val path = if (name == null) quiet.load.path else {
+        val path = if (name == null) checkNotNull(quiet.load.path) else {
             quiet.models.firstOrNull { name == it.folder.name || name == it.name }?.path ?: throw ProblemException(
                 Problem.Kind.MODEL,
                 "no model is called $name; there are ${quiet.models.joinToString { it.folder.name }}",
             )
         }
-        fun isIt(load: LoadState) = load.path == path && load.mode == mode
-        if (path != null && !isIt(quiet.load)) models.load(path, mode)
-        return when (val load = models.state.first { isIt(it.load) && it.load.isDecided }.load) {
-            is LoadState.Ready -> load
-            is LoadState.Failed -> throw ProblemException(load.problem)
-            else -> throw ProblemException(Problem.Kind.MODEL, "no model is loaded")
-        }
+        return models.ready(path, mode)
     }
 
     private fun unknownMode(name: String) = ProblemException(

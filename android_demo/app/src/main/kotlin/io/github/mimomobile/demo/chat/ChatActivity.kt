@@ -159,20 +159,13 @@ class ChatActivity : ScreenActivity() {
 
     private fun renderToolbar(state: ChatUiState) {
         val load = state.load
-        findViewById<TextView>(R.id.title).show(
-            when (load) {
-                LoadState.None -> getString(R.string.app_name)
-                is LoadState.Loading -> load.name
-                is LoadState.Ready -> load.info.name
-                is LoadState.Failed -> load.name
-            },
-        )
+        findViewById<TextView>(R.id.title).show(load.name ?: getString(R.string.app_name))
         findViewById<TextView>(R.id.subtitle).show(subtitle(state))
         val meter = findViewById<ProgressBar>(R.id.context_meter)
         val used = state.usedTokens ?: 0
         val all = state.contextTokens
         meter.progress = if (all == null) 0 else (used.toLong() * meter.max / all).toInt()
-        meter.contentDescription = all?.let { getString(R.string.context_used, used, it) }
+        meter.contentDescription = all?.let { resources.getQuantityString(R.plurals.context_used, it, used, it) }
         findViewById<ProblemCard>(R.id.load_problem).apply {
             val problem = (load as? LoadState.Failed)?.problem ?: state.crash
             render(problem, problem?.kind?.let(::solution) ?: 0) { problem?.let { solve(it.kind) } }
@@ -182,11 +175,13 @@ class ChatActivity : ScreenActivity() {
     private fun subtitle(state: ChatUiState): String = when (val load = state.load) {
         LoadState.None -> getString(R.string.preparing)
         is LoadState.Loading -> loadingText(load)
+        is LoadState.Unloaded -> getString(R.string.unloaded)
         is LoadState.Failed -> getString(R.string.not_loaded)
         is LoadState.Ready -> if (state.busy) {
             getString(R.string.work_benchmark)
         } else {
-            val context = getString(R.string.context_short, state.usedTokens ?: 0, load.info.contextLength)
+            val all = load.info.contextLength
+            val context = resources.getQuantityString(R.plurals.context_short, all, state.usedTokens ?: 0, all)
             listOf(load.info.recipe, load.info.provider.name, context).joinToString(SEPARATOR)
         }
     }
@@ -237,7 +232,7 @@ class ChatActivity : ScreenActivity() {
         val empty = findViewById<View>(R.id.empty)
         empty.shown = state.conversation.exchanges.isEmpty() && state.load !is LoadState.Failed && state.crash == null
         if (!empty.shown) return
-        val nano = (state.load as? LoadState.Ready)?.info?.name?.let { it == NANO } ?: true
+        val nano = state.load.name?.let { it == NANO } ?: true
         findViewById<TextView>(R.id.empty_text).setText(if (nano) R.string.empty_nano else R.string.empty_model)
         val list = findViewById<LinearLayout>(R.id.suggestions)
         if (list.tag != nano) {

@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.chat
 
 import android.util.Log
+import io.github.mimomobile.demo.ProblemException
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelHolder
@@ -38,7 +39,7 @@ class ChatHolder(
     private val engine: MimoEngine,
     private val store: ChatStore,
     private val settings: SettingsStore,
-    models: ModelHolder,
+    private val models: ModelHolder,
     occupied: Flow<Boolean>,
 ) {
     // Read at once, so that a screen that comes back finds its text where it was.
@@ -162,6 +163,7 @@ class ChatHolder(
             val chosen = settings.values.value
             val prompt = state.value.conversation.prompt(chosen.systemPrompt)
             save()
+            state.value.load.let { models.ready(checkNotNull(it.path), it.mode) }
             draft.promptTokens = engine.countTokens(prompt)
             engine.generate(prompt, chosen.generation).collect { event ->
                 when (event) {
@@ -177,6 +179,8 @@ class ChatHolder(
             throw error
         } catch (error: MimoException) {
             draft.fail(problemOf(error))
+        } catch (error: ProblemException) {
+            draft.fail(error.problem)
         } finally {
             withContext(NonCancellable) {
                 current.update { it.copy(generating = false, liveTps = null, ended = it.ended + 1) }

@@ -29,5 +29,5 @@ data class ChatUiState(
 ) {
     val contextTokens: Int? get() = (load as? LoadState.Ready)?.info?.contextLength
 
-    val canSend: Boolean get() = load is LoadState.Ready && !generating && !busy
+    val canSend: Boolean get() = load.canCompute && !generating && !busy
 }

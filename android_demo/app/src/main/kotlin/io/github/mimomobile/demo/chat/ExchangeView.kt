@@ -13,6 +13,7 @@ import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.copyText
 import io.github.mimomobile.demo.ui.show
 import io.github.mimomobile.demo.ui.shown
+import io.github.mimomobile.demo.ui.speed
 
 /**
  * What can be done with an exchange now: [again] asks the question once more, [edit] changes it, [goOn] has a cut answer go
@@ -108,7 +109,7 @@ class ExchangeView(parent: ViewGroup, private val toggle: () -> Unit, private va
     private fun statsOf(answer: Answer): String? {
         val stats = answer.stats ?: return null
         val tokens = context.resources.getQuantityString(R.plurals.tokens, stats.generatedTokens, stats.generatedTokens)
-        return listOf(tokens, context.getString(R.string.tps, stats.decodeTps)).joinToString(SEPARATOR)
+        return listOfNotNull(tokens, context.speed(stats.decodeTps)).joinToString(SEPARATOR)
     }
 }
 

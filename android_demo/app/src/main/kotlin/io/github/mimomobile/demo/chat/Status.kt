@@ -9,6 +9,7 @@ import io.github.mimomobile.demo.ui.SEPARATOR
 import io.github.mimomobile.demo.ui.Sheet
 import io.github.mimomobile.demo.ui.bytes
 import io.github.mimomobile.demo.ui.seconds
+import io.github.mimomobile.demo.ui.speed
 import io.github.mimomobile.runtime.GenerationStats
 
 /** The quiet line above the composer: speed, memory, processor, heat. */
@@ -16,7 +17,7 @@ fun statusLine(context: Context, state: ChatUiState, signs: VitalSigns?): String
     val stats = state.conversation.exchanges.lastOrNull()?.answer?.stats
     val tps = if (state.generating) state.liveTps else stats?.decodeTps
     return listOfNotNull(
-        tps?.let { context.getString(R.string.tps, it) },
+        context.speed(tps),
         stats?.let { context.getString(R.string.ttft_short, context.seconds(it.timeToFirstTokenS)) },
         stats?.let { draftsOf(it) }?.let { context.getString(R.string.drafts_short, it) },
         signs?.memoryBytes?.let(context::bytes),
@@ -43,8 +44,8 @@ fun details(context: Context, sheet: Sheet, state: ChatUiState, signs: VitalSign
 
 private fun answerDetails(context: Context, sheet: Sheet, stats: GenerationStats) {
     sheet.heading(R.string.section_answer)
-    sheet.fact(R.string.fact_decode, context.getString(R.string.tps, stats.decodeTps))
-    sheet.fact(R.string.fact_prefill, context.getString(R.string.tps, stats.prefillTps))
+    sheet.fact(R.string.fact_decode, context.speed(stats.decodeTps))
+    sheet.fact(R.string.fact_prefill, context.speed(stats.prefillTps))
     sheet.fact(R.string.fact_ttft, context.seconds(stats.timeToFirstTokenS))
     sheet.fact(
         R.string.fact_tokens,
@@ -65,7 +66,8 @@ private fun modelDetails(context: Context, sheet: Sheet, state: ChatUiState) {
     sheet.fact(R.string.fact_fallback, info.fallback)
     sheet.fact(R.string.fact_placement, info.placement.entries.joinToString { "${it.key}: ${it.value}" })
     val used = state.usedTokens ?: 0
-    sheet.fact(R.string.fact_context, context.getString(R.string.context_used, used, info.contextLength))
+    val all = info.contextLength
+    sheet.fact(R.string.fact_context, context.resources.getQuantityString(R.plurals.context_used, all, used, all))
     sheet.fact(R.string.fact_weights, context.bytes(info.weightBytes))
     if (info.mappedBytes > 0) sheet.fact(R.string.fact_mapped, context.bytes(info.mappedBytes))
     sheet.fact(R.string.fact_kv, context.bytes(info.kvCacheBytes))

@@ -5,6 +5,7 @@ import android.content.Intent
 import android.net.Uri
 import io.github.mimomobile.demo.ModelSettings
 import io.github.mimomobile.demo.Problem
+import io.github.mimomobile.demo.ProblemException
 import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.Throttle
@@ -31,8 +32,10 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.collectLatest
+import kotlinx.coroutines.flow.combine
 import kotlinx.coroutines.flow.filterIsInstance
 import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.receiveAsFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
@@ -74,12 +77,22 @@ class ModelHolder(
                 markVerified(ModelEntry(folders.nano, Origin.BUNDLED, manifest))
             }
         }.invokeOnCompletion { loadFirst() }
+        scope.launch { combine(engine.state, state.map { it.load }) { _, _ -> }.collect { noticeUnloading() } }
         scope.launch { wanted.receiveAsFlow().collectLatest(::loadNow) }
         scope.launch {
             settings.values.collect { chosen ->
                 val path = state.value.load.path
                 if (path != null && chosen.loading(path) != loadedWith) reload()
             }
+        }
+    }
+
+    /** Android's shortage of memory has the engine unload, at any time. */
+    private fun noticeUnloading() {
+        if (engine.state.value != EngineState.Empty) return
+        current.update { state ->
+            val load = state.load as? LoadState.Ready ?: return@update state
+            state.copy(load = LoadState.Unloaded(load.path, load.info.name, load.mode))
         }
     }
 
@@ -110,12 +123,31 @@ class ModelHolder(
         wanted.trySend(Wanted(path, mode))
     }
 
+    /**
+     * The model of [path], once it is loaded, with [mode] as in [load]; also one that was unloaded.
+     *
+     * @throws ProblemException It cannot be loaded.
+     */
+    suspend fun ready(path: String, mode: Mode? = null): LoadState.Ready {
+        fun isIt(load: LoadState) = load.path == path && load.mode == mode
+        fun isOver(load: LoadState) = load is LoadState.Ready || load is LoadState.Failed
+        val now = state.value.load
+        val ended = if (isIt(now) && isOver(now)) now else {
+            load(path, mode)
+            state.map { it.load }.first { it !== now && isOver(it) }
+        }
+        if (ended is LoadState.Failed) throw ProblemException(ended.problem)
+        if (ended !is LoadState.Ready || !isIt(ended)) throw ProblemException(Problem.Kind.MODEL, "$path: not there any more")
+        return ended
+    }
+
     /** Loads the same model again, with the settings as they are now. */
     fun reload() {
         when (val load = state.value.load) {
             is LoadState.Ready -> load(load.path)
             is LoadState.Failed -> load(load.path)
             is LoadState.Loading -> load(load.path)
+            is LoadState.Unloaded -> load(load.path)
             LoadState.None -> Unit
         }
     }
@@ -247,6 +279,7 @@ class ModelHolder(
             val info = when (val state = engine.state.value) {
                 is EngineState.Ready -> state.model
                 is EngineState.Generating -> state.model // somebody was quick
+                EngineState.Empty -> return become(LoadState.Unloaded(entry.path, name, asked.mode))
                 else -> return
             }
             become(LoadState.Ready(entry.path, info, asked.mode))

@@ -1,5 +1,6 @@
 package io.github.mimomobile.demo.models
 
+import android.annotation.SuppressLint
 import android.app.AlertDialog
 import android.content.ActivityNotFoundException
 import android.content.Intent
@@ -116,6 +117,7 @@ class ModelsActivity : ScreenActivity() {
     fun choose(entry: ModelEntry, chosen: ModelSettings) = models.choose(entry, chosen)
 
     /** Asks for the context of one model; what cannot be is not taken. */
+    @SuppressLint("SetTextI18n") // in digits as they are typed
     fun askContext(entry: ModelEntry) {
         val most = entry.shape?.trainedTokens ?: return
         val dialog = AlertDialog.Builder(this)

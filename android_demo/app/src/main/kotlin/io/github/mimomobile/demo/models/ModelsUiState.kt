@@ -39,23 +39,44 @@ sealed interface LoadState {
     /** The model's folder; null when there is none. */
     val path: String?
 
+    /** The model's name; null when there is none. */
+    val name: String?
+
     /** What was asked to compute; null leaves it to the settings. */
     val mode: Mode? get() = null
 
     /** Whether it is known how the load ended. */
-    val isDecided: Boolean get() = this is Ready || this is Failed
+    val isDecided: Boolean get() = this is Ready || this is Unloaded || this is Failed
+
+    /** Whether there is a model to compute with, at once or when it was loaded again. */
+    val canCompute: Boolean get() = this is Ready || this is Unloaded
 
     data object None : LoadState {
         override val path: String? get() = null
+        override val name: String? get() = null
     }
 
-    data class Loading(override val path: String, val name: String, val doneBytes: Long, val totalBytes: Long) : LoadState
+    data class Loading(
+        override val path: String,
+        override val name: String,
+        val doneBytes: Long,
+        val totalBytes: Long,
+    ) : LoadState
 
-    data class Ready(override val path: String, val info: ModelInfo, override val mode: Mode? = null) : LoadState
+    data class Ready(override val path: String, val info: ModelInfo, override val mode: Mode? = null) : LoadState {
+        override val name: String get() = info.name
+    }
+
+    /** Memory was short while the app was in the background; [ModelHolder.ready] brings it back. */
+    data class Unloaded(
+        override val path: String,
+        override val name: String,
+        override val mode: Mode? = null,
+    ) : LoadState
 
     data class Failed(
         override val path: String,
-        val name: String,
+        override val name: String,
         val problem: Problem,
         override val mode: Mode? = null,
     ) : LoadState

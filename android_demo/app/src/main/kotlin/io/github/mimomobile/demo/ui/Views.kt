@@ -49,6 +49,9 @@ fun Context.bytes(count: Long): String = when {
 fun Context.seconds(value: Double): String =
     if (value < 1) getString(R.string.milliseconds, value * 1000) else getString(R.string.seconds, value)
 
+/** Tokens a second; null where there are none: a single token has no time between two. */
+fun Context.speed(tps: Double?): String? = tps?.takeIf { it > 0 && it.isFinite() }?.let { getString(R.string.tps, it) }
+
 /** A part of the whole; without end where that is unknown. */
 fun ProgressBar.show(fraction: Float?) {
     isIndeterminate = fraction == null

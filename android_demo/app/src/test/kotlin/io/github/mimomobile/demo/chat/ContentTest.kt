@@ -6,8 +6,10 @@ import android.content.Intent
 import android.net.Uri
 import android.text.Spanned
 import android.text.style.ForegroundColorSpan
+import android.view.ContextThemeWrapper
 import android.view.View
 import android.widget.EditText
+import android.widget.FrameLayout
 import android.widget.TableLayout
 import android.widget.TextView
 import io.github.mimomobile.demo.Hardware
@@ -28,6 +30,7 @@ import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
 import io.github.mimomobile.runtime.GenerationConfig
+import io.github.mimomobile.runtime.GenerationStats
 import java.io.ByteArrayOutputStream
 import java.io.File
 import org.junit.Assert.assertEquals
@@ -94,6 +97,16 @@ class ContentTest {
         press(views.first { it.id == R.id.code_copy })
         val clip = application.getSystemService(ClipboardManager::class.java).primaryClip!!
         assertTrue("${clip.getItemAt(0).text}", clip.getItemAt(0).text.startsWith("def totatives"))
+    }
+
+    @Test
+    fun `a single token has no speed`() {
+        val stats = GenerationStats(12, 0, 1, 0, 0, prefillTps = 50.0, decodeTps = 0.0, timeToFirstTokenS = 0.24)
+        val exchange = exchange("1 + 1?", "2").let { it.copy(answer = it.answer.copy(stats = stats)) }
+        val view = ExchangeView(FrameLayout(ContextThemeWrapper(application, R.style.Theme_Mimo)), {}, {})
+        view.render(exchange, unfolded = false, ExchangeActions())
+        assertEquals("1 token", view.view.findViewById<TextView>(R.id.stats).text.toString())
+        assertEquals("first after 240 ms", statusLine(application, ChatUiState(conversation(exchange)), null))
     }
 
     @Test

@@ -3,6 +3,7 @@ package io.github.mimomobile.demo.models
 import android.app.ActivityManager
 import android.app.AlertDialog
 import android.app.ApplicationExitInfo
+import android.content.ComponentCallbacks2
 import android.widget.EditText
 import android.widget.Switch
 import android.widget.TextView
@@ -11,14 +12,18 @@ import io.github.mimomobile.demo.ModelSettings
 import io.github.mimomobile.demo.PHONE
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
+import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.all
 import io.github.mimomobile.demo.application
 import io.github.mimomobile.demo.await
+import io.github.mimomobile.demo.chat.AnswerState
 import io.github.mimomobile.demo.chat.ChatActivity
 import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
+import io.github.mimomobile.runtime.EngineState
+import io.github.mimomobile.runtime.GenerationConfig
 import java.io.File
 import java.io.RandomAccessFile
 import org.junit.Assert.assertEquals
@@ -78,6 +83,35 @@ class LoadingTest {
         application.models.load(damaged.path)
         await("the error") { state.load is LoadState.Failed }
         assertNull(application.settings.loading)
+    }
+
+    @Test
+    fun `a model that Android had unloaded comes back with the next message, or the answer says why it cannot`() {
+        val chat = Robolectric.buildActivity(ChatActivity::class.java).setup().get()
+        await("the model") { application.chat.state.value.canSend }
+        unload(chat)
+        ask(chat)
+        assertEquals(AnswerState.LENGTH, application.chat.state.value.conversation.exchanges.last().answer.state)
+        unload(chat)
+        File(application.filesDir, "models/mimo-nano/mimo-nano-int4_b32-onnx/model.onnx").delete()
+        ask(chat)
+        val problem = application.chat.state.value.conversation.exchanges.last().answer.problem
+        assertEquals(Problem.Kind.MODEL, problem?.kind)
+    }
+
+    private fun unload(chat: ChatActivity) {
+        application.onTrimMemory(ComponentCallbacks2.TRIM_MEMORY_BACKGROUND)
+        await("the memory") { application.engine.state.value == EngineState.Empty && state.load is LoadState.Unloaded }
+        await("its word") { chat.getString(R.string.unloaded) in chat.shown() }
+    }
+
+    private fun ask(chat: ChatActivity) {
+        val before = application.chat.state.value.ended
+        application.settings.set(Settings(generation = GenerationConfig { maxTokens = 2 }))
+        chat.view<EditText>(R.id.composer).setText("1 + 1?")
+        settle()
+        press(chat.view(R.id.send))
+        await("the answer") { application.chat.state.value.ended > before }
     }
 
     @Test
