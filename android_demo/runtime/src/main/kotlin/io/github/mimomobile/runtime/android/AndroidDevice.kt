@@ -31,6 +31,15 @@ public object AndroidDevice {
         return Build.SOC_MODEL.takeIf { it != Build.UNKNOWN }
     }
 
+    /**
+     * What an NPU's numbers and speed depend on; for `EngineConfig.driver`. This build of Android brings the driver, and
+     * this installation of the app brings ONNX Runtime and QNN.
+     */
+    public fun driver(context: Context): String {
+        val app = context.packageManager.getPackageInfo(context.packageName, 0)
+        return "${Build.FINGERPRINT} ${app.lastUpdateTime}"
+    }
+
     /** How hot the device is; for `EngineConfig.heat`. Before Android 10, which does not tell, [Heat.NONE]. */
     public fun heat(context: Context): Heat {
         if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return Heat.NONE
