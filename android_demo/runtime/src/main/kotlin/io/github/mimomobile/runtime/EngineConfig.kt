@@ -27,6 +27,15 @@ public enum class ExecutionProvider {
     QNN,
 }
 
+/** What an NPU computes of a model. */
+public enum class NpuMode {
+    /** Prompts and tokens. */
+    NPU,
+
+    /** Prompts; the CPU computes tokens, in the same KV cache. For this one window is enough (`--windows 64`). */
+    SPLIT,
+}
+
 /**
  * Whether tokens are drafted by MiMo's own MTP layer, to compute two at once. It changes the speed, and the text by
  * rounding at most.
@@ -86,6 +95,8 @@ public enum class Heat {
  * @property threads Threads that compute; null takes what [measurementsFolder] makes known, or the number of fast cores.
  * @property provider What computes.
  * @property providerOptions The provider's own options, by ONNX Runtime's names.
+ * @property npuMode What [ExecutionProvider.QNN] computes. Null, the default, takes what is fastest: a prompt and a token are
+ *   timed on the NPU and on the CPU, which may turn out to be faster at both; with [strict] it takes [NpuMode.NPU].
  * @property strict True makes it an error when [provider] is not here or leaves parts of the model to the CPU; false
  *   goes on with the CPU, and [ModelInfo.fallback] says so.
  * @property speculation What drafts.
@@ -106,6 +117,10 @@ public enum class Heat {
  *   device. It is measured at the first load of a model with an MTP layer, on that layer, which takes some seconds, and
  *   once more at the first load at another [heat]. Null, the default, measures nothing. On Android a folder in
  *   `noBackupFilesDir`, the same for all models.
+ *   The choice of [npuMode] is kept there, too, if [driver] is given.
+ * @property driver What the numbers and the speed of an NPU depend on beside the model: versions of the system, its drivers
+ *   and QNN. When it changes, the NPU is tested and measured again; null does so at every load. On Android
+ *   `AndroidDevice.driver` gives it.
  * @property soc The chip whose NPU [ExecutionProvider.QNN] takes binaries for, such as `SM8750`; null takes those of
  *   the only chip that the model was compiled for. On Android `AndroidDevice.soc` gives it.
  * @property logger Takes what the engine tells beside its results; null, the default, keeps it quiet.
@@ -116,6 +131,7 @@ public class EngineConfig private constructor(from: Builder) {
     public val threads: Int? = from.threads
     public val provider: ExecutionProvider = from.provider
     public val providerOptions: Map<String, String> = from.providerOptions
+    public val npuMode: NpuMode? = from.npuMode
     public val strict: Boolean = from.strict
     public val speculation: Speculation = from.speculation
     public val kvCache: KvCache = from.kvCache
@@ -125,6 +141,7 @@ public class EngineConfig private constructor(from: Builder) {
     public val heat: () -> Heat = from.heat
     public val cacheFolder: File? = from.cacheFolder
     public val measurementsFolder: File? = from.measurementsFolder
+    public val driver: String? = from.driver
     public val soc: String? = from.soc
     public val logger: Logger? = from.logger
 
@@ -142,8 +159,8 @@ public class EngineConfig private constructor(from: Builder) {
 
     private val values: List<Any?>
         get() = listOf(
-            recipe, contextLength, threads, provider, providerOptions, strict, speculation, kvCache, verification,
-            spin, availableBytes, heat, cacheFolder, measurementsFolder, soc, logger,
+            recipe, contextLength, threads, provider, providerOptions, npuMode, strict, speculation, kvCache,
+            verification, spin, availableBytes, heat, cacheFolder, measurementsFolder, driver, soc, logger,
         )
 
     override fun equals(other: Any?): Boolean = other is EngineConfig && values == other.values
@@ -159,6 +176,7 @@ public class EngineConfig private constructor(from: Builder) {
         public var threads: Int? = from?.threads
         public var provider: ExecutionProvider = from?.provider ?: ExecutionProvider.CPU
         public var providerOptions: Map<String, String> = from?.providerOptions ?: emptyMap()
+        public var npuMode: NpuMode? = from?.npuMode
         public var strict: Boolean = from?.strict ?: true
         public var speculation: Speculation = from?.speculation ?: Speculation.AUTO
         public var kvCache: KvCache = from?.kvCache ?: KvCache.FLOAT16
@@ -168,6 +186,7 @@ public class EngineConfig private constructor(from: Builder) {
         public var heat: () -> Heat = from?.heat ?: { Heat.NONE }
         public var cacheFolder: File? = from?.cacheFolder
         public var measurementsFolder: File? = from?.measurementsFolder
+        public var driver: String? = from?.driver
         public var soc: String? = from?.soc
         public var logger: Logger? = from?.logger
     }

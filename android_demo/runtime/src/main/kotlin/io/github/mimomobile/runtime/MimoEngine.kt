@@ -110,6 +110,8 @@ public sealed interface EngineState {
  * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder], which Android can take back; 0 when
  *   they are in memory.
  * @property threads Threads that compute on the CPU; null for an NPU's own.
+ * @property npuMode What an NPU computes; null when it computes nothing.
+ * @property selfTest What the test of an NPU's numbers found; null when there was none.
  */
 public data class ModelInfo(
     val name: String,
@@ -125,6 +127,8 @@ public data class ModelInfo(
     val synthetic: Boolean,
     val mappedBytes: Long = 0,
     val threads: Int? = null,
+    val npuMode: NpuMode? = null,
+    val selfTest: String? = null,
 )
 
 /** An engine with nothing loaded; it must be closed. */

@@ -48,12 +48,17 @@ internal val nano: File by lazy {
 }
 
 /** The same with pieces for an NPU that were not compiled, as tools/npu_fixture.py writes it. */
-internal val nanoNpu: File by lazy {
+internal val nanoNpu: File by lazy { npuFixture("") }
+
+/** The same with pieces for prompts alone. */
+internal val nanoPrompts: File by lazy { npuFixture("-prompts") }
+
+private fun npuFixture(kind: String): File {
     val folder = System.getProperty("mimo.npu")
-    check(folder != null && File(folder, "manifest.json").isFile) {
+    check(folder != null && File("$folder$kind", "manifest.json").isFile) {
         "-Dmimo.npu=$folder: run `python -m tools.npu_fixture out/mimo-nano FOLDER` first, and give FOLDER"
     }
-    File(folder)
+    return File("$folder$kind")
 }
 
 /** The same model with numbers that are too large for float16, as tools/hot_fixture.py writes it. */

@@ -151,6 +151,8 @@ class Record(
         .put("provider", info.provider.name)
         .put("fallback", orNull(info.fallback))
         .put("placement", JSONObject(info.placement))
+        .put("npu_mode", orNull(info.npuMode?.name?.lowercase()))
+        .put("self_test", orNull(info.selfTest))
         .put("synthetic", info.synthetic)
 
     private fun app(): JSONObject {

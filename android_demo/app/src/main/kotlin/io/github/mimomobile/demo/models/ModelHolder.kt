@@ -17,6 +17,7 @@ import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.ModelManifest
+import io.github.mimomobile.runtime.NpuMode
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.android.AndroidDevice
@@ -297,12 +298,20 @@ class ModelHolder(
         val provider = when (mode) {
             null -> chosen.provider
             Mode.CPU -> ExecutionProvider.CPU
-            Mode.NPU -> ExecutionProvider.QNN
+            Mode.NPU, Mode.SPLIT -> ExecutionProvider.QNN
         }
+        val onNpu = provider == ExecutionProvider.QNN // whose context is compiled in
+        if (onNpu) AndroidDevice.setUpNpu(context)
         return EngineConfig {
-            contextLength = own.contextLength ?: largestContext(entry, provider, chosen.int8Kv)
+            contextLength = if (onNpu) null else own.contextLength ?: largestContext(entry, chosen.int8Kv)
             threads = chosen.threads
             this.provider = provider
+            npuMode = when (mode) {
+                Mode.NPU -> NpuMode.NPU
+                Mode.SPLIT -> NpuMode.SPLIT
+                Mode.CPU, null -> null
+            }
+            driver = AndroidDevice.driver(context)
             measurementsFolder = File(context.noBackupFilesDir, "measurements")
             strict = mode != null
             speculation = Speculation.AUTO
@@ -315,9 +324,8 @@ class ModelHolder(
         }
     }
 
-    /** The most tokens that fit into the memory; null leaves it to the engine. An NPU's is compiled in. */
-    private fun largestContext(entry: ModelEntry, provider: ExecutionProvider, int8Kv: Boolean): Int? {
-        if (provider == ExecutionProvider.QNN) return null
+    /** The most tokens that fit into the memory; null leaves it to the engine. */
+    private fun largestContext(entry: ModelEntry, int8Kv: Boolean): Int? {
         val held = (engine.state.value as? EngineState.Ready)?.model?.let(ModelShape::heldBytes) ?: 0
         return entry.shape?.largestContext(AndroidDevice.availableBytes(context) + held, int8Kv)
     }

@@ -25,6 +25,9 @@ enum class Mode(val label: String) {
     /** All on Qualcomm's NPU. */
     NPU("npu"),
 
+    /** Prompts on the NPU, tokens on the CPU. */
+    SPLIT("split"),
+
     /** All on the CPU. */
     CPU("cpu"),
     ;

@@ -120,7 +120,8 @@ class BenchmarkScreenTest {
 
     @Test
     fun `a mode that cannot be had is told in the file, and nothing else computes instead`() {
-        for ((mode, why) in listOf("npu" to "QNN cannot run the whole model", "gpu" to "there are npu, cpu")) {
+        val noQnn = "QNN cannot run the whole model"
+        for ((mode, why) in listOf("npu" to noQnn, "split" to noQnn, "gpu" to "there are npu, split, cpu")) {
             val file = ask("selftest", "result" to "$mode.json", "model" to "mimo-nano", "mode" to mode)
             await("the file") { file.exists() }
             val reason = JSONObject(file.readText()).getJSONObject("failure").getString("reason")

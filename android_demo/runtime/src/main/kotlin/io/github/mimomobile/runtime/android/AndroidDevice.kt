@@ -10,6 +10,7 @@ import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.Heat
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.onnx.setOnAndroid
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
@@ -29,6 +30,24 @@ public object AndroidDevice {
     public fun soc(): String? {
         if (Build.VERSION.SDK_INT < Build.VERSION_CODES.S) return null
         return Build.SOC_MODEL.takeIf { it != Build.UNKNOWN }
+    }
+
+    /**
+     * Tells Qualcomm's NPU where this app's part of QNN for it lies, before a model is loaded with it. The app must be
+     * packaged with `useLegacyPackaging`, as the NPU reads files only.
+     */
+    public fun setUpNpu(context: Context) {
+        val folder: String? = context.applicationInfo.nativeLibraryDir // null under Robolectric
+        if (folder != null) setOnAndroid("ADSP_LIBRARY_PATH", folder)
+    }
+
+    /**
+     * What an NPU's numbers and speed depend on; for `EngineConfig.driver`. This build of Android brings the driver, and
+     * this installation of the app brings ONNX Runtime and QNN.
+     */
+    public fun driver(context: Context): String {
+        val app = context.packageManager.getPackageInfo(context.packageName, 0)
+        return "${Build.FINGERPRINT} ${app.lastUpdateTime}"
     }
 
     /** How hot the device is; for `EngineConfig.heat`. Before Android 10, which does not tell, [Heat.NONE]. */

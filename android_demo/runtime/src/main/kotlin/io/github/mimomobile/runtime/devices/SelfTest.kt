@@ -16,16 +16,17 @@ import kotlin.math.abs
  * A known prompt goes through it as a chunk, two rows and one, as prompts, verified drafts and tokens do; the logits
  * after it are compared with those in the model's reference.json, which the CPU computed when it was written.
  *
- * @param difference Of logits, over the largest; null when there was nothing to compare with.
+ * @property difference Of logits, over the largest; null when there was nothing to compare with.
+ * @property tolerance The largest difference that is right.
  */
-internal class SelfTest private constructor(private val difference: Double?, private val tolerance: Double) {
+internal class SelfTest(val difference: Double?, val tolerance: Double) {
     /** Why its numbers must not be trusted; null when they may. */
-    val problem: String? get() = when {
-        difference == null -> null
-        difference <= tolerance -> null
-        else -> "wrong numbers on this device: logits differ by ${percent(difference)} of the largest" +
-            " (${percent(tolerance)} allowed)"
-    }
+    val problem: String? get() =
+        if (difference == null || difference <= tolerance) null else "wrong numbers on this device: $this"
+
+    override fun toString(): String =
+        if (difference == null) "nothing to compare with: no reference.json, or a context shorter than its prompt" else
+            "logits differ by ${percent(difference)} of the largest (${percent(tolerance)} allowed)"
 
     /** Whether numbers were compared. */
     val tested: Boolean get() = difference != null

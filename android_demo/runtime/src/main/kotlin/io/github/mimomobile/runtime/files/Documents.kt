@@ -64,6 +64,10 @@ internal fun Map<*, *>.ints(name: String, least: Int = 0): IntArray =
 internal fun Map<*, *>.doubles(name: String): DoubleArray =
     values(name).map { it as? Double ?: expected(name, "a number", it) }.toDoubleArray()
 
+/** A value of parsed JSON, which must be a number from [least] on. */
+internal fun Map<*, *>.number(name: String, least: Double): Double =
+    (this[name] as? Double)?.takeIf { it >= least } ?: expected(name, "a number from $least on", this[name])
+
 /** A value of parsed JSON, which must be a list of objects. */
 internal fun Map<*, *>.objects(name: String): List<Map<*, *>> =
     values(name).map { it as? Map<*, *> ?: expected(name, "an object", it) }

@@ -21,7 +21,7 @@ import java.nio.ByteOrder
  * @property folder `qnn-SM8750`, beside the model.
  * @property soc The chip.
  * @property contextLength Tokens that the caches hold.
- * @property windows Tokens in one run, the largest first; the last one is 1.
+ * @property windows Tokens in one run, the largest first; a single one is for prompts, and the CPU computes tokens.
  * @property parts Runs of layers.
  * @property hasMtp Whether the MTP layer is there.
  */
@@ -41,11 +41,26 @@ internal class NpuFolder private constructor(
     /** Looks rows of the embedding up, on the CPU. */
     val embedding: File = File(folder.parentFile, "embedding.onnx")
 
+    /** Whether tokens are computed on the NPU, and not prompts alone. */
+    val computesTokens: Boolean get() = windows.last() == 1
+
     /** Bytes of all binaries. */
     val weightBytes: Long get() = folder.listFiles().orEmpty().sumOf { it.length() }
 
     /** A piece's graph for a window: `layers-0`…, `head`, `mtp` or `draft_head`. */
     fun piece(name: String, window: Int): File = File(folder, "$name.$window.onnx")
+
+    /**
+     * Whether one binary, which has the first window's name, serves all [windows] of a piece with one copy of the weights.
+     *
+     * @throws MimoException.ModelLoad A binary is missing.
+     */
+    fun shares(name: String, windows: List<Int>): Boolean {
+        val (there, missing) = windows.map { File(folder, "$name.${it}_qnn.bin") }.partition { it.isFile }
+        if (there.isEmpty() || missing.isEmpty()) return false // graphs that were not compiled, in tests, have none
+        if (there.size > 1) throw MimoException.ModelLoad("${missing[0]}: missing; compile again, or copy it")
+        return true
+    }
 
     /**
      * The tokens that the MTP layer scores: integers of 64 bits in
@@ -106,12 +121,20 @@ internal class NpuFolder private constructor(
         private fun read(folder: File): NpuFolder = FORMAT.read(File(folder, SETTINGS), "compile again") { found ->
             val windows = found.ints("windows", least = 1).toList()
             val context = found.int("context_length", least = 1)
-            if (windows.lastOrNull() != 1 || windows != windows.distinct().sortedDescending() || windows[0] > context) {
-                throw JsonException("windows $windows for a context of $context")
+            val sorted = windows.distinct().sortedDescending()
+            val falling = windows.isNotEmpty() && windows == sorted && windows[0] <= context
+            if (!falling || windows.size > 1 && windows.last() != 1) {
+                throw JsonException(
+                    "windows: falling numbers from at most $context to 1, or a single one, expected, $windows found",
+                )
+            }
+            val mtp = found.flag("mtp")
+            if (mtp && windows.last() != 1) {
+                throw JsonException("mtp: no MTP layer expected for prompts alone, with windows $windows")
             }
             val parts = found.values("layers").size
             if (parts == 0) throw JsonException("layers: none found")
-            NpuFolder(folder, found.text("soc"), context, windows, parts, found.flag("mtp"))
+            NpuFolder(folder, found.text("soc"), context, windows, parts, mtp)
         }
     }
 }

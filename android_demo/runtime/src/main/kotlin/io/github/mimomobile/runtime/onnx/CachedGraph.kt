@@ -17,6 +17,7 @@ import java.io.File
  * @param lastRows Of the rows of a run, so many of the last get logits.
  * @param others The names of inputs beside ours.
  * @param profiled Whether [placement] will be asked for.
+ * @param common The KV cache of other graphs, which is taken for this one's if it has the same types and sizes.
  * @param fits Called with the size of the KV cache before it is made.
  */
 internal class CachedGraph(
@@ -26,6 +27,7 @@ internal class CachedGraph(
     private val lastRows: Int,
     others: Set<String> = emptySet(),
     profiled: Boolean = false,
+    common: CacheTensors? = null,
     fits: (kvBytes: Long) -> Unit,
 ) : AutoCloseable {
     private val opened = runtime.open(model, lastRows, profiled)
@@ -33,7 +35,7 @@ internal class CachedGraph(
     private val environment = runtime.environment
     private val inputs = HashMap<String, OnnxTensor>()
     private val outputs = HashMap<String, OnnxTensor>()
-    private val cache: List<OnnxTensor>
+    private val cache: CacheTensors
     private val ids = LongRow(environment, BATCH_TOKENS)
 
     /** Ones: a run sees as many as the cache holds tokens by then. */
@@ -49,14 +51,17 @@ internal class CachedGraph(
     val hiddenSize: Int
 
     /** Memory of the KV cache. */
-    val kvBytes: Long
+    val kvBytes: Long get() = cache.bytes
+
+    /** Whether the KV cache is that of other graphs, which close it. */
+    val hasCommonCache: Boolean
 
     /** For the run under way. */
     val runOptions: OrtSession.RunOptions = OrtSession.RunOptions()
 
     init {
         try {
-            val past = session.inputInfo.filterKeys { it.startsWith(PAST) }.mapValues { it.value.info as TensorInfo }
+            val past = session.cacheShapes(contextLength)
             val found = session.inputNames - past.keys
             val expected = setOf("input_ids", MASK) + others
             val logitsInfo = floats("logits")
@@ -71,20 +76,12 @@ internal class CachedGraph(
             logitsSize = logitsInfo.shape.last().toInt()
             hiddenSize = hiddenInfo.shape.last().toInt()
             logits = FloatRows(environment, lastRows, logitsSize)
-            val shapes = past.mapValues { longArrayOf(1, it.value.shape[1], contextLength.toLong(), it.value.shape[3]) }
-            kvBytes = past.keys.sumOf { shapes.getValue(it).fold(past.getValue(it).type.size.toLong(), Long::times) }
-            fits(kvBytes)
-            // Some layers may have float32 caches.
-            cache = past.keys.groupBy { past.getValue(it).type }.flatMap { (type, names) ->
-                ZeroTensors(environment, type).use { zeros ->
-                    names.map { name ->
-                        zeros.make(shapes.getValue(name)).also {
-                            inputs[name] = it
-                            outputs[name.replace(PAST, PRESENT)] = it
-                        }
-                    }
-                }
+            hasCommonCache = common != null && common.holds(past)
+            cache = if (common != null && hasCommonCache) common else {
+                fits(past.values.sumOf { it.bytes })
+                CacheTensors(environment, past)
             }
+            bindCache()
         } catch (error: OrtException) {
             opened.close()
             throw MimoException.ModelLoad("$model: ONNX Runtime cannot make its KV cache: ${firstLine(error)}", error)
@@ -92,6 +89,12 @@ internal class CachedGraph(
             opened.close()
             throw error
         }
+    }
+
+    /** Takes the tensors of the KV cache, again when others have emptied it. */
+    fun bindCache() = cache.forEach { past, present, tensor ->
+        inputs[past] = tensor
+        outputs[present] = tensor
     }
 
     /**
@@ -128,7 +131,7 @@ internal class CachedGraph(
 
     override fun close() {
         opened.close()
-        cache.forEach { it.close() }
+        if (!hasCommonCache) cache.close()
         inputs[MASK]?.close()
         listOf(ids, mask, logits, runOptions).forEach { it.close() }
     }
@@ -144,7 +147,5 @@ internal class CachedGraph(
         const val BATCH_TOKENS: Int = 128
 
         private const val MASK = "attention_mask"
-        private const val PAST = "past_key_values."
-        private const val PRESENT = "present."
     }
 }

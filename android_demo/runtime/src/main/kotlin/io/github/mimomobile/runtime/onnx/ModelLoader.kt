@@ -29,6 +29,14 @@ internal class LoadedModel(val info: ModelInfo, val tokenizer: Tokenizer, val ba
 }
 
 /**
+ * What the runtime needs of a model's config.json.
+ *
+ * @property trained The longest context.
+ * @property readsNormedStates Whether the MTP layer wants hidden states after the trunk's last norm.
+ */
+internal class Described(val trained: Long, val readsNormedStates: Boolean)
+
+/**
  * Makes a [LoadedModel] of a folder that `mimo quantize` wrote.
  *
  * @param leastKeptBytes and [openPiece] as in [ModelOpener].
@@ -56,8 +64,10 @@ internal class ModelLoader(
         }
         val settings = settings(File(folder, "config.json"))
         val memory = MemoryCheck(root, config.availableBytes)
-        val trained = settings.long("max_position_embeddings")
-        val opened = ModelOpener(folder, config, trained, memory, leastKeptBytes, openPiece, progress).open()
+        val described = Described(settings.long("max_position_embeddings"), settings["mtp_hidden_state"] == "post_norm")
+        val content = Prepacked.digest(model.manifest.files.joinToString("\n") { "${it.path} ${it.sha256}" })
+        val opened =
+            ModelOpener(folder, config, described, content, memory, leastKeptBytes, openPiece, progress).open()
         val template = File(folder, "chat_template.jinja")
         val info = ModelInfo(
             name = model.manifest.model,
@@ -72,6 +82,8 @@ internal class ModelLoader(
             draftsWithMtp = opened.backend.mtp != null,
             hasChatTemplate = template.isFile && ChatTemplate.isKnown(text(template)),
             threads = opened.threads,
+            npuMode = opened.npuMode,
+            selfTest = opened.selfTest,
             synthetic = settings["mimo_mobile_synthetic"] == true,
         )
         return LoadedModel(info, tokenizer, opened.backend)

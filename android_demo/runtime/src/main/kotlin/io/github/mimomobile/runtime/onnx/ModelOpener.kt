@@ -4,8 +4,10 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.NpuMode
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.devices.KeptVerdict
 import io.github.mimomobile.runtime.devices.LayerTimes
 import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.SelfTest
@@ -14,7 +16,6 @@ import io.github.mimomobile.runtime.devices.fastCores
 import io.github.mimomobile.runtime.npu.NpuBackend
 import io.github.mimomobile.runtime.npu.NpuFolder
 import io.github.mimomobile.runtime.npu.NpuModel
-import io.github.mimomobile.runtime.npu.NpuMtpLayer
 import io.github.mimomobile.runtime.npu.OpenPiece
 import java.io.File
 
@@ -27,12 +28,15 @@ internal class OpenedModel(
     val placement: Map<String, Int> = emptyMap(),
     val fallback: String? = null,
     val threads: Int? = null,
+    val npuMode: NpuMode? = null,
+    val selfTest: String? = null,
 )
 
 /**
  * Opens an ONNX folder's graphs on the provider that was asked for, and checks what it computes before it is trusted.
  *
- * @param trained Tokens that the model was trained for.
+ * @param described What the runtime needs of the model's config.json.
+ * @param content Changes with any file of the model.
  * @param leastKeptBytes Of weights, for them to be kept in this CPU's order.
  * @param openPiece Opens what was compiled for an NPU; null is QNN.
  * @param progress Told how much of kept weights was verified; may throw to give up.
@@ -40,7 +44,8 @@ internal class OpenedModel(
 internal class ModelOpener(
     private val folder: File,
     private val config: EngineConfig,
-    private val trained: Long,
+    private val described: Described,
+    private val content: String,
     private val memory: MemoryCheck,
     private val leastKeptBytes: Long,
     private val openPiece: OpenPiece?,
@@ -58,9 +63,9 @@ internal class ModelOpener(
         if (provider == ExecutionProvider.CPU) return onProvider(provider)
         val problem = try {
             return if (provider == ExecutionProvider.QNN) onNpu() else onProvider(provider)
-        } catch (error: MimoException.MemoryFull) {
-            throw error
         } catch (error: MimoException) {
+            // An NPU's binaries take memory beside the CPU's.
+            if (error is MimoException.MemoryFull && (config.strict || provider != ExecutionProvider.QNN)) throw error
             error
         }
         if (config.strict) {
@@ -70,18 +75,23 @@ internal class ModelOpener(
                 problem,
             )
         }
-        config.warn("$folder: $provider cannot run the model, and the CPU computes instead: ${problem.message}.")
+        config.warn("$folder: the CPU computes instead of $provider: ${problem.message}.")
         return onProvider(ExecutionProvider.CPU, problem.message)
     }
 
-    private fun onProvider(provider: ExecutionProvider, fallback: String? = null): OpenedModel {
-        val context = contextLength()
+    /** @param beside The binaries in whose caches the CPU goes on. */
+    private fun onProvider(
+        provider: ExecutionProvider,
+        fallback: String? = null,
+        beside: NpuModel? = null,
+    ): OpenedModel {
+        val context = beside?.npu?.contextLength ?: contextLength()
         // What cannot be tested is not kept.
         val cache = config.cacheFolder?.takeIf { reference.isFile }
         val threads = if (provider == ExecutionProvider.CPU) threads() else config.threads
         val chosen = config.copy { this.provider = provider; cacheFolder = cache; this.threads = threads }
         val runtime = OrtRuntime(chosen, memory, leastKeptBytes, progress)
-        val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true) {
+        val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true, common = beside?.cache) {
             memory.fits("KV cache of $context tokens", it)
         }
         val layer = try {
@@ -90,7 +100,7 @@ internal class ModelOpener(
             trunk.close()
             throw error
         }
-        val backend = OrtBackend(trunk, layer, runtime)
+        val backend = OrtBackend(trunk, layer, runtime, beside?.npu?.windows?.get(0) ?: 0)
         if (runtime.isUntested) {
             val result = closing(backend) { SelfTest.run(backend, reference, SelfTest.TOLERANCE) }
             if (result.tested) runtime.judge(result.problem == null) // else at a load with a longer context
@@ -98,7 +108,7 @@ internal class ModelOpener(
                 config.warn("Kept weights are not used any more: ${result.problem}.")
                 backend.close()
                 memory.unmap()
-                return onProvider(provider, fallback)
+                return onProvider(provider, fallback, beside)
             }
         }
         val placement = closing(backend) {
@@ -148,21 +158,34 @@ internal class ModelOpener(
                     " leave it out, or compile again with --context",
             )
         }
-        if (config.speculation == Speculation.MTP && !npu.hasMtp) throw noMtp(npu.folder)
+        val drafts = config.speculation != Speculation.OFF
         memory.fits("the NPU's binaries", npu.weightBytes)
-        val model = NpuModel(npu, runtime, openPiece ?: runtime::openPiece) {
-            memory.fits("KV cache of ${npu.contextLength} tokens", it)
-        }
-        return closing(model) {
-            val layer = if (config.speculation != Speculation.OFF && npu.hasMtp) NpuMtpLayer(model) else null
-            val placement = model.placement()
-            val backend = NpuBackend(model, layer)
-            test(backend, if (npu.isQuantized) SelfTest.TOLERANCE_QUANTIZED else SelfTest.TOLERANCE)
-            OpenedModel(backend, config.provider, npu.weightBytes, model.kvBytes, placement)
-        }
+        return NpuChoice(
+            config,
+            npu,
+            openNpu = { withMtp ->
+                if (withMtp && config.speculation == Speculation.MTP && !npu.hasMtp) throw noMtp(npu.folder)
+                val model = NpuModel(npu, runtime, openPiece ?: runtime::openPiece) {
+                    memory.fits("KV cache of ${npu.contextLength} tokens", it)
+                }
+                closing(model) { NpuBackend(model, if (withMtp && drafts && npu.hasMtp) model.openMtp() else null) }
+            },
+            openCpu = { onProvider(ExecutionProvider.CPU, beside = it) },
+            splits = !described.readsNormedStates,
+            test = { test(it, if (npu.isQuantized) SelfTest.TOLERANCE_QUANTIZED else SelfTest.TOLERANCE) },
+            kept = keptVerdict(npu, runtime),
+        ).open()
     }
 
-    private fun test(backend: Backend, tolerance: Double) {
+    /** Where a measurement on this device, with these drivers and this model is kept; null where drivers are unknown. */
+    private fun keptVerdict(npu: NpuFolder, runtime: OrtRuntime): KeptVerdict? {
+        val (kept, driver) = Pair(config.measurementsFolder ?: return null, config.driver ?: return null)
+        val own = config.run { listOf(threads, spin, providerOptions.toSortedMap(), speculation) }
+        val key = listOf(driver, runtime.environment.version, content, npu.folder.name, own).joinToString("\n")
+        return KeptVerdict(File(kept, "selftest-${Prepacked.digest(key)}.json"))
+    }
+
+    private fun test(backend: Backend, tolerance: Double): SelfTest {
         val result = SelfTest.run(backend, reference, tolerance)
         result.problem?.let { throw MimoException.ProviderUnavailable(it) }
         if (config.strict && !result.tested) {
@@ -170,6 +193,7 @@ internal class ModelOpener(
                 "its numbers cannot be tested: no reference.json, or a context shorter than its prompt",
             )
         }
+        return result
     }
 
     private inline fun <T> closing(opened: AutoCloseable, work: () -> T): T = try {
@@ -206,9 +230,9 @@ internal class ModelOpener(
     }
 
     private fun contextLength(): Int {
-        val asked = config.contextLength ?: return minOf(trained, DEFAULT_CONTEXT).toInt()
-        if (asked > trained) {
-            throw MimoException.ModelLoad("$folder: contextLength $asked asked for, trained for $trained")
+        val asked = config.contextLength ?: return minOf(described.trained, DEFAULT_CONTEXT).toInt()
+        if (asked > described.trained) {
+            throw MimoException.ModelLoad("$folder: contextLength $asked asked for, trained for ${described.trained}")
         }
         return asked
     }

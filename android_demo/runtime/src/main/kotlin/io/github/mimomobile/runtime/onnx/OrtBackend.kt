@@ -8,11 +8,16 @@ import io.github.mimomobile.runtime.decode.MtpLayer
 import io.github.mimomobile.runtime.decode.medianSeconds
 import io.github.mimomobile.runtime.devices.LayerTimes
 
-/** The trunk, and the MTP layer beside it when drafts are wanted. */
+/**
+ * The trunk, and the MTP layer beside it when drafts are wanted.
+ *
+ * @param batch Tokens that the layer is shown at once, at most.
+ */
 internal class OrtBackend(
     private val trunk: CachedGraph,
     private val layer: OrtMtpLayer?,
     runtime: OrtRuntime,
+    batch: Int = CachedGraph.BATCH_TOKENS,
 ) : Backend {
     private val hidden = FloatRows(runtime.environment, CachedGraph.BATCH_TOKENS, trunk.hiddenSize)
     private val rows = List(MOST_ROWS) { FloatArray(trunk.logitsSize) }
@@ -23,7 +28,13 @@ internal class OrtBackend(
 
     override val contextLength: Int get() = trunk.contextLength
 
-    override val mtp: MtpHead? = layer?.let { MtpHead(it, CachedGraph.BATCH_TOKENS) }
+    override val mtp: MtpHead? = layer?.let { MtpHead(it, maxOf(batch, CachedGraph.BATCH_TOKENS)) }
+
+    /** As in [CachedGraph]. */
+    val hasCommonCache: Boolean get() = trunk.hasCommonCache
+
+    /** As in [CachedGraph]. */
+    fun bindCache() = trunk.bindCache()
 
     override fun decode(ids: IntArray, position: Int, rows: Int): List<FloatArray> {
         var done = 0

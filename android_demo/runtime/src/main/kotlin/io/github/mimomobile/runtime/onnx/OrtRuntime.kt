@@ -79,9 +79,12 @@ internal class OrtRuntime(
      * A session of what was compiled for Qualcomm's NPU, which takes it whole or not at all.
      *
      * Not run so far: no NPU was at hand. Tests give graphs that were not compiled to the CPU instead.
+     *
+     * @param shared The binary has other graphs, too, and is loaded for the first of them.
      */
-    fun openPiece(graph: File, profiled: Boolean): OpenedSession = session(graph) {
+    fun openPiece(graph: File, profiled: Boolean, shared: Boolean): OpenedSession = session(graph) {
         addConfigEntry(NO_FALLBACK, "1")
+        if (shared) addConfigEntry(SHARE, "1")
         addQnn(mapOf("backend_path" to "libQnnHtp.so", "htp_performance_mode" to "burst") + config.providerOptions)
         if (profiled) profile()
     }
@@ -189,6 +192,12 @@ internal class OrtRuntime(
         const val PREPACKED_SIZE = 1.2
 
         const val NO_FALLBACK = "session.disable_cpu_ep_fallback"
+
+        /**
+         * Sessions with it have one binary in common, of which each takes its graph:
+         * https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html.
+         */
+        const val SHARE = "ep.share_ep_contexts"
     }
 }
 

@@ -184,7 +184,8 @@ internal class Prepacked(
             return (listOf(System.getProperty("os.arch")) + found).joinToString("\n")
         }
 
-        private fun digest(text: String): String {
+        /** A short name for a text. */
+        fun digest(text: String): String {
             val bytes = MessageDigest.getInstance("SHA-256").digest(text.encodeToByteArray())
             return bytes.take(8).joinToString("") { "%02x".format(it) }
         }

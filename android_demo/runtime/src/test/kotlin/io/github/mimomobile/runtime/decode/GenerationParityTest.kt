@@ -6,16 +6,19 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.GenerationConfig
 import io.github.mimomobile.runtime.GenerationEvent
+import io.github.mimomobile.runtime.NpuMode
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nano
 import io.github.mimomobile.runtime.nanoHot
 import io.github.mimomobile.runtime.nanoNpu
+import io.github.mimomobile.runtime.nanoPrompts
 import io.github.mimomobile.runtime.npu.openOnCpu
 import io.github.mimomobile.runtime.onnx.LoadedModel
 import io.github.mimomobile.runtime.onnx.ModelLoader
 import io.github.mimomobile.runtime.text.ChatTemplate
 import io.github.mimomobile.runtime.text.ThinkingSplitter
+import java.io.File
 import kotlinx.coroutines.runBlocking
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
@@ -87,6 +90,13 @@ class GenerationParityTest {
     private fun inPieces(config: EngineConfig) =
         ModelLoader(nanoNpu, config.copy { provider = ExecutionProvider.QNN }, openPiece = ::openOnCpu).load { _, _ -> }
 
+    /** Prompts in pieces for an NPU, tokens on the CPU. */
+    private fun inSplit(root: File) = { config: EngineConfig ->
+        val split = config.copy { provider = ExecutionProvider.QNN; npuMode = NpuMode.SPLIT }
+        ModelLoader(root, split, openPiece = ::openOnCpu).load { _, _ -> }
+            .also { assertEquals(NpuMode.SPLIT, it.info.npuMode) }
+    }
+
     @Test
     fun `tokens, texts and cache are Python's without drafts`() = parity(Speculation.OFF, load = ::onCpu)
 
@@ -98,6 +108,13 @@ class GenerationParityTest {
 
     @Test
     fun `they are Python's in pieces for an NPU with the MTP layer, too`() = parity(Speculation.MTP, load = ::inPieces)
+
+    @Test
+    fun `they are Python's with prompts in pieces for an NPU and tokens on the CPU, too`() {
+        parity(Speculation.OFF, load = inSplit(nanoPrompts))
+        parity(Speculation.MTP, load = inSplit(nanoPrompts))
+        parity(Speculation.MTP, load = inSplit(nanoNpu))
+    }
 
     @Test
     fun `they are Python's when numbers are too large for float16, with drafts and without`() {

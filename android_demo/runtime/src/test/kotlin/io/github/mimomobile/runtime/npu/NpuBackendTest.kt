@@ -4,6 +4,7 @@ import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.ExecutionProvider
 import io.github.mimomobile.runtime.KvCache
 import io.github.mimomobile.runtime.MimoException
+import io.github.mimomobile.runtime.NpuMode
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.Verification
 import io.github.mimomobile.runtime.decode.Backend
@@ -25,7 +26,7 @@ import org.junit.Test
 import org.junit.rules.TemporaryFolder
 
 /** The CPU in an NPU's place. */
-internal fun openOnCpu(graph: File, profiled: Boolean): OpenedSession =
+internal fun openOnCpu(graph: File, profiled: Boolean, shared: Boolean): OpenedSession =
     OrtRuntime(EngineConfig()).openPlain(graph, profiled)
 
 class NpuBackendTest {
@@ -153,7 +154,8 @@ class NpuBackendTest {
         File(onnx(root), "reference.json").delete()
         val message = refusal(root = resized(root))
         assertTrue(message, "its numbers cannot be tested: no reference.json" in message)
-        load(config.copy { strict = false }, root).use { assertEquals(ExecutionProvider.QNN, it.info.provider) }
+        val untested = config.copy { strict = false; npuMode = NpuMode.NPU }
+        load(untested, root).use { assertEquals(ExecutionProvider.QNN, it.info.provider) }
     }
 
     @Test
@@ -204,7 +206,9 @@ class NpuBackendTest {
         check("npu.json", "not what mimo writes") { byteArrayOf(123) }
         check("npu.json", "not what mimo writes", settings("\"mtp\": true", "\"mtp\": 1"))
         val small = settings("\"context_length\": 2048", "\"context_length\": 32")
-        check("npu.json", "windows [64, 2, 1] for a context of 32", small)
+        check("npu.json", "falling numbers from at most 32 to 1, or a single one, expected, [64, 2, 1] found", small)
+        check("npu.json", "a single one, expected, [64, 2] found", settings("64,\n  2,\n  1", "64, 2"))
+        check("npu.json", "no MTP layer expected for prompts alone", settings("64,\n  2,\n  1", "64"))
         check("head.2.onnx", "missing; compile again") { null }
         check("layers-1.64.onnx", "ONNX Runtime cannot load it") { byteArrayOf(1, 2, 3) }
         check("draft_ids.npy", "no .npy of integers of 64 bits") { it.copyOf(it.size - 3) }
