@@ -75,7 +75,8 @@ class Generation:
 
         Raises:
             NumericsError: The logits are not finite.
-            SessionError: The constraint allows no token, or the structure takes more time or memory than it may.
+            BadArgumentError: The structure takes more time or memory than it may.
+            SessionError: The constraint allows no token.
         """
         structured, logits = self._structured, logits[: self._tokenizer.size]  # what is beyond is padding
         self._check(logits, f"token {self.count + 1}", "kv_dtype f32 (GGUF) or int8 (ONNX), ep cpu or another recipe")

@@ -30,6 +30,9 @@ with white space without an end."""
 LEXER_STATES = 50_000
 """So many states the regular expressions of one grammar may have, each of which takes about two kilobytes."""
 
+ROW_ITEMS = 20_000
+"""So many alternatives a place in a text may have; an object of 1,000 optional properties has four times as many."""
+
 STACK_BYTES = 256 * 2**20
 """The stack of a compilation: the longest chain of rules or references that fits into a ``Structure`` takes a sixth of
 it. Only what is used of it takes memory."""
@@ -69,7 +72,7 @@ class Matcher:
         """Which tokens [V] may come next; those that end the turn may when the text is whole.
 
         Raises:
-            SessionError: The grammar takes more time or memory than it may.
+            BadArgumentError: The grammar takes more time or memory than it may.
         """
         if self._allowed is None:
             self._engine.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
@@ -83,7 +86,7 @@ class Matcher:
         """Go on by ``token``.
 
         Raises:
-            SessionError: The grammar takes more time or memory than it may.
+            BadArgumentError: The grammar takes more time or memory than it may.
         """
         self._engine.consume_token(token)
         self._check()
@@ -91,7 +94,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._engine.is_error():
-            raise SessionError(
+            raise BadArgumentError(
                 f"the structure cannot be followed any further: {_shown(self._engine.get_error())}; make it simpler"
             )
 
@@ -140,7 +143,7 @@ class Grammars:
 
         assert self._vocabulary is not None
         try:
-            limits = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
+            limits = LLParserLimits(max_items_in_row=ROW_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False)
             engine = LLMatcher(self._vocabulary, _grammar(structure), log_level=0, limits=limits)
             if engine.is_error():
                 return None, _shown(engine.get_error())

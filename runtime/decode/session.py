@@ -65,7 +65,8 @@ class Session:
             constraint: Which tokens may come; a new one for every generation, since it follows the text.
 
         Raises:
-            BadArgumentError: The prompt is none of these, or ``config`` is no GenerationConfig.
+            BadArgumentError: The prompt is none of these, ``config`` is no GenerationConfig, or its structure or tools
+                are wrong; while it streams, that the structure takes more time or memory than it may.
             ContextFullError: The prompt alone fills the context.
             NumericsError: The model computed NaN or infinity.
             SessionError: The model is closed or busy, cannot chat, or its backend failed.

@@ -65,7 +65,7 @@ class StructuredAnswer:
         """The logits [V] with −inf for every token that may not come next.
 
         Raises:
-            SessionError: The structure takes more time or memory than it may.
+            BadArgumentError: The structure takes more time or memory than it may.
         """
         if not self.thinking:
             return logits if self._between else np.where(self._matcher.allowed(), logits, np.float32(-np.inf))
@@ -80,7 +80,7 @@ class StructuredAnswer:
         """Go on by ``token``, which is part of the text now.
 
         Raises:
-            SessionError: The structure takes more time or memory than it may.
+            BadArgumentError: The structure takes more time or memory than it may.
         """
         if not self.thinking and not self._between:
             self._matcher.accept(token)

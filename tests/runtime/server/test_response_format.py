@@ -54,6 +54,14 @@ def test_any_json_object_can_be_asked_for(served: Served) -> None:
     assert text.choices[0].message.content == "510"
 
 
+def test_a_schema_that_gets_too_complicated_on_the_way_is_the_clients_fault(served: Served) -> None:
+    many = {"type": "object", "properties": {f"p{place}": {"type": "integer"} for place in range(2000)}}
+    body = ASKED | formatted(many) | {"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": 20}
+    found = served.http.post("/v1/chat/completions", json=body)
+    assert found.status_code == 200 or "make it simpler" in found.json()["error"]["message"]
+    assert found.status_code in (200, 400)
+
+
 @pytest.mark.parametrize(
     ("response_format", "message"),
     [
