@@ -128,10 +128,10 @@ class Generation:
         return logits if self._constraint is None else self._constraint.mask(logits)
 
     def certain(self) -> list[int]:
-        """Tokens that come next, or most likely do, because something forces the text."""
-        if self._forced or self._structured is None:
-            return list(self._forced)
-        return self._structured.certain()
+        """Tokens that come next, or most likely do, because the structure forces the text."""
+        if self._structured is None:  # the few that close a thinking are drafted as any other
+            return []
+        return list(self._forced) or self._structured.certain()
 
     def guess(self, logits: NDArray[np.float32], ids: NDArray[np.int64], ahead: int = 0) -> int:
         """What the next token but ``ahead`` would be if these were the logits of ``ids``: by the random number it gets.
