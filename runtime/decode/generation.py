@@ -187,8 +187,13 @@ class Generation:
             if channel == "thinking" and self.config.loop_guard:
                 self._guard.feed(said)
             notice, self._notice = self._notice, None
-            number, told = (token, self._logprobs) if index == 0 else (None, (None, ()))
-            yield GeneratedToken(said, number, channel, None, None, notice, call, *told)
+            if index:  # what the token brings beside its first piece
+                yield GeneratedToken(said, None, channel, notice=notice, tool_call=call)
+            else:
+                logprob, likeliest = self._logprobs
+                yield GeneratedToken(
+                    said, token, channel, notice=notice, tool_call=call, logprob=logprob, top_logprobs=likeliest
+                )
 
     def _parts(self, channel: Channel, text: str) -> list[tuple[Channel, str | ToolCall]]:
         """A piece of text, and in the answer the calls in it."""

@@ -39,13 +39,14 @@ class Usage:
     accepted_tokens: int = 0
     answers: list[GenerationStats] = field(default_factory=list)
 
-    def add(self, token: GeneratedToken) -> None:
-        """Count a step, the last one with what the whole generation took."""
+    def add(self, token: GeneratedToken, *, again: bool) -> None:
+        """Count a step, the last one with what the whole generation took, the prompt too unless it was read before."""
         self.reasoning_tokens += token.channel == "thinking" and token.token_id is not None
         if (stats := token.stats) is not None:
             self.answers.append(stats)
-            self.prompt_tokens = stats.prompt_tokens
-            self.cached_tokens = self.cached_tokens if len(self.answers) > 1 else stats.cached_tokens
+            if not again:
+                self.prompt_tokens += stats.prompt_tokens
+                self.cached_tokens += stats.cached_tokens
             self.completion_tokens += stats.generated_tokens
             self.drafted_tokens += stats.drafted_tokens
             self.accepted_tokens += stats.accepted_tokens
@@ -105,7 +106,7 @@ class Answers:
     async def _records(self) -> AsyncGenerator[tuple[int, GeneratedToken] | None, None]:
         async for found in self.job.records():
             if found is not None:
-                self.usage.add(found[1])
+                self.usage.add(found[1], again=self.job.tasks[found[0]].again)
                 if found[1].finish_reason == "cancelled":
                     raise RequestError(UNAVAILABLE, "the server stops; ask another one", "stopping")
             yield found

@@ -29,7 +29,7 @@ from mimo_mobile.runtime.server.config import ServerConfig
 from mimo_mobile.runtime.server.errors import BAD_REQUEST, NOT_FOUND, UNAVAILABLE, RequestError
 from mimo_mobile.runtime.server.fields import TextRequest, request_of
 from mimo_mobile.runtime.server.guard import Guard
-from mimo_mobile.runtime.server.line import Line, Prompt
+from mimo_mobile.runtime.server.line import Line, Task
 from mimo_mobile.runtime.server.metrics import CONTENT_TYPE, Counted, Metrics
 from mimo_mobile.runtime.server.page import page
 from mimo_mobile.runtime.server.sessions import Sessions
@@ -72,28 +72,27 @@ class Server:
         asked = request_of(ChatRequest, await self._guard.json_of(request))
         configs = self._configs(asked)
         ids = await run_in_threadpool(self._encoded, [each.message() for each in asked.messages], configs[0])
-        choices = [ChatChoice(place, self._model.tokenizer) for place in range(len(configs))]
-        return await self._answered(request, asked, Prompt(ids), configs, choices, "chat.completion")
+        tasks = [Task(ids, config, again=place > 0) for place, config in enumerate(configs)]
+        choices = [ChatChoice(place, self._model.tokenizer) for place in range(len(tasks))]
+        return await self._answered(request, asked, tasks, choices, "chat.completion")
 
     async def completion(self, request: Request) -> Response:
-        """Continue a text, whole or as a stream."""
+        """Continue texts, whole or as a stream."""
         asked = request_of(CompletionRequest, await self._guard.json_of(request))
-        configs, prompt, tokenizer = self._configs(asked), asked.prompt, self._model.tokenizer
-        ids = await run_in_threadpool(self._continued, prompt, configs[0])
-        text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
-        choices = [CompletionChoice(place, tokenizer, text if asked.echo else "") for place in range(len(configs))]
-        return await self._answered(request, asked, Prompt(ids, raw=True), configs, choices, "text_completion")
+        configs, tokenizer = self._configs(asked), self._model.tokenizer
+        tasks, echoed = list[Task](), list[str]()
+        for prompt in asked.prompts:
+            ids = await run_in_threadpool(self._continued, prompt, configs[0])
+            tasks += [Task(ids, config, raw=True, again=place > 0) for place, config in enumerate(configs)]
+            text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+            echoed += [text if asked.echo else ""] * len(configs)
+        choices = [CompletionChoice(place, tokenizer, text) for place, text in enumerate(echoed)]
+        return await self._answered(request, asked, tasks, choices, "text_completion")
 
     async def _answered(
-        self,
-        request: Request,
-        asked: TextRequest,
-        prompt: Prompt,
-        configs: list[GenerationConfig],
-        choices: Sequence[Choice],
-        kind: Kind,
+        self, request: Request, asked: TextRequest, tasks: Sequence[Task], choices: Sequence[Choice], kind: Kind
     ) -> Response:
-        job = self.line.enter(prompt, configs, self._config.timeout)
+        job = self.line.enter(tasks, self._config.timeout)
         answers = Answers(job, self._name, choices, kind)
         if asked.stream:
             options = asked.stream_options

@@ -12,9 +12,11 @@ from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.chat_template import Message, messages_of
 from mimo_mobile.runtime.text.tools import MOST_TOOLS
 
-MOST_MESSAGES = 4096
+MOST_MESSAGES, MOST_PROMPTS = 4096, 64
 
-PromptToken = Annotated[int, Field(ge=0, lt=2**31)]
+PromptText = Annotated[str, Field(min_length=1)]
+
+PromptTokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 Text = Annotated[str, Field(description="Text; special tokens in it are text, too.")]
 
@@ -204,16 +206,26 @@ class ChatRequest(TextRequest):
 
 
 class CompletionRequest(TextRequest):
-    """A request for what follows a text."""
+    """A request for what follows a text, or each of several."""
 
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[PromptToken], Field(min_length=1)]
-    """The text, or the ids of its tokens; special tokens that it names are real ones."""
+    prompt: (
+        PromptText
+        | PromptTokens
+        | Annotated[list[PromptText], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[PromptTokens], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    """The text, or the ids of its tokens, or several; special tokens that a text names are real ones."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """How many tokens may follow; by default what the context leaves."""
     echo: bool | None = None
-    """Whether the text is repeated before what follows it."""
+    """Whether a text is repeated before what follows it."""
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """How many of the likeliest tokens are told of each place, with their probabilities by the model alone."""
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """All texts that go on, as they were given."""
+        return [self.prompt] if isinstance(self.prompt, str) or isinstance(self.prompt[0], int) else self.prompt  # type: ignore[return-value]
 
     @model_validator(mode="after")
     def _tells_of_what_follows(self) -> CompletionRequest:

@@ -30,30 +30,33 @@ Record = tuple[int, GeneratedToken]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a request brings.
+class Task:
+    """One of the answers to a request.
 
     Attributes:
-        ids: Its tokens.
+        ids: The tokens of its prompt.
+        config: How to generate it.
         raw: Whether what follows is a text as it stands, and no answer with thinking before it.
+        again: Whether the answer before it has the same prompt.
     """
 
     ids: list[int]
+    config: GenerationConfig
     raw: bool = False
+    again: bool = False
 
 
 class Job:
     """A request in the line.
 
     Attributes:
-        prompt: What is answered, or goes on.
-        configs: How to generate each answer.
+        tasks: The answers that it asks for.
         waited_s: Seconds in the line, once the turn has come.
     """
 
-    def __init__(self, line: Line, prompt: Prompt, configs: Sequence[GenerationConfig], timeout_s: float) -> None:
+    def __init__(self, line: Line, tasks: Sequence[Task], timeout_s: float) -> None:
         """Enter a line; the time runs from now."""
-        self.prompt, self.configs, self.waited_s = prompt, list(configs), 0.0
+        self.tasks, self.waited_s = list(tasks), 0.0
         self._line, self._loop = line, asyncio.get_running_loop()
         self._begun, self._timeout_s = time.monotonic(), timeout_s
         self._records: asyncio.Queue[Record | Exception | None] = asyncio.Queue()
@@ -93,11 +96,10 @@ class Job:
         """Generate all answers, in the thread of the line."""
         self.waited_s = time.monotonic() - self._begun
         try:
-            for place, config in enumerate(self.configs):
-                ids = self.prompt.ids
-                session = sessions.session_for(ids)
-                begin = session.continuation if self.prompt.raw else session.answer
-                with closing(begin(ids, config)) as tokens:
+            for place, task in enumerate(self.tasks):
+                session = sessions.session_for(task.ids)
+                begin = session.continuation if task.raw else session.answer
+                with closing(begin(task.ids, task.config)) as tokens:
                     self._session = session  # whoever cancels before this is heard below, and later by the session
                     for token in tokens if not self._cancelled else ():
                         self._tell((place, token))
@@ -140,13 +142,13 @@ class Line:
         """Whether one is being answered."""
         return self._running
 
-    def enter(self, prompt: Prompt, configs: Sequence[GenerationConfig], timeout_s: float) -> Job:
+    def enter(self, tasks: Sequence[Task], timeout_s: float) -> Job:
         """A place at the end of the line.
 
         Raises:
             RequestError: The line is full.
         """
-        job = Job(self, prompt, configs, timeout_s)
+        job = Job(self, tasks, timeout_s)
         with self._lock:
             self.check_room()
             self._waiting.add(job)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mimo_mobile.runtime.generation_config import GeneratedToken
 from mimo_mobile.runtime.text.detokenizer import Detokenizer
+from mimo_mobile.runtime.text.thinking import Channel
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
 FIELDS = {"thinking": "reasoning_content", "answer": "content"}
@@ -31,21 +32,21 @@ class ChatTokens:
 
     def add(self, token: GeneratedToken) -> dict[str, Any] | None:
         """What is told of one more step, if anything."""
+        self._answering |= token.channel == "answer" and bool(token.text)
         if token.token_id is None or token.logprob is None:
             return None
         others = [self._likely(each, logprob) for each, logprob in token.top_logprobs]
         made = self._likely(token.token_id, token.logprob) | {"top_logprobs": others}
-        name = FIELDS["answer" if self._is_answer(token, token.token_id) else "thinking"]
+        name = FIELDS["answer" if self._is_answer(token.channel, token.token_id) else "thinking"]
         self.all = self.all or _empty()
         self.all[name].append(made)
         return _empty() | {name: [made]}
 
-    def _is_answer(self, token: GeneratedToken, number: int) -> bool:
-        ends_tag = self._thinking and token.channel == "answer"
-        self._thinking = token.channel == "thinking"
-        if not self._thinking and not self._answering:
-            white = not self._tokenizer.token_bytes(number).strip()
-            self._answering = bool(token.text) or not (ends_tag or white)
+    def _is_answer(self, channel: Channel, number: int) -> bool:
+        """Whether a token is of the answer, whose text may be held back; what ends the tag brings no text."""
+        ends_tag, self._thinking = self._thinking and channel == "answer", channel == "thinking"
+        if channel == "answer" and not ends_tag:
+            self._answering |= bool(self._tokenizer.token_bytes(number).strip())
         return self._answering
 
     def _likely(self, number: int, logprob: float) -> dict[str, Any]:

@@ -47,6 +47,19 @@ def test_a_stream_brings_the_same_and_the_usage_at_its_end(served: Served) -> No
     assert chunks[-1].choices == [] and chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 40
 
 
+def test_several_texts_go_on_each_by_itself_in_their_order(served: Served, model: Model) -> None:
+    texts, settings = [PROMPT, "1 + 1 ="], {"max_tokens": 6, "temperature": 3, "top_p": 1, "seed": 5, "n": 2}
+    for prompts in (texts, [model.tokenizer.encode(each) for each in texts]):
+        found = served.client.completions.create(model="nano", prompt=prompts, **settings)  # type: ignore[call-overload]
+        configs = [GenerationConfig(max_tokens=6, temperature=3, top_p=1, seed=seed) for seed in (5, 6)]
+        assert [each.text for each in found.choices] == [
+            own_text(model, text, each) for text in texts for each in configs
+        ]
+        assert [each.index for each in found.choices] == [0, 1, 2, 3]
+        assert found.usage.prompt_tokens == sum(len(model.tokenizer.encode(each)) for each in texts)
+    assert served.client.completions.create(**ASKED | {"prompt": [PROMPT]}).choices[0].text.startswith("<think>")
+
+
 def test_it_ends_before_a_stop_text_wherever_that_stands(served: Served, model: Model) -> None:
     text = own_text(model, PROMPT, GenerationConfig(temperature=0))
     for stop in ("\n", "</think>", ["nothing", "\n\n"]):
@@ -70,7 +83,9 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "another model": ({"model": "davinci"}, 404, "this server has 'nano'"),
     "an empty text": ({"prompt": ""}, 400, "prompt"),
     "no tokens": ({"prompt": []}, 400, "prompt"),
-    "several texts": ({"prompt": ["a", "b"]}, 400, "prompt"),
+    "too many texts": ({"prompt": ["a"] * 65}, 400, "prompt"),
+    "an empty text among several": ({"prompt": ["a", ""]}, 400, "prompt"),
+    "texts and tokens": ({"prompt": ["a", [5]]}, 400, "prompt"),
     "a token that is none": ({"prompt": [99999]}, 400, "token id 99999 found"),
     "a text that is too long": ({"prompt": "1 " * 9000}, 400, "the context holds"),
     "half a surrogate pair": ({"prompt": "\ud800"}, 400, "surrogate"),
