@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from mimo_mobile.errors import BadArgumentError
-from mimo_mobile.runtime import Continued, GeneratedToken, GenerationConfig, Message, Structure, load
+from mimo_mobile.runtime import Continued, GeneratedToken, GenerationConfig, Message, Structure, Turn, load
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 
 GREEDY = GenerationConfig(temperature=0)
@@ -40,6 +40,14 @@ def test_an_answer_that_was_cut_goes_on_to_what_it_would_have_been(
             assert end.stats is not None and end.stats.cached_tokens >= prompt - 1
         enough = model.generate(Continued(ASKED, thought), replace(GREEDY, thinking=False))
         assert said(enough)[:2] == ("", "76")  # it thinks no more
+        for cut in (7, last.stats.generated_tokens - 1):
+            talk = model.conversation(config=GREEDY)
+            with pytest.raises(BadArgumentError, match="the conversation has 0 turns"):
+                talk.resume()
+            *_, end = talk.send(ASKED[0].content, replace(GREEDY, max_tokens=cut))
+            assert len(talk.turns) == (cut > 7)  # an answer that is cut while it thinks is none yet
+            *_, end = talk.resume()
+            assert talk.turns == (Turn(ASKED[0].content, thought, answered),) and end.finish_reason == "stop"
         with pytest.raises(BadArgumentError, match="cannot keep to a structure"):
             model.generate(Continued(ASKED, thought), replace(GREEDY, structure=Structure.regex("7.")))
 
