@@ -38,6 +38,9 @@ KEY_VARIABLE = "MIMO_ENDPOINT_KEY"
 TIMEOUT_S = 300.0
 """So long a server may be silent; a CPU that reads a long prompt says nothing meanwhile."""
 
+CONTINUES = "/completions"
+"""The path behind which texts are continued as they stand."""
+
 AT_ONCE_S = 0.002
 """A text that comes within so many seconds had waited on its way, and tells nothing of how fast a server decodes."""
 
@@ -124,7 +127,8 @@ class Endpoint:
         are as they are here, with the way to the server. Without a system message an empty one is put first.
 
         Args:
-            prompt: Messages, whose prompt the server makes; a text or ids are continued as they stand.
+            prompt: Messages, whose prompt the server makes; a text or ids are continued as they stand, and all that
+                comes then is the answer, with white space and tags.
             config: How to generate. What is closed early, guarded or drafted, the server decides: ``loop_guard`` and
                 ``speculate`` have no effect.
 
@@ -161,7 +165,7 @@ class Endpoint:
                 raise BadArgumentError("messages with tool calls are for a model that is loaded here; leave them out")
             path, asked = "/chat/completions", {"messages": [each.to_json() for each in messages]}
         else:
-            path = "/completions"
+            path = CONTINUES
             asked = {"prompt": prompt if isinstance(prompt, str) else list(check("prompt", prompt, Sequence[int]))}
         return self._stream(path, asked, config)
 
@@ -215,7 +219,7 @@ class Endpoint:
     def _stream(
         self, path: str, asked: Mapping[str, object], config: GenerationConfig
     ) -> Generator[GeneratedToken, None, None]:
-        splitter, clock = ThinkingSplitter(), _Clock()
+        splitter, clock = ThinkingSplitter("raw" if path == CONTINUES else "start"), _Clock()
         reason: FinishReason = "stop"
         reasons = False  # whether the server itself tells thinking from the answer, which is not over yet
         usage: Value | None = None

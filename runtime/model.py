@@ -26,7 +26,7 @@ from mimo_mobile.runtime.decode.structured import Structures
 from mimo_mobile.runtime.devices.placement import Placement
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
-from mimo_mobile.runtime.text.chat_template import MessageLike, encode_messages, messages_of
+from mimo_mobile.runtime.text.chat_template import Continued, MessageLike, encode_messages, messages_of
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 from mimo_mobile.runtime.turns import CancelEvent, Turns
 
@@ -153,7 +153,7 @@ class Model:
 
     def generate(
         self,
-        prompt: str | Sequence[MessageLike] | Sequence[int],
+        prompt: str | Sequence[MessageLike] | Continued | Sequence[int],
         config: GenerationConfig | None = None,
         *,
         constraint: Constraint | None = None,
@@ -168,7 +168,7 @@ class Model:
             self._own = self.session()
         return self._own.generate(prompt, config, constraint=constraint)
 
-    def encode_prompt(self, prompt: str | Sequence[MessageLike], config: GenerationConfig) -> list[int]:
+    def encode_prompt(self, prompt: str | Sequence[MessageLike] | Continued, config: GenerationConfig) -> list[int]:
         """Token ids of a prompt: messages go through the chat template, a text is taken as it stands.
 
         Raises:
@@ -180,10 +180,19 @@ class Model:
             return self.tokenizer.encode(prompt)
         if self.chat_template is None:
             raise SessionError("this model has no chat template; give a text instead of messages")
-        messages, tools = messages_of(prompt), config.callable_tools
-        for message in messages:
-            self._check_length(message.content)
-        return encode_messages(self.chat_template, messages, self.tokenizer, thinking=config.thinks, tools=tools)
+        thought, answer = (prompt.thinking, prompt.answer) if isinstance(prompt, Continued) else ("", "")
+        messages = messages_of(prompt.messages if isinstance(prompt, Continued) else prompt)
+        for text in (*(message.content for message in messages), thought, answer):
+            self._check_length(text)
+        return encode_messages(
+            self.chat_template,
+            messages,
+            self.tokenizer,
+            thinking=config.thinks,
+            tools=config.callable_tools,
+            thought=thought,
+            answer=answer,
+        )
 
     def _check_length(self, text: str) -> None:
         """See that the beginning of a text fits the context, before minutes and gigabytes go into all of it."""

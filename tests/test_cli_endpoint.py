@@ -32,7 +32,8 @@ def test_run_and_chat_ask_a_server() -> None:
             "thinking": "It is 4.", "answer": "4", "finish_reason": "stop", "stats": None,
         }  # fmt: skip
         found = mimo("run", f"--endpoint={there.url}", "--raw", "--", "--endpoint")
-        assert found.stdout == "It is 4.\n\n4\n" and there.requests[-1].body["prompt"] == "--endpoint"
+        assert found.stdout == "<think>\nIt is 4.\n</think>\n\n4\n"
+        assert there.requests[-1].body["prompt"] == "--endpoint"
         found = mimo("chat", "--endpoint", there.url, "--hide-thinking", text="2 + 2?\nAnd 3?\n")
         assert found.stdout == "4\n4\n" and "[stop: 12 + 7 tokens" in found.stderr
         assert [each["content"] for each in there.requests[-1].body["messages"]] == ["", "2 + 2?", "4", "And 3?"]

@@ -21,7 +21,7 @@ from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
 from mimo_mobile.runtime.decode.exchange import Turn, WhenFull
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
-from mimo_mobile.runtime.text.chat_template import Message
+from mimo_mobile.runtime.text.chat_template import Continued, Message
 from mimo_mobile.runtime.text.thinking import Channel
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ class Conversation:
     """A conversation in turns on a session; ``Model.conversation`` makes it.
 
     ``send`` streams the answer to a question. When the stream ends, or is closed early, question and answer are a turn;
-    without an answer nothing changes. Each answer has random numbers of its own, which the seed and the number of
-    answers before it decide: ``regenerate`` finds another answer, and the same calls with the same seed find the same.
+    without an answer the turns stay as they are, and only ``resume`` knows what was thought. Each answer has random
+    numbers of its own, which the seed and the number of answers before it decide: ``regenerate`` finds another answer,
+    and the same calls with the same seed find the same.
 
     Attributes:
         session: The session whose KV cache is used.
@@ -73,6 +74,7 @@ class Conversation:
         self.dropped, self.draws = 0, 0
         self.seed = secrets.randbelow(SEEDS) if self.config.seed is None else self.config.seed
         self._turns: tuple[Turn, ...] = ()
+        self._cut: tuple[tuple[Turn, ...], Turn] | None = None  # a turn that was cut while it thought, after others
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -108,6 +110,22 @@ class Conversation:
             SessionError: As ``send``.
         """
         return self.edit(-1, None, config, constraint=constraint)
+
+    def resume(
+        self, config: GenerationConfig | None = None, *, constraint: Constraint | None = None
+    ) -> Generator[GeneratedToken, None, None]:
+        """Stream the rest of the last answer, which was cut off; it becomes part of its turn.
+
+        An answer that was cut while it still thought is none yet, so that its turn comes only now. No file knows of
+        such a one.
+
+        Raises:
+            BadArgumentError: Nothing was answered yet, or ``config`` restricts what the answer must be.
+            ContextFullError: As ``send``.
+            SessionError: As ``send``.
+        """
+        base, begun = self._cut or (self._turns[:-1], self._turns[self._place(-1)])
+        return self._ask(base, begun.question, config, constraint, begun)
 
     def edit(
         self,
@@ -172,6 +190,7 @@ class Conversation:
     def restore(self, turns: Sequence[Turn], dropped: int, seed: int, draws: int) -> None:
         """Take over turns and random numbers of another conversation; the KV cache stays as it is."""
         self._turns, self.dropped, self.seed, self.draws = tuple(turns), dropped, seed, draws
+        self._cut = None
 
     def prompt(self, question: str, config: GenerationConfig | None = None) -> list[int]:
         """The token ids of the prompt that a question would get after the turns that are not dropped.
@@ -188,42 +207,54 @@ class Conversation:
             raise BadArgumentError(f"turn {turn} found; the conversation has {count} turns")
         return turn % count
 
-    def _encoded(self, turns: Sequence[Turn], question: str, config: GenerationConfig) -> list[int]:
+    def _encoded(
+        self, turns: Sequence[Turn], question: str, config: GenerationConfig, begun: Turn | None = None
+    ) -> list[int]:
         messages = [Message("system", self.system)]
         for each in turns:
             thinks = self.keep_thinking and each.thinking
             thought = f"{THINK_OPEN}\n{each.thinking}\n{THINK_CLOSE}\n\n" if thinks else ""
             messages += [Message("user", each.question), Message("assistant", thought + each.answer)]
-        return self.session.model.encode_prompt([*messages, Message("user", question)], config)
+        messages.append(Message("user", question))
+        prompt = Continued(messages, begun.thinking, begun.answer) if begun else messages
+        return self.session.model.encode_prompt(prompt, config)
 
     def _ask(
-        self, base: tuple[Turn, ...], question: str, config: GenerationConfig | None, constraint: Constraint | None
+        self,
+        base: tuple[Turn, ...],
+        question: str,
+        config: GenerationConfig | None,
+        constraint: Constraint | None,
+        begun: Turn | None = None,
     ) -> Generator[GeneratedToken, None, None]:
-        """The stream of an answer after the turns ``base``."""
+        """The stream of an answer after the turns ``base``, or of the rest of one that has ``begun``."""
         check("question", question, str)
         own = check("config", config, GenerationConfig | None) or self.config
         if own.callable_tools:
             raise BadArgumentError("a conversation's turns hold no tool calls; give generate the messages and tools")
         if config is None or config.seed is None:
             own = replace(own, seed=(self.seed + self.draws) % SEEDS)
-        ids, dropped = self._fitted(base, question, own)
+        ids, dropped = self._fitted(base, question, own, begun)
         full = self.when_full == "stop" and len(ids) >= self.session.model.context_length
-        tokens = _nothing(len(ids)) if full else self.session.answer(ids, own, constraint)
-        channel: Channel = "thinking" if own.thinks else "answer"
-        return self._stream(self._turns, base, dropped, question, tokens, channel)
+        said = Continued([Message("user", question)], begun.thinking, begun.answer) if begun else None
+        tokens = _nothing(len(ids)) if full else self.session.answer(ids, own, constraint, said)
+        channel: Channel = "thinking" if own.thinks and not (begun and begun.answer) else "answer"
+        return self._stream(self._turns, base, dropped, begun or Turn(question, "", ""), tokens, channel)
 
-    def _fitted(self, base: tuple[Turn, ...], question: str, config: GenerationConfig) -> tuple[list[int], int]:
+    def _fitted(
+        self, base: tuple[Turn, ...], question: str, config: GenerationConfig, begun: Turn | None
+    ) -> tuple[list[int], int]:
         """The prompt, and how many of the oldest turns it leaves out.
 
         Once it leaves out some, it leaves out so many that half of the context is free: each time the beginning of the
         prompt changes, all of it is computed anew.
         """
         limit, dropped = self.session.model.context_length, min(self.dropped, len(base))
-        ids = self._encoded(base[dropped:], question, config)
+        ids = self._encoded(base[dropped:], question, config, begun)
         if self.when_full == "drop" and len(ids) + config.most_tokens(limit // 4) > limit:
             while dropped < len(base) and len(ids) > limit // 2:
                 dropped += 1
-                ids = self._encoded(base[dropped:], question, config)
+                ids = self._encoded(base[dropped:], question, config, begun)
         return ids, dropped
 
     def _stream(
@@ -231,11 +262,11 @@ class Conversation:
         before: tuple[Turn, ...],
         base: tuple[Turn, ...],
         dropped: int,
-        question: str,
+        begun: Turn,
         tokens: Generator[GeneratedToken, None, None],
         channel: Channel,
     ) -> Generator[GeneratedToken, None, None]:
-        text = {"thinking": "", "answer": ""}
+        text = {"thinking": begun.thinking, "answer": begun.answer}
         with closing(tokens):
             if self._turns is not before:
                 raise SessionError("the conversation was changed after this question was put; ask it again")
@@ -246,18 +277,23 @@ class Conversation:
                 for token in tokens:
                     text[token.channel] += token.text
                     if token.finish_reason is not None:
-                        self._keep(before, base, dropped, question, text)
+                        self._keep(before, base, dropped, begun.question, text)
                     yield token
             except GeneratorExit:
-                self._keep(before, base, dropped, question, text)
+                self._keep(before, base, dropped, begun.question, text)
                 raise
 
     def _keep(
         self, before: tuple[Turn, ...], base: tuple[Turn, ...], dropped: int, question: str, text: dict[str, str]
     ) -> None:
-        """Make a turn of what was asked and answered, once, unless there is no answer."""
-        if self._turns is before and text["answer"].strip():
-            self._turns, self.dropped = (*base, Turn(question, text["thinking"], text["answer"])), dropped
+        """Make a turn of what was asked and answered, once; without an answer only ``resume`` knows of it."""
+        if self._turns is not before:
+            return
+        turn = Turn(question, text["thinking"], text["answer"])
+        if turn.answer.strip():
+            self._turns, self.dropped, self._cut = (*base, turn), dropped, None
+        elif turn.thinking:
+            self._cut = base, turn
 
 
 def _nothing(prompt: int) -> Generator[GeneratedToken, None, None]:

@@ -18,7 +18,7 @@ from mimo_mobile.runtime.decode.decoder import Decoder, common
 from mimo_mobile.runtime.decode.exchange import WhenFull
 from mimo_mobile.runtime.decode.generation import Generation
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig
-from mimo_mobile.runtime.text.chat_template import Message, MessageLike
+from mimo_mobile.runtime.text.chat_template import Continued, Message, MessageLike, opening
 from mimo_mobile.runtime.text.thinking import State, ThinkingSplitter
 from mimo_mobile.runtime.turns import CancelEvent
 
@@ -46,7 +46,7 @@ class Session:
 
     def generate(
         self,
-        prompt: str | Sequence[MessageLike] | Sequence[int],
+        prompt: str | Sequence[MessageLike] | Continued | Sequence[int],
         config: GenerationConfig | None = None,
         *,
         constraint: Constraint | None = None,
@@ -59,8 +59,8 @@ class Session:
         The last record carries ``finish_reason`` and ``stats``. Closing the iterator early ends the generation.
 
         Args:
-            prompt: Messages, which may be dicts in OpenAI's form, go through the chat template; a text or ids are
-                continued as they stand.
+            prompt: Messages, which may be dicts in OpenAI's form, go through the chat template, and so does an answer
+                that is ``Continued``; a text or ids are continued as they stand.
             config: How to generate.
             constraint: Which tokens may come; a new one for every generation, since it follows the text.
 
@@ -74,6 +74,8 @@ class Session:
         if isinstance(prompt, Message | Mapping):
             raise BadArgumentError("one message was given; give a list of messages, such as [message]")
         config, model = check("config", config, GenerationConfig | None) or GenerationConfig(), self.model
+        if isinstance(prompt, Continued):
+            return self.answer(model.encode_prompt(prompt, config), config, constraint, prompt)
         state: State = "start"
         if isinstance(prompt, str):
             ids = model.encode_prompt(prompt, config)
@@ -84,18 +86,30 @@ class Session:
         else:
             ids = list(check("prompt", prompt, Sequence[int]))
             state = "start" if config.restriction is None else "answer"
-        return self._begin(ids, state, config, constraint)
+        return self._begin(ids, ThinkingSplitter(state), config, constraint)
 
     def answer(
-        self, ids: list[int], config: GenerationConfig, constraint: Constraint | None = None
+        self,
+        ids: list[int],
+        config: GenerationConfig,
+        constraint: Constraint | None = None,
+        begun: Continued | None = None,
     ) -> Generator[GeneratedToken, None, None]:
-        """Stream the answer to a prompt that the chat template made, as ``encode_prompt`` gives it.
+        """Stream the answer to a prompt that the chat template made, as ``encode_prompt`` gives it, or the rest of one.
 
         Raises:
+            BadArgumentError: The answer has begun, and ``config`` restricts what it must be.
             ContextFullError: The prompt alone fills the context.
             SessionError: The model is closed.
         """
-        return self._begin(ids, "start" if config.thinks else "answer", config, constraint)
+        splitter = ThinkingSplitter("start" if config.thinks else "answer")
+        if begun is not None and (begun.thinking or begun.answer):
+            if config.restriction is not None:
+                raise BadArgumentError("an answer that is continued cannot keep to a structure or tools; ask it anew")
+            splitter = ThinkingSplitter()
+            said = opening(self.model.tokenizer, config.thinks, begun.thinking, begun.answer)
+            splitter.resume("".join(each.text for each in said))
+        return self._begin(ids, splitter, config, constraint)
 
     def continuation(self, ids: list[int], config: GenerationConfig) -> Generator[GeneratedToken, None, None]:
         """Stream what follows a text, character for character: all of it is the answer, tags and white space too.
@@ -104,7 +118,7 @@ class Session:
             ContextFullError: The prompt alone fills the context.
             SessionError: The model is closed.
         """
-        return self._begin(ids, "raw", config, None)
+        return self._begin(ids, ThinkingSplitter("raw"), config, None)
 
     def conversation(
         self,
@@ -200,16 +214,16 @@ class Session:
     def _begin(
         self,
         ids: list[int],
-        state: State,
+        splitter: ThinkingSplitter,
         config: GenerationConfig,
         constraint: Constraint | None,
     ) -> Generator[GeneratedToken, None, None]:
         """The stream of a generation, which ``cancel`` means from now on."""
         cancelled, model = CancelEvent(), self.model
         model.check_ids(ids, room=1)
-        room, splitter = model.context_length - len(ids), ThinkingSplitter(state)
+        room = model.context_length - len(ids)
         structure = config.restriction
-        structured = model.structures.answer(structure, thinks=state == "start") if structure else None
+        structured = model.structures.answer(structure, thinks=splitter.state == "start") if structure else None
         generation = Generation(model.tokenizer, config, splitter, constraint, model.name, room, ids, structured)
         self._cancelled = cancelled
         model.turns.begin(cancelled)

@@ -58,6 +58,32 @@ MessageLike = Message | Mapping[str, Any]
 """A message, or a dict in OpenAI's form: ``{"role": "user", "content": "…"}``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Messages whose answer was cut off, by ``max_tokens`` or because it was stopped: it goes on where it was cut.
+
+    Attributes:
+        messages: The conversation without that answer.
+        thinking: What the answer had thought so far.
+        answer: What it had said so far; empty when it was cut while it thought, and thinks on.
+    """
+
+    messages: Sequence[MessageLike]
+    thinking: str
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the types.
+
+        Raises:
+            BadArgumentError: A value has another type, or there is no message.
+        """
+        check_text(check("thinking", self.thinking, str), "thinking")
+        check_text(check("answer", self.answer, str), "answer")
+        if not messages_of(self.messages):
+            raise BadArgumentError("messages: nothing found, at least one message expected")
+
+
 def messages_of(messages: Sequence[MessageLike]) -> list[Message]:
     """The messages, those in OpenAI's form as ours; a content of several text parts is joined.
 
@@ -77,15 +103,18 @@ def encode_messages(
     *,
     thinking: bool = True,
     tools: Sequence[Tool] = (),
+    thought: str = "",
+    answer: str = "",
 ) -> list[int]:
-    """Token ids of the prompt for the assistant's next turn.
+    """Token ids of the prompt for the assistant's next turn, which may have ``thought`` and answered something already.
 
     Raises:
         SessionError: The template is broken or refuses the messages.
         BadArgumentError: Something among the messages is none.
     """
     given = messages_of(messages)
-    return tokenizer.encode_segments(render(template, given, tokenizer, thinking=thinking, tools=tools))
+    segments = render(template, given, tokenizer, tools=tools)
+    return tokenizer.encode_segments([*segments, *opening(tokenizer, thinking, thought, answer)])
 
 
 def render(
@@ -120,7 +149,17 @@ def render(
         problem = printable(str(error).translate(names) or type(error).__name__)
         problem = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
         raise SessionError(f"chat template: {problem}; convert the checkpoint again or use a raw prompt") from error
-    return segments if thinking else [*segments, *tokenizer.segments(NO_THINKING)]
+    return [*segments, *opening(tokenizer, thinking)]
+
+
+def opening(tokenizer: TextTokenizer, thinking: bool, thought: str = "", answer: str = "") -> list[Segment]:
+    """How a turn begins that has ``thought`` and answered so much, and may go on ``thinking`` or not."""
+    if not thought:
+        begun = [] if thinking else tokenizer.segments(NO_THINKING)
+    else:
+        closed = tokenizer.segments(CLOSE_THINKING) if answer or not thinking else []
+        begun = [*tokenizer.segments(f"{THINK_OPEN}\n"), Segment(thought), *closed]
+    return [*begun, Segment(answer)] if answer else begun
 
 
 def _with_stand_ins(text: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> str:

@@ -25,6 +25,12 @@ class ThinkingSplitter:
         self.state: State = state
         self._held = ""
         self._begun = False
+        self._shown = 0  # so many of the characters that are held were shown before
+
+    def resume(self, text: str) -> None:
+        """Take in what an answer said before it was cut off, of which nothing comes out again."""
+        self.feed(text)
+        self._shown = len(self._held) if self.state == "thinking" else 0
 
     def feed(self, text: str) -> list[tuple[Channel, str]]:
         """The pieces that are certain now."""
@@ -43,13 +49,14 @@ class ThinkingSplitter:
         if self.state == "thinking":
             thought, closed, rest = self._held.partition(THINK_CLOSE)
             if closed:
-                self._piece(pieces, "thinking", thought.rstrip())
-                self.state, self._held, self._begun = "answer", rest, False
+                self._piece(pieces, "thinking", thought.rstrip()[self._shown :])
+                self.state, self._held, self._begun, self._shown = "answer", rest, False, 0
             else:
                 keep = overlap(thought, THINK_CLOSE)
                 certain = thought[: len(thought) - keep].rstrip()  # white space before the tag is not thinking
                 self._held = thought[len(certain) :]
-                self._piece(pieces, "thinking", certain)
+                self._piece(pieces, "thinking", certain[self._shown :])
+                self._shown = max(0, self._shown - len(certain))
         if self.state == "answer":
             text, self._held = self._held, ""
             self._piece(pieces, "answer", text)
@@ -64,7 +71,7 @@ class ThinkingSplitter:
         """What was held back, at the end; a text that ends within ``<think>`` has neither thinking nor answer."""
         pieces: list[tuple[Channel, str]] = []
         if self.state != "start":
-            self._piece(pieces, self.channel, self._held)
+            self._piece(pieces, self.channel, self._held[self._shown :])
         self._held = ""
         return pieces
 

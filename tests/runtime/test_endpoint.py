@@ -124,11 +124,13 @@ def test_notices_of_a_server_are_told_also_where_there_is_no_text() -> None:
 
 
 def test_texts_and_ids_are_continued_as_they_stand() -> None:
-    events = [{"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("<think>a</th", "ink>b")]
+    events = [
+        {"choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in (" <think>", "a</th", "ink>\nb ")
+    ]
     events.append({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
     with server(stream(*events)) as there, Endpoint(f"{there.url}/api/v3/", "other") as endpoint:
-        assert answered(endpoint, "1 +") == ("a", "b", "length")
-        assert answered(endpoint, [1, 2]) == ("a", "b", "length")
+        assert answered(endpoint, "1 +") == ("", " <think>a</think>\nb ", "length")
+        assert answered(endpoint, [1, 2]) == ("", " <think>a</think>\nb ", "length")
     assert [(each.path, each.body["prompt"], each.body["model"]) for each in there.requests] == [
         ("/api/v3/completions", "1 +", "other"),
         ("/api/v3/completions", [1, 2], "other"),
