@@ -28,7 +28,7 @@ from mimo_mobile.runtime.generation_config import (
     GenerationStats,
     Notice,
 )
-from mimo_mobile.runtime.text.chat_template import Message, MessageLike, messages_of
+from mimo_mobile.runtime.text.chat_template import Continued, Message, MessageLike, messages_of
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.untrusted import printable
 
@@ -140,20 +140,9 @@ class Endpoint:
         if isinstance(prompt, Message | Mapping):
             raise BadArgumentError("one message was given; give a list of messages, such as [message]")
         config = check("config", config, GenerationConfig | None) or GenerationConfig()
-        if not config.thinks:
-            raise BadArgumentError(f"an answer without thinking {_AS_SERVER}")
-        if config.thinking_budget is not None:
-            raise BadArgumentError(f"thinking_budget {_AS_SERVER}")
-        if config.repetition_penalty != 1:  # servers that have one call it differently, and pass over what they lack
-            raise BadArgumentError(f"repetition_penalty {_AS_SERVER}")
-        if config.logprobs is not None:
-            raise BadArgumentError("logprobs are told by token ids, which no server tells; run the model here")
-        if config.callable_tools:
-            raise BadArgumentError("tools are for a model that is loaded here; a server's own client has them, too")
-        if config.structure is not None and config.structure.kind != "schema":
-            raise BadArgumentError(f"a structure other than a JSON schema {_AS_SERVER}")
-        if config.timeout is not None:
-            raise BadArgumentError("timeout is for a loaded model; an endpoint has timeout_s, a server its own")
+        _check_can_be_asked(config)
+        if isinstance(prompt, Continued):
+            raise BadArgumentError(f"an answer that goes on {_AS_SERVER}")
         if not prompt:
             raise SessionError("the prompt is empty; at least one token is needed")
         asked: dict[str, object]
@@ -287,6 +276,30 @@ class _Clock:
     def seconds(self) -> tuple[float, float]:
         """Seconds until the first text, and from there to the last; 0 where there was none."""
         return (self._first - self._began if self._first else 0.0), self._last - self._first
+
+
+def _check_can_be_asked(config: GenerationConfig) -> None:
+    """See that a config asks for nothing that only a loaded model does.
+
+    Raises:
+        BadArgumentError: It does.
+    """
+    refused = (
+        (not config.thinks, f"an answer without thinking {_AS_SERVER}"),
+        (config.thinking_budget is not None, f"thinking_budget {_AS_SERVER}"),
+        # Servers that have one call it differently, and pass over what they lack.
+        (config.repetition_penalty != 1, f"repetition_penalty {_AS_SERVER}"),
+        (config.logprobs is not None, "logprobs are told by token ids, which no server tells; run the model here"),
+        (bool(config.callable_tools), "tools are for a model that is loaded here; a server's own client has them, too"),
+        (
+            config.structure is not None and config.structure.kind != "schema",
+            f"a structure other than a JSON schema {_AS_SERVER}",
+        ),
+        (config.timeout is not None, "timeout is for a loaded model; an endpoint has timeout_s, a server its own"),
+    )
+    for is_asked, reason in refused:
+        if is_asked:
+            raise BadArgumentError(reason)
 
 
 def _settings(config: GenerationConfig) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Talk:
         self.answers: list[str] = []
         self.told: list[str] = []
         self._lines = iter(lines)
-        self.chat = Chat(model, config, system=system, show=self._show, tell=self.told.append)
+        self.chat = Chat(model, config, system=system, show=self._show, tell=self.told.append, resume=model.generate)
         self.chat.run(self._read)
 
     @property
@@ -160,6 +160,34 @@ def test_an_answer_that_is_asked_for_again_is_another_one(model: Model) -> None:
     first = Talk(model, "Hi", "/regenerate", "/regenerate", config=config)
     assert len(set(first.answers)) == 3 and len(first.turns) == 3
     assert Talk(model, "Hi", "/regenerate", "/regenerate", config=config).answers == first.answers
+
+
+def test_an_answer_that_was_cut_off_goes_on(model: Model) -> None:
+    cut = GenerationConfig(temperature=0, max_tokens=12)
+    talk = Talk(model, "/continue", SUM, *3 * ["/continue"], config=cut)
+    assert talk.told[0] == talk.told[-1] == "No answer was cut off just now."
+    assert all("/continue" in line and "taken back" in line for line in talk.told[1:-1]) and len(talk.told) == 4
+    assert talk.turns == [("system", ""), ("user", SUM), ("assistant", "42")] and talk.answers[:2] == ["", ""]
+    quick = GenerationConfig(temperature=0, max_tokens=1, thinking=False)
+    talk = Talk(model, SUM, "/continue", "/system", "/continue", config=quick)
+    assert talk.turns[2] == ("assistant", "".join(talk.answers)) and len(talk.answers) == 2
+    assert "/continue goes on" in talk.told[0] and talk.told[-1] == "No answer was cut off just now."
+
+
+def test_chat_with_what_cannot_go_on_says_so_and_offers_nothing(model: Model) -> None:
+    lines, told = iter([SUM, "/continue"]), list[str]()
+
+    def read() -> str:
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    def show(tokens: Iterator[GeneratedToken]) -> tuple[str, GeneratedToken]:
+        return "4", list(tokens)[-1]
+
+    config = GenerationConfig(temperature=0, max_tokens=12)
+    Chat(model, config, system="", show=show, tell=told.append).run(read)
+    assert told == ["The text ends early, since max_tokens is 12.", told[1]] and "/regenerate" in told[1]
 
 
 def test_what_needs_a_question_says_so_before_there_is_one(model: Model) -> None:

@@ -14,13 +14,16 @@ from typing import Protocol
 from mimo_mobile import files, untrusted
 from mimo_mobile.errors import ContextFullError, MimoMobileError, OutputExistsError, SessionError
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message
-from mimo_mobile.runtime.text.chat_template import messages_of
+from mimo_mobile.runtime.text.chat_template import Continued, messages_of
 
 Read = Callable[[], str]
 """The next text of the user, which may have several lines; EOFError when there is none."""
 
 Show = Callable[[Iterator[GeneratedToken]], tuple[str, GeneratedToken]]
 """It shows an answer as it comes; returns its text without the thinking, and the last record."""
+
+Resume = Callable[[Continued, GenerationConfig], Iterator[GeneratedToken]]
+"""It streams the rest of an answer, as ``Model.generate`` does."""
 
 Tell = Callable[[str], None]
 """It tells the user something that the model did not say."""
@@ -39,6 +42,7 @@ class Answering(Protocol):
 
 HELP = """\
 /help         shows this list
+/continue     goes on with an answer that was cut off
 /regenerate   asks the last question again; the new answer takes the old one's place
 /edit TEXT    asks TEXT instead of the last question
 /undo         takes the last question and its answer back
@@ -47,6 +51,8 @@ HELP = """\
 /load FILE    goes on with the conversation in FILE, and forgets this one
 /system TEXT  makes TEXT the system prompt from now on; without TEXT there is none
 A space before the slash makes a question of it. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
+
+NO_ANSWER_YET = "There is no answer yet; your question is taken back unless /continue goes on."
 
 MAKE_ROOM = "/save FILE keeps the conversation, /clear forgets it and makes room"
 
@@ -58,8 +64,17 @@ class Chat:
         messages: The system prompt, and all questions that were answered, with their answers.
     """
 
-    def __init__(self, model: Answering, config: GenerationConfig, *, system: str, show: Show, tell: Tell) -> None:
-        """Begin a conversation.
+    def __init__(
+        self,
+        model: Answering,
+        config: GenerationConfig,
+        *,
+        system: str,
+        show: Show,
+        tell: Tell,
+        resume: Resume | None = None,
+    ) -> None:
+        """Begin a conversation; where ``resume`` is None, as with servers, no answer goes on after it was cut off.
 
         Raises:
             SessionError: The model has no chat template.
@@ -68,9 +83,11 @@ class Chat:
             raise SessionError("this model has no chat template, so it cannot chat; `mimo run --raw` continues a text")
         self.messages = [Message("system", system)]
         self._model, self._config, self._show, self._tell = model, config, show, tell
-        self._again = 0
+        self._resume, self._again = resume, 0
+        self._cut: Continued | None = None  # the last answer, if it was cut off
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
+            "/continue": self._continue,
             "/regenerate": self._regenerate,
             "/edit": self._edit,
             "/undo": self._undo,
@@ -98,18 +115,36 @@ class Chat:
         seed = self._config.seed
         config = self._config if seed is None else replace(self._config, seed=seed + self._again)
         try:
-            answer, last = self._show(self._model.generate(asked, config))
+            self._listen(Continued(asked, ""), self._model.generate(asked, config))
         except ContextFullError as error:
             self._tell(f"Your question is taken back: {error}. {MAKE_ROOM}.")
-            return
         except MimoMobileError as error:
             self._tell(f"Your question is taken back: {error}.")
-            return
+
+    def _listen(self, begun: Continued, tokens: Iterator[GeneratedToken]) -> None:
+        """Show what follows what was ``begun``, and make a turn of both.
+
+        Raises:
+            MimoMobileError: There is no answer.
+        """
+        thinking = [begun.thinking]
+
+        def heard() -> Iterator[GeneratedToken]:
+            for token in tokens:
+                thinking.append(token.text if token.channel == "thinking" else "")
+                yield token
+
+        more, last = self._show(heard())
+        asked, answer = messages_of(begun.messages), begun.answer + more
+        is_cut = self._resume is not None and last.finish_reason != "stop" and last.notice != "context_full"
+        self._cut = Continued(asked, "".join(thinking), answer) if is_cut else None
         if answer.strip():
             self.messages = [*asked, Message("assistant", answer)]
         notes = [self._early_end(last)] if last.finish_reason == "length" else []
         if not answer.strip():
-            notes.append("There is no answer, so your question is taken back.")
+            notes.append(NO_ANSWER_YET if is_cut else "There is no answer, so your question is taken back.")
+        elif is_cut:
+            notes.append("/continue goes on.")
         if notes:
             self._tell(" ".join(notes))
 
@@ -123,7 +158,7 @@ class Chat:
         rest = "".join(others).strip()
         if (command := self._commands.get(name)) is None:
             self._tell(f"There is no command {name}; /help lists the commands.")
-        elif rest and name in ("/help", "/regenerate", "/undo", "/clear"):
+        elif rest and name in ("/help", "/continue", "/regenerate", "/undo", "/clear"):
             self._tell(f"{name} takes nothing after it, but {rest!r} follows.")
         else:
             command(rest)
@@ -137,6 +172,17 @@ class Chat:
             return self.messages[-2].content
         self._tell("There is no question yet that was answered.")
         return None
+
+    def _continue(self, _: str) -> None:
+        if self._resume is None:
+            self._tell("A server cannot go on within an answer; /regenerate asks again.")
+        elif (begun := self._cut) is None:
+            self._tell("No answer was cut off just now.")
+        else:
+            try:
+                self._listen(begun, self._resume(begun, self._config))
+            except MimoMobileError as error:
+                self._tell(f"The answer does not go on: {error}.")
 
     def _regenerate(self, _: str) -> None:
         if (question := self._asked()) is not None:
@@ -154,14 +200,16 @@ class Chat:
     def _undo(self, _: str) -> None:
         if (question := self._asked()) is not None:
             del self.messages[-2:]
+            self._cut = None
             self._tell(f"This question and its answer are taken back: {question}")
 
     def _clear(self, _: str) -> None:
         del self.messages[1:]
+        self._cut = None
         self._tell("The conversation is forgotten; the system prompt stays.")
 
     def _system(self, text: str) -> None:
-        self.messages[0] = Message("system", text)
+        self.messages[0], self._cut = Message("system", text), None
         self._tell("The system prompt is what you gave, from now on." if text else "There is no system prompt now.")
 
     def _save(self, name: str) -> None:
@@ -192,7 +240,7 @@ class Chat:
         except (RuntimeError, ValueError, MimoMobileError) as error:  # no such user, no name for a file, no messages
             self._tell(f"{name!r}: the conversation is not loaded: {error}.")
         else:
-            self.messages = found
+            self.messages, self._cut = found, None
             count = len(found) // 2
             self._tell(f"The conversation goes on after {count} question{'' if count == 1 else 's'} with answers.")
 

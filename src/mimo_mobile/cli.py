@@ -207,13 +207,14 @@ def chat(system: str, hide_thinking: bool, model: Path | None = None, **options:
     """
     from mimo_mobile import terminal
     from mimo_mobile.chat_loop import Chat
-    from mimo_mobile.runtime import GenerationConfig
+    from mimo_mobile.runtime import Endpoint, GenerationConfig
 
     server = endpoint_of(options, ["loop_guard"])
     loading, config = load_config(options), built(GenerationConfig, options)
     with server or _load(model, loading) as loaded:
         show = partial(terminal.stream, hide_thinking=hide_thinking, cancel=loaded.cancel)
-        Chat(loaded, config, system=system, show=show, tell=terminal.tell).run(terminal.reader())
+        resume = None if isinstance(loaded, Endpoint) else loaded.generate
+        Chat(loaded, config, system=system, show=show, tell=terminal.tell, resume=resume).run(terminal.reader())
 
 
 @main.command(cls=EndpointCommand)
