@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mimo_mobile import providers
-from mimo_mobile.errors import BackendUnavailableError, MemoryFullError, MimoMobileError, ModelLoadError
+from mimo_mobile.errors import BackendUnavailableError, MimoMobileError, ModelLoadError
 from mimo_mobile.layout import DATA, MODEL, MTP
 from mimo_mobile.onnxruntime_library import first_line
 from mimo_mobile.providers import Options
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.devices import memory
-from mimo_mobile.runtime.devices.memory import MemoryNeed
+from mimo_mobile.runtime.devices.memory import Ways
 from mimo_mobile.runtime.devices.placement import Placement, placement
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
@@ -23,9 +23,6 @@ from mimo_mobile.runtime.onnx import prepacked
 from mimo_mobile.runtime.onnx.backend import OrtBackend, OrtMtp
 from mimo_mobile.runtime.onnx.cached_graph import CachedGraph
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
-
-PREPACKED_SIZE = 1.2
-"""The size of prepacked weights over that of the data file: for blocks of 32, 451 MB became 544 MB when measured."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +40,7 @@ class OnnxOpening:
         config: What was asked for.
         context_length: How many tokens the KV caches hold.
         threads: How many CPU threads compute.
+        ways: What it takes of memory, the preferred way first.
         reads_normed_states: Whether the MTP layer wants hidden states after the trunk's last norm.
         files: It watches what is mapped.
         kernels: Settings of sessions that say which of the CPU's kernels compute; none by default.
@@ -54,6 +52,7 @@ class OnnxOpening:
     config: LoadConfig
     context_length: int
     threads: int
+    ways: Ways
     reads_normed_states: bool = False
     files: MappedFiles = field(default_factory=MappedFiles)
     kernels: Mapping[str, str] = field(default_factory=dict)
@@ -66,9 +65,14 @@ class OnnxOpening:
         The CPU computes what the provider leaves.
 
         Raises:
+            MemoryFullError: There is no room.
             ModelLoadError: A graph cannot be loaded.
             BackendUnavailableError: The provider is not here, or the KV cache is not of the type that was asked for.
         """
+        needs = self.ways(self.context_length)
+        need = memory.choose(self.folder, needs if cache is None else [each.sharing_kv() for each in needs])
+        if needs[0].drafts and not need.drafts:
+            logger.warning("%s: no memory for the MTP layer; going on without its drafts", self.folder)
         trunk = self._open(self.model, ep, options)
         graph = CachedGraph(self.ort, trunk, self.model, self.context_length, cache=cache)
         if self.config.kv_dtype is not None and graph.kv_type != _KV_TYPES[self.config.kv_dtype]:
@@ -77,14 +81,9 @@ class OnnxOpening:
                 f"{self.model}: its KV cache is {built}, {self.config.kv_dtype} was asked for; leave it out"
             )
         sessions, head, mtp = {self.model: trunk}, None, self.folder / MTP
-        if self.config.speculate in ("auto", "mtp") and mtp.is_file():
-            try:
-                sessions[mtp] = layer = self._open(mtp, ep, options)
-                head = MtpHead(OrtMtp(CachedGraph(self.ort, layer, mtp, self.context_length, ["hidden_states"])))
-            except MemoryFullError as error:
-                if self.config.speculate == "mtp":
-                    raise
-                logger.warning("%s; going on without drafts by the MTP layer", error)
+        if need.drafts:
+            sessions[mtp] = layer = self._open(mtp, ep, options)
+            head = MtpHead(OrtMtp(CachedGraph(self.ort, layer, mtp, self.context_length, ["hidden_states"])))
         return OrtBackend(graph, head), placement(sessions, ep)
 
     def _session_options(self) -> Any:
@@ -118,9 +117,6 @@ class OnnxOpening:
             weights = prepacked.weight_bytes(model)
             place = prepacked.place(ort, model, self.kernels) if cache and weights >= prepacked.LEAST_BYTES else None
             found = prepacked.ready(place) if place else None
-            rearranged = int(PREPACKED_SIZE * weights)
-            way = MemoryNeed("prepacked cache", 0, rearranged) if found else MemoryNeed("prepacking", rearranged, 0)
-            memory.choose(model.parent, [way])
             if place and not found:
                 needed = int(prepacked.GROWTH * weights)
                 found = prepacked.make(ort, place, needed, self._session_options())

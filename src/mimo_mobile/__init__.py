@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
     from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.planning import Plan, plan
     from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
     from mimo_mobile.runtime.text.tools import ToolCall
@@ -34,7 +35,7 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     # convert, quantize
     "convert_checkpoint", "quantize_checkpoint",
     # load
-    "load", "LoadConfig", "Model", "Endpoint", "Backend",
+    "load", "LoadConfig", "plan", "Plan", "Model", "Endpoint", "Backend",
     # generate
     "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
     "GenerationStats", "ToolCall",
@@ -50,7 +51,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.progress": ("Progress",),
         "mimo_mobile.quantize.pipeline": ("quantize_checkpoint",),
         "mimo_mobile.runtime": (
-            "load", "LoadConfig", "Model", "Endpoint", "Backend",
+            "load", "LoadConfig", "plan", "Plan", "Model", "Endpoint", "Backend",
             "Session", "Conversation", "Turn", "Message",
             "GenerationConfig", "Structure", "Constraint", "GeneratedToken", "GenerationStats", "ToolCall",
         ),

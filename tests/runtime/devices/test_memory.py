@@ -11,8 +11,8 @@ from mimo_mobile.runtime import load
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 
-LARGE = MemoryNeed("repacked", 7_000_000_000, 400_000_000)
-SMALL = MemoryNeed("not repacked", 700_000_000, 4_500_000_000)
+LARGE = MemoryNeed(way="repacked", copied_bytes=7_000_000_000, mapped_bytes=400_000_000)
+SMALL = MemoryNeed(way="not repacked", kv_bytes=700_000_000, mapped_bytes=4_500_000_000)
 
 
 def with_room(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
