@@ -267,8 +267,8 @@ def test_every_load_option_reaches_the_loader(
     assert result.exit_code == 1 and "seen" in result.stderr
     assert seen == [
         LoadConfig(
-            recipe="q8_0", context_length=77, power="eco", threads=3, kv_dtype="int8", repack=False, cache=False, spin=False,
-            speculate="mtp", mtp_drafts=2, ep="qnn", ep_options=QnnOptions(vtcm_mb=8), strict=True,
+            recipe="q8_0", context_length=77, power="eco", threads=3, kv_dtype="int8", repack=False, cache=False,
+            spin=False, speculate="mtp", mtp_drafts=2, ep="qnn", ep_options=QnnOptions(vtcm_mb=8), strict=True,
             trust=True,
         )
     ]  # fmt: skip

@@ -74,6 +74,10 @@ class MemoryNeed:
         """What there must be room for."""
         return self.private_bytes + self.mapped_bytes
 
+    def sharing_weights(self) -> MemoryNeed:
+        """The same with weights that another model has loaded already."""
+        return dataclasses.replace(self, copied_bytes=0, mapped_bytes=0)
+
     def sharing_kv(self) -> MemoryNeed:
         """The same with a KV cache that is there already."""
         return dataclasses.replace(self, kv_bytes=0)

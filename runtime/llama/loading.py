@@ -21,7 +21,7 @@ from mimo_mobile.runtime.devices.first_use import Known, Way
 from mimo_mobile.runtime.llama.checked import reference_in
 from mimo_mobile.runtime.llama.context import llama_log
 from mimo_mobile.runtime.llama.needs import GgufNeeds
-from mimo_mobile.runtime.llama.opening import open_mtp, open_trunk
+from mimo_mobile.runtime.llama.opening import has_weights, open_mtp, open_trunk
 from mimo_mobile.runtime.llama.probe import probe
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
@@ -49,7 +49,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     if config.mtp_drafts > 1:
         raise BackendUnavailableError("llama.cpp drafts one token with an MTP layer; leave mtp_drafts at 1")
     if not config.spins:
-        _wait_passively()
+        _wait_passively(asked=config.spin is False)
     llama = require("llama_cpp", "gguf")
     log = llama_log()
     files.add(path)
@@ -58,7 +58,12 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     tokenizer = TextTokenizer.from_gguf(header)
     context_length = memory.context_of(path, config, needs.ways, model.context_length)
     norm = header.float32("output_norm.weight")
-    chosen = memory.choose(path, needs.ways(context_length))
+    beside = None if needs.drafter is None else needs.drafter.path
+    ways = [
+        each.sharing_weights() if has_weights(path, each.copies, beside if each.drafts else None) else each
+        for each in needs.ways(context_length)
+    ]
+    chosen = memory.choose(path, ways)
     repack, drafter = chosen.copies, needs.drafter if chosen.drafts else None
     if drafter is not None:
         files.add(drafter.path)
@@ -105,16 +110,18 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
         raise
 
 
-def _wait_passively() -> None:
+def _wait_passively(*, asked: bool) -> None:
     """Let OpenMP's threads sleep while they wait; OpenMP reads this setting only when it is loaded.
 
     Raises:
-        BackendUnavailableError: OpenMP is loaded already, and its threads wait actively.
+        BackendUnavailableError: OpenMP is loaded already, and its threads wait actively, which was ``asked`` not to be.
     """
     libraries = Path("/proc/self/maps")
     loaded = "libgomp" in libraries.read_text(encoding="utf-8") if libraries.exists() else "llama_cpp" in sys.modules
     if loaded and os.environ.get(_WAIT_POLICY, "").lower() != "passive":
-        raise BackendUnavailableError(
-            f"OpenMP was loaded with active waiting before; set {_WAIT_POLICY}=passive before the program starts"
-        )
+        told = f"OpenMP was loaded with active waiting before; set {_WAIT_POLICY}=passive before the program starts"
+        if asked:
+            raise BackendUnavailableError(told)
+        logger.warning("power eco: %s", told)
+        return
     os.environ[_WAIT_POLICY] = "passive"
