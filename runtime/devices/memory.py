@@ -117,7 +117,7 @@ def choose(path: Path, needs: list[MemoryNeed], shorten: str = "take a shorter -
     advice = f"{shorten}, take" if least.total_bytes - least.kv_bytes < available else "take"
     raise MemoryFullError(
         f"{path}: needs {_gb(least.total_bytes)} of memory ({least}), {room} is available;"
-        f" {advice} a smaller recipe, or close other programs; mimo plan tells what fits"
+        f" {advice} a smaller recipe, or close other programs"
     )
 
 

@@ -34,7 +34,7 @@ from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
-    from mimo_mobile.quantize.choice import Device
+    from mimo_mobile.phones import Device
     from mimo_mobile.runtime import LoadConfig, Model
 
 

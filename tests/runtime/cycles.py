@@ -13,8 +13,8 @@ from mimo_mobile.runtime import GenerationConfig, load
 from tests.runtime.soak import resident_bytes
 
 NOISE_BYTES = 16_000_000
-"""What the allocator keeps grows by about 10 MB over the first 150 cycles, and then no more; 500 copies of anything of 32 kB
-are as much."""
+"""What the allocator keeps grows by about 10 MB over the first 150 cycles. 250 cycles that leave 64 kB each take as
+much as this."""
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=8)
 

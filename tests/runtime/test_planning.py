@@ -49,7 +49,7 @@ def test_what_fits_with_other_settings_is_named_and_fits_with_them(path: Path, m
     with_room(monkeypatch, needed(path, context_length=1024, speculate="off"))
     made = plan(path, context_length=2048)
     assert made.verdict == "fits with other settings" and made.settings
-    with pytest.raises(MemoryFullError, match="mimo plan tells what fits"):
+    with pytest.raises(MemoryFullError, match="take a smaller recipe, or close other programs"):
         load(path, context_length=2048)
     with load(path, **{"context_length": 2048, **made.settings}) as model:
         assert model.context_length == made.context_length

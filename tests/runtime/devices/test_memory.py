@@ -38,7 +38,7 @@ def test_a_shorter_context_is_advised_where_it_would_help(
     monkeypatch: pytest.MonkeyPatch, context: int, shorter: bool
 ) -> None:
     with_room(monkeypatch, 3_000_000_000)
-    need = MemoryNeed("not repacked", 700_000_000, 4_500_000_000, context)
+    need = MemoryNeed(way="not repacked", kv_bytes=context, mapped_bytes=5_200_000_000 - context)
     with pytest.raises(MemoryFullError) as refused:
         memory.choose(Path("m.gguf"), [need])
     assert ("; take a shorter --context-length, take a smaller recipe" in str(refused.value)) == shorter
