@@ -1,7 +1,4 @@
-"""Chooses recipes by what must not be exceeded: a size of the files, or the memory of a phone.
-
-The shares below are assumptions, made from what others report of phones (docs/devices.md): none was measured here.
-"""
+"""Chooses recipes by what must not be exceeded: a size of the files, or the memory of a phone."""
 
 from __future__ import annotations
 
@@ -12,13 +9,10 @@ from mimo_mobile.entries import Effort
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.layout import DEFAULT_CONTEXT
 from mimo_mobile.mimo7b import MimoConfig
+from mimo_mobile.phones import Device
 from mimo_mobile.quantize.catalog import Described
 from mimo_mobile.quantize.report import gb
 from mimo_mobile.quantize.sizes import ModelSize
-
-KERNEL, SYSTEM, MARGIN = 0.07, 0.33, 0.05
-"""The shares of a phone's memory that its kernel keeps for itself, that Android and its services take, and that has to
-stay free so that Android's low-memory killer ends no app."""
 
 RUNTIME_BYTES = 300_000_000
 """App, engine and its buffers: 0.2 GB of them were measured with 1,024 tokens of context (docs/performance.md)."""
@@ -28,28 +22,6 @@ PREPACKED = 1.2
 
 KV_BYTES = 2
 """Bytes of a number in the KV cache, which is float16."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A kind of phone.
-
-    Attributes:
-        name: What users type.
-        ram_bytes: The memory that it is sold with.
-    """
-
-    name: str
-    ram_bytes: int
-
-    @property
-    def available_bytes(self) -> int:
-        """What one app in the foreground may take."""
-        return int(self.ram_bytes * (1 - KERNEL - SYSTEM - MARGIN))
-
-
-DEVICES = {f"phone-{gib}gb": Device(f"phone-{gib}gb", gib * 2**30) for gib in (6, 8, 10, 12, 16, 24)}
-"""Every kind of phone by its name; what shops call 12 GB are 12 · 2³⁰ bytes."""
 
 
 @dataclass(frozen=True, slots=True)

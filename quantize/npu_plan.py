@@ -16,7 +16,8 @@ from mimo_mobile.convert.npu.pieces import ADDED, HEAD_WINDOWS, WINDOWS, Cut, ch
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import MimoConfig
 from mimo_mobile.npu_memory import ADDRESS_BYTES, KV_BYTES, Piece, Plan
-from mimo_mobile.quantize.choice import DEVICES, PREPACKED, RUNTIME_BYTES, Device
+from mimo_mobile.phones import DEVICES, Device
+from mimo_mobile.quantize.choice import PREPACKED, RUNTIME_BYTES
 from mimo_mobile.quantize.recipes import Recipe
 from mimo_mobile.quantize.report import gb
 from mimo_mobile.quantize.sizes import ADDED_TOKENS, stored_bytes

@@ -278,7 +278,9 @@ def told_by_checkpoint(
     """
     checkpoint = Checkpoint.open(source.path)
     tokenizer = TextTokenizer.from_file(source.path / TOKENIZER)
-    length = min(texts.WINDOW, job.config.context_length or texts.WINDOW, checkpoint.config.max_position_embeddings)
+    context = job.config.context_length
+    most = context if isinstance(context, int) else texts.WINDOW
+    length = min(texts.WINDOW, most, checkpoint.config.max_position_embeddings)
     request: object = ("answers", job.tokens, length, asked or texts.prompts("evaluation"))
     windows = []
     if job.text is not None:

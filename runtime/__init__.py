@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
     from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.planning import Plan, plan
     from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Continued, Message
     from mimo_mobile.runtime.text.tools import ToolCall
 
 __all__ = [  # noqa: RUF022  (grouped as mimo_mobile's are)
-    "load", "LoadConfig", "Model", "Endpoint", "Backend",
+    "load", "LoadConfig", "plan", "Plan", "Model", "Endpoint", "Backend",
     "Session", "Conversation", "Turn", "Message", "Continued", "GenerationConfig", "Structure", "Constraint",
     "GeneratedToken", "GenerationStats", "ToolCall",
 ]  # fmt: skip
@@ -46,6 +47,7 @@ __getattr__ = lazy.getter(
         "mimo_mobile.runtime.load_config": ("LoadConfig",),
         "mimo_mobile.runtime.loading": ("load",),
         "mimo_mobile.runtime.model": ("Model",),
+        "mimo_mobile.runtime.planning": ("plan", "Plan"),
         "mimo_mobile.runtime.structure": ("Structure",),
         "mimo_mobile.runtime.text.chat_template": ("Continued", "Message"),
         "mimo_mobile.runtime.text.tools": ("ToolCall",),

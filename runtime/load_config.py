@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,7 @@ class LoadConfig:
     Attributes:
         recipe: Which entry of a folder that `mimo quantize` wrote is loaded; by default its first.
         context_length: How many tokens prompt and answer may have together; by default as many as the model was
-            trained for, but at most 4096.
+            trained for, but at most 4096. With auto it is the most that the memory has room for.
         power: How much power is taken for speed. With eco half of the threads compute, they sleep while they wait, and
             a quarter of the time is rest; with burst there are rests only when the device is severely hot, and small
             models get all cores, too. What threads and spin say goes before it.
@@ -57,7 +58,7 @@ class LoadConfig:
     """
 
     recipe: str | None = None
-    context_length: int | None = None
+    context_length: int | Literal["auto"] | None = None
     power: Power = "balanced"
     threads: int | None = None
     kv_dtype: KvDtype | None = None
@@ -80,7 +81,7 @@ class LoadConfig:
         check_fields(self)
         for name in ("context_length", "threads", "mtp_drafts"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise BadArgumentError(f"{name} {value} is out of range; 1 or more expected")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise BadArgumentError(f"threads {self.threads} is out of range; at most {MOST_THREADS} expected")
@@ -100,12 +101,16 @@ class LoadConfig:
         """How many threads compute the model whose weights are in ``files``."""
         return self.threads or threads_for(self.power, *files)
 
-    def choose_context_length(self, path: Path, trained: int) -> int:
+    def choose_context_length(self, path: Path, trained: int, largest: Callable[[], int]) -> int:
         """The context to make room for: what was asked, else the model's but at most ``DEFAULT_CONTEXT``.
+
+        ``largest`` tells the most that the memory has room for.
 
         Raises:
             ModelLoadError: More was asked for than the model was trained for.
         """
+        if self.context_length == "auto":
+            return largest()
         if self.context_length is not None and self.context_length > trained:
             raise ModelLoadError(
                 f"{path}: context_length {self.context_length} asked for, the model was trained for {trained}"

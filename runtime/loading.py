@@ -64,29 +64,42 @@ def load(
             raise
 
 
-def _load(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
+def place_of(path: Path, config: LoadConfig) -> Path:
+    """The .gguf file or the ONNX folder that a path means.
+
+    Raises:
+        ModelLoadError: There is none.
+        BackendUnavailableError: What is asked for is the other engine's.
+    """
     if manifest.is_there(path):
         path = _entry(path, config.recipe)
     elif config.recipe is not None:
         raise ModelLoadError(f"{path}: no {manifest.NAME}, so there is no recipe to choose; leave --recipe out")
     if path.is_file() and path.suffix == ".gguf":
-        from mimo_mobile.runtime.llama.loading import load_gguf
-
         if config.ep not in ("auto", "cpu") or config.ep_options is not None or config.strict:
             raise BackendUnavailableError(
                 f"{path}: --ep {config.ep}, its options and --strict are ONNX Runtime's; take an ONNX recipe"
             )
-        return _announced(path, load_gguf(path, config, files))
+        return path
     if path.name.endswith(".onnx") and path.is_file():
         path = path.parent
     if (path / MODEL).is_file():
-        from mimo_mobile.runtime.onnx.loading import load_onnx
-
         if config.repack is not None:
             raise BackendUnavailableError("repack is llama.cpp's; leave it out for an ONNX model")
-        return _announced(path, load_onnx(path, config, files))
+        return path
     found = "a folder without model.onnx" if path.is_dir() else "no such file" if not path.exists() else "another file"
     raise ModelLoadError(f"{path}: {found}; a .gguf file, an ONNX folder or a quantized folder expected")
+
+
+def _load(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
+    place = place_of(path, config)
+    if place.is_file():
+        from mimo_mobile.runtime.llama.loading import load_gguf
+
+        return _announced(place, load_gguf(place, config, files))
+    from mimo_mobile.runtime.onnx.loading import load_onnx
+
+    return _announced(place, load_onnx(place, config, files))
 
 
 def _announced(path: Path, model: Model) -> Model:

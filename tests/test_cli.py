@@ -261,14 +261,14 @@ def test_every_load_option_reaches_the_loader(
     monkeypatch.setattr(loading, "load", load)
     words = (
         "--recipe q8_0 --context-length 77 --threads 3 --kv-dtype int8 --no-repack --no-cache --no-spin"
-        " --speculate mtp --mtp-drafts 2 --ep qnn --ep-option vtcm_mb=8 --strict --trust"
+        " --power eco --speculate mtp --mtp-drafts 2 --ep qnn --ep-option vtcm_mb=8 --strict --trust"
     ).split()
     result = mimo(*(each.format(gguf=tiny_gguf) for each in command), *words)
     assert result.exit_code == 1 and "seen" in result.stderr
     assert seen == [
         LoadConfig(
-            recipe="q8_0", context_length=77, threads=3, kv_dtype="int8", repack=False, cache=False, spin=False,
-            speculate="mtp", mtp_drafts=2, ep="qnn", ep_options=QnnOptions(vtcm_mb=8), strict=True,
+            recipe="q8_0", context_length=77, power="eco", threads=3, kv_dtype="int8", repack=False, cache=False,
+            spin=False, speculate="mtp", mtp_drafts=2, ep="qnn", ep_options=QnnOptions(vtcm_mb=8), strict=True,
             trust=True,
         )
     ]  # fmt: skip

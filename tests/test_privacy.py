@@ -153,6 +153,8 @@ COMMANDS: dict[str, list[str]] = {
     "cache": ["cache", "list"],
     "recipes": ["recipes"],
     "npu-plan": ["npu-plan", "{tiny}"],
+    "plan GGUF": ["plan", "{gguf}", "--context-length", "auto"],
+    "plan ONNX": ["plan", "{onnx}", "--device", "phone-8gb", "--json"],
     "synth": ["synth", "{out}/random", "--layers", "2", "--tokenizer", "{tiny}"],
 }  # fmt: skip
 

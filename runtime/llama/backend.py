@@ -14,6 +14,7 @@ from mimo_mobile.errors import Cancelled, SessionError
 from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama_log
+from mimo_mobile.runtime.shared import Use
 
 BATCH_TOKENS = 512
 MTP_BATCH_TOKENS = 128
@@ -24,12 +25,10 @@ OUTPUT_ROWS = 64
 class LlamaBackend:
     """A backend that computes the trunk, and the MTP layer beside it when drafts are wanted."""
 
-    def __init__(
-        self, api: Any, path: Path, model: Any, context: LlamaContext, flag: Flag, context_length: int
-    ) -> None:
-        """Drive ``context`` of the ``model`` in ``path``; ``flag`` ends its runs."""
-        self._api, self._context, self._flag = api, context, flag
-        self.path, self.model, self.context_length = path, model, context_length
+    def __init__(self, path: Path, weights: Use[Any], context: LlamaContext, flag: Flag, context_length: int) -> None:
+        """Drive ``context`` of the ``weights`` in ``path``; ``flag`` ends its runs."""
+        self._context, self._flag = context, flag
+        self.path, self.weights, self.context_length = path, weights, context_length
         self.hidden_size = context.hidden_size
         self.kv_bytes_per_token = 0
         self.mtp: MtpHead | None = None
@@ -124,11 +123,11 @@ class LlamaBackend:
         self._flag.set(True)
 
     def close(self) -> None:
-        """Free the contexts and the model."""
+        """Free the contexts, and the weights unless another model uses them."""
         if self.mtp is not None:
             self.mtp.close()
         self._context.close()
-        self._api.llama_model_free(self.model)
+        self.weights.end()
 
 
 class LlamaMtp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mimo_mobile.errors import ModelLoadError
 from mimo_mobile.runtime.backend import KvDtype
 from mimo_mobile.runtime.llama.backend import BATCH_TOKENS, MTP_BATCH_TOKENS, OUTPUT_ROWS, LlamaBackend, LlamaMtp
 from mimo_mobile.runtime.llama.context import Flag, LlamaContext, LlamaLog
+from mimo_mobile.runtime.shared import Shared, Use, file_key
 
 KV_TYPES = {"f32": ("F32", 4.0), "f16": ("F16", 2.0), "int8": ("Q8_0", 34 / 32)}
 """ggml's name of the type, and how many bytes a value takes."""
@@ -27,11 +29,12 @@ def open_trunk(
 ) -> LlamaBackend:
     """The loaded trunk of ``path``, with the MTP layers' weights of ``drafter``, which may be the same file or another.
 
-    Weights are mapped into memory. Two files are one model in which trunk and MTP layers share embedding and head.
+    Weights are mapped into memory, once for all that are opened in the same way. Two files are one model in which trunk
+    and MTP layers share embedding and head.
     """
     import llama_cpp
 
-    model, flag = _model(log, path, repack, drafter), Flag()
+    weights, flag = _weights(log, path, repack, drafter), Flag()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = context_length
     params.n_batch = params.n_ubatch = min(BATCH_TOKENS, context_length)
@@ -41,11 +44,11 @@ def open_trunk(
     _choose_cache(llama_cpp, params, kv_dtype)
     flag.watch(llama_cpp, params)
     try:
-        context = _context(log, path, model, params)
-    except ModelLoadError:
-        llama_cpp.llama_model_free(model)
+        context = _context(log, path, weights.thing, params)
+    except BaseException:
+        weights.end()
         raise
-    return LlamaBackend(llama_cpp, path, model, context, flag, context_length)
+    return LlamaBackend(path, weights, context, flag, context_length)
 
 
 def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, kv_dtype: KvDtype, tokens: int) -> LlamaMtp:
@@ -59,7 +62,7 @@ def open_mtp(log: LlamaLog, backend: LlamaBackend, threads: int, kv_dtype: KvDty
     params.n_outputs_max = 1
     params.n_threads = params.n_threads_batch = threads
     _choose_cache(llama_cpp, params, kv_dtype)
-    return LlamaMtp(_context(log, backend.path, backend.model, params, reads_hidden=True), tokens)
+    return LlamaMtp(_context(log, backend.path, backend.weights.thing, params, reads_hidden=True), tokens)
 
 
 def _choose_cache(api: Any, params: Any, kv_dtype: KvDtype) -> None:
@@ -67,6 +70,29 @@ def _choose_cache(api: Any, params: Any, kv_dtype: KvDtype) -> None:
     params.type_k = params.type_v = getattr(api, f"GGML_TYPE_{KV_TYPES[kv_dtype][0]}")
     if kv_dtype == "f32":  # flash attention turns float32 keys and values into float16 first
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+
+def _weights(log: LlamaLog, path: Path, repack: bool, drafter: Path | None) -> Use[Any]:
+    return _shared.use(_key(path, repack, drafter), lambda: _model(log, path, repack, drafter))
+
+
+def has_weights(path: Path, repack: bool, drafter: Path | None) -> bool:
+    """Whether the weights of a file are loaded in this way already."""
+    return _shared.has(_key(path, repack, drafter))
+
+
+def _key(path: Path, repack: bool, drafter: Path | None) -> Hashable:
+    return file_key(path) if drafter is None else file_key(path, drafter), repack
+
+
+def _free(model: Any) -> None:
+    import llama_cpp
+
+    llama_cpp.llama_model_free(model)
+
+
+_shared = Shared[Any](_free)
+"""llama.cpp's models: weights without a KV cache, on which any number of contexts compute."""
 
 
 def _model(log: LlamaLog, path: Path, repack: bool, drafter: Path | None) -> Any:

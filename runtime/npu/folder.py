@@ -70,8 +70,12 @@ def choose_memory(folder: Path, settings: NpuSettings) -> None:
     logger.log(level, "%s: %s", folder, found)
     for piece in found.pieces:
         logger.log(level, "%s: %s", folder.name, piece)
-    caches = found.npu_cache_bytes + found.cache_bytes
-    need = MemoryNeed(f"on the NPU, {found};", found.npu_bytes + caches, found.embedding_bytes, caches)
+    need = MemoryNeed(
+        way=f"on the NPU, {found};",
+        copied_bytes=found.npu_bytes,
+        kv_bytes=found.npu_cache_bytes + found.cache_bytes,
+        mapped_bytes=found.embedding_bytes,
+    )
     memory.choose(folder, [need], f"compile again with a --context of less than {found.context_length}")
 
 

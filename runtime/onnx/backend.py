@@ -14,6 +14,7 @@ from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.onnx.cached_graph import BATCH_TOKENS, CachedGraph
 from mimo_mobile.runtime.onnx.kv_cache import KvCache, copied, put_back
+from mimo_mobile.runtime.shared import Use
 
 MOST_ROWS = 16
 """The most rows of logits in a decoding run: a token, its drafts and padding."""
@@ -22,8 +23,9 @@ MOST_ROWS = 16
 class OrtBackend:
     """The trunk, and the MTP layer beside it when drafts are wanted."""
 
-    def __init__(self, graph: CachedGraph, mtp: MtpHead | None = None) -> None:
-        """Drive ``graph``; ``mtp`` is shown all hidden states."""
+    def __init__(self, graph: CachedGraph, mtp: MtpHead | None = None, uses: Sequence[Use[Any]] = ()) -> None:
+        """Drive ``graph``; ``mtp`` is shown all hidden states. ``uses`` are of what is shared with other models."""
+        self._uses = uses
         self._graph, self.mtp = graph, mtp
         self.context_length, self.kv_bytes_per_token = graph.context_length, graph.kv_bytes_per_token
         self._rows = graph.empty_logits(MOST_ROWS)
@@ -86,10 +88,12 @@ class OrtBackend:
         self._graph.run_options.terminate = True
 
     def close(self) -> None:
-        """Free the model and its cache."""
+        """Free the caches, and the model unless another one uses its sessions."""
         self._graph.close()
         if self.mtp is not None:
             self.mtp.close()
+        for use in self._uses:
+            use.end()
 
     def _run(self, ids: Sequence[int], position: int, rows: int, padding: int) -> None:
         padded = [*ids, *[ids[-1]] * padding] if padding else ids

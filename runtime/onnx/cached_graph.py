@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from mimo_mobile.errors import Cancelled, ModelLoadError, SessionError
 from mimo_mobile.onnxruntime_library import first_line, is_its_own
-from mimo_mobile.runtime.devices import memory
-from mimo_mobile.runtime.devices.memory import MemoryNeed
 from mimo_mobile.runtime.onnx.kv_cache import KvCache
 
 BATCH_TOKENS = 128
@@ -58,7 +56,7 @@ class CachedGraph:
         ``others`` are inputs beside ours; ``cache`` is one to share instead of a new one, if it is of the same types.
 
         Raises:
-            ModelLoadError: The graph has other inputs, or the KV cache does not fit in memory.
+            ModelLoadError: The graph has other inputs.
         """
         self._ort, self._session, self.context_length = ort, session, context_length
         inputs = {each.name: each for each in session.get_inputs()}
@@ -85,7 +83,6 @@ class CachedGraph:
         self.kv_bytes_per_token = kv // context_length
         if cache is None or not cache.holds(shapes):
             cache = None
-            memory.choose(model.parent, [MemoryNeed(f"KV cache of {context_length} tokens", kv, 0, kv)])
         self._mask = np.ones((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
         self._first_row = np.zeros(1, np.int64)

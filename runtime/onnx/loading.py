@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_mobile import documents, onnxruntime_library, untrusted
-from mimo_mobile.errors import BackendUnavailableError, ModelLoadError
-from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, KV_INT8, MODEL, MOST_TOKENS, MTP, TOKENIZER
+from mimo_mobile.errors import ModelLoadError
+from mimo_mobile.layout import CHAT_TEMPLATE, CONFIG, DATA, MOST_TOKENS, MTP, TOKENIZER
 from mimo_mobile.mimo7b import POST_NORM, PRE_NORM, SYNTHETIC
 from mimo_mobile.runtime.decode.speculator import speculator_for
+from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.mapped_files import MappedFiles
 from mimo_mobile.runtime.model import Model
 from mimo_mobile.runtime.onnx import graph_check
 from mimo_mobile.runtime.onnx.backend import OrtBackend
 from mimo_mobile.runtime.onnx.ep_choice import open_on
+from mimo_mobile.runtime.onnx.needs import OnnxNeeds, trunk_of
 from mimo_mobile.runtime.onnx.opening import OnnxOpening
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 
@@ -69,14 +71,10 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
         MissingDependencyError: onnxruntime or the package that brings ``ep`` is not installed.
     """
     ort = onnxruntime_library.load()
-    model = folder / (KV_INT8 if config.kv_dtype == "int8" else MODEL)
-    if not model.is_file():
-        raise BackendUnavailableError(f"{folder}: no {KV_INT8}; quantize again for an int8 KV cache, or leave it out")
+    model = trunk_of(folder, config)
     _check_name(model)
     tokenizer = TextTokenizer.from_file(folder / TOKENIZER)
     described = read_config(folder / CONFIG)
-    if config.speculate == "mtp" and not (folder / MTP).is_file():
-        raise BackendUnavailableError(f"{folder}: no {MTP}; the checkpoint had no MTP layer, take auto or ngram")
     file = folder / CHAT_TEMPLATE
     try:
         template = untrusted.read_text(file) if file.exists() else None
@@ -86,13 +84,15 @@ def load_onnx(folder: Path, config: LoadConfig, files: MappedFiles) -> Model:
         raise ModelLoadError(f"{file}: {error}; convert the checkpoint again") from error
     drafts = config.speculate in ("auto", "mtp") and os.path.lexists(folder / MTP)
     graph_check.check_folder(model, folder / MTP if drafts else None, described.trained)
+    needs = OnnxNeeds.of(folder, config)
     opening = OnnxOpening(
         ort,
         folder,
         model,
         config,
-        config.choose_context_length(folder, described.trained),
+        memory.context_of(folder, config, needs.ways, described.trained),
         config.choose_threads(model, folder / DATA),
+        needs.ways,
         described.reads_normed_states,
         files,
     )

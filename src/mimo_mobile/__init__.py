@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mimo_mobile.progress import Progress
     from mimo_mobile.quantize.pipeline import quantize_checkpoint
     from mimo_mobile.runtime.backend import Backend
-    from mimo_mobile.runtime.decode.constraint import Constraint
     from mimo_mobile.runtime.decode.conversation import Conversation
     from mimo_mobile.runtime.decode.exchange import Turn
     from mimo_mobile.runtime.decode.session import Session
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mimo_mobile.runtime.load_config import LoadConfig
     from mimo_mobile.runtime.loading import load
     from mimo_mobile.runtime.model import Model
+    from mimo_mobile.runtime.planning import plan
     from mimo_mobile.runtime.structure import Structure
     from mimo_mobile.runtime.text.chat_template import Message
     from mimo_mobile.runtime.text.tools import ToolCall
@@ -34,9 +34,9 @@ __all__ = [  # noqa: RUF022  (grouped by stage)
     # convert, quantize
     "convert_checkpoint", "quantize_checkpoint",
     # load
-    "load", "LoadConfig", "Model", "Endpoint", "Backend",
+    "load", "LoadConfig", "plan", "Model", "Endpoint", "Backend",
     # generate
-    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "Constraint", "GeneratedToken",
+    "Session", "Conversation", "Turn", "Message", "GenerationConfig", "Structure", "GeneratedToken",
     "GenerationStats", "ToolCall",
     # shared
     "MimoMobileError", "Progress", "__version__",
@@ -50,9 +50,9 @@ __getattr__ = lazy.getter(
         "mimo_mobile.progress": ("Progress",),
         "mimo_mobile.quantize.pipeline": ("quantize_checkpoint",),
         "mimo_mobile.runtime": (
-            "load", "LoadConfig", "Model", "Endpoint", "Backend",
+            "load", "LoadConfig", "plan", "Model", "Endpoint", "Backend",
             "Session", "Conversation", "Turn", "Message",
-            "GenerationConfig", "Structure", "Constraint", "GeneratedToken", "GenerationStats", "ToolCall",
+            "GenerationConfig", "Structure", "GeneratedToken", "GenerationStats", "ToolCall",
         ),
     },
 )  # fmt: skip

@@ -26,6 +26,7 @@ from mimo_mobile.cli_options import (
     structure_of,
     structure_options,
 )
+from mimo_mobile.cli_plan import plan
 from mimo_mobile.cli_quantize import quantize, report_compiled
 from mimo_mobile.cli_recipes import recipes
 from mimo_mobile.cli_serve import serve
@@ -33,7 +34,7 @@ from mimo_mobile.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from mimo_mobile.convert.model import Target
-    from mimo_mobile.quantize.choice import Device
+    from mimo_mobile.phones import Device
     from mimo_mobile.runtime import LoadConfig, Model
 
 
@@ -290,6 +291,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
 main.add_command(cache)
 main.add_command(evaluate)
 main.add_command(npu_plan)
+main.add_command(plan)
 main.add_command(quantize)
 main.add_command(recipes)
 main.add_command(serve)

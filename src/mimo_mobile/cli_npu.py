@@ -14,7 +14,7 @@ from mimo_mobile.errors import BadArgumentError
 if TYPE_CHECKING:
     from mimo_mobile.hub import Source
     from mimo_mobile.npu_memory import Plan
-    from mimo_mobile.quantize.choice import Device
+    from mimo_mobile.phones import Device
     from mimo_mobile.quantize.npu_plan import Asked
     from mimo_mobile.quantize.pipeline import NpuTarget
     from mimo_mobile.quantize.recipes import Recipe

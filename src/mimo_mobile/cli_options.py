@@ -23,7 +23,8 @@ Config = TypeVar("Config")
 if TYPE_CHECKING:
     from click import ParamType as ParamType
 
-    from mimo_mobile.quantize.choice import Device, Limit
+    from mimo_mobile.phones import Device
+    from mimo_mobile.quantize.choice import Limit
     from mimo_mobile.runtime import LoadConfig, Structure
 else:
 
@@ -53,6 +54,19 @@ class Recipes(ParamType[Sequence[str]]):
         if not names:
             self.fail("no recipe named", param, ctx)
         return names
+
+
+class Tokens(ParamType["int | str"]):
+    """A number of tokens, or auto."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or the word."""
+        try:
+            return value if value == "auto" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} found, a number of tokens or auto expected", param, ctx)
 
 
 class Bias(ParamType[tuple[int, float]]):
@@ -116,7 +130,7 @@ class Phone(ParamType["Device"]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Device:
         """The phone, which must be a known one."""
-        from mimo_mobile.quantize.choice import DEVICES
+        from mimo_mobile.phones import DEVICES
 
         if value not in DEVICES:
             self.fail(f"{value!r} found, one of {', '.join(DEVICES)} expected", param, ctx)
@@ -201,6 +215,16 @@ def load_options(command: Command) -> Command:
     return decorated(command, list(_options_of(LoadConfig).values()))
 
 
+def memory_options(command: Command) -> Command:
+    """The options that LoadConfig has and memory depends on, and the phone to plan for, for plan."""
+    from mimo_mobile.runtime.load_config import LoadConfig
+
+    names = ("recipe", "context_length", "kv_dtype", "repack", "cache", "speculate")
+    what = "Plan for a phone, e.g. phone-12gb [default: this machine]."
+    phone = click.option("--device", "phone", type=Phone(), help=what)
+    return decorated(command, [*(_options_of(LoadConfig)[name] for name in names), phone])
+
+
 def server_options(command: Command) -> Command:
     """The options that ServerConfig has, for serve."""
     from mimo_mobile.runtime.server.config import ServerConfig
@@ -213,7 +237,7 @@ def load_config(options: dict[str, Any]) -> LoadConfig:
     from mimo_mobile.providers import parse_options
     from mimo_mobile.runtime import LoadConfig
 
-    if pairs := options.pop("ep_options"):
+    if pairs := options.pop("ep_options", None):
         options["ep_options"] = parse_options(options["ep"], pairs)
     return built(LoadConfig, options)
 
@@ -263,6 +287,8 @@ def _option(field: dataclasses.Field[Any], hint: Any, described: str | None) -> 
         return click.option(
             f"--{name}" if field.default is False else f"--{name}/--no-{name}", is_flag=True, **settings
         )
+    if len(kinds) == 2 and int in kinds:
+        return click.option(f"--{name}", type=Tokens(), metavar="N|auto", **settings)
     kind = click.Choice(get_args(kinds[0])) if get_args(kinds[0]) else kinds[0]
     return click.option(f"--{name}", type=kind, show_default=field.default is not None, **settings)
 

@@ -25,7 +25,7 @@ from mimo_mobile.errors import MimoMobileError
 
 if TYPE_CHECKING:
     from mimo_mobile.manifest import Manifest
-    from mimo_mobile.quantize.choice import Device
+    from mimo_mobile.phones import Device
 
 TOKENS = 2048
 """Tokens that are read to compare with bf16."""

@@ -12,7 +12,8 @@ from mimo_mobile.cli_options import limit_of, limit_options
 if TYPE_CHECKING:
     from mimo_mobile.entries import Effort
     from mimo_mobile.hub import Source
-    from mimo_mobile.quantize.choice import Device, Limit
+    from mimo_mobile.phones import Device
+    from mimo_mobile.quantize.choice import Limit
 
 
 @click.command()

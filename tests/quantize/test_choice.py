@@ -13,9 +13,10 @@ from mimo_mobile.cli import main
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MIMO_7B
+from mimo_mobile.phones import DEVICES
 from mimo_mobile.quantize import catalog, sizes
 from mimo_mobile.quantize.catalog import Measured
-from mimo_mobile.quantize.choice import DEVICES, Limit, choose
+from mimo_mobile.quantize.choice import Limit, choose
 from mimo_mobile.quantize.recipes import FORMATS, RECIPES
 from tests.commands import runner
 

@@ -18,8 +18,8 @@ from mimo_mobile.convert.written_weights import WrittenWeights
 from mimo_mobile.errors import BadArgumentError, QuantizationError
 from mimo_mobile.hub import Source
 from mimo_mobile.mimo7b import MIMO_7B
+from mimo_mobile.phones import DEVICES
 from mimo_mobile.quantize import npu_plan
-from mimo_mobile.quantize.choice import DEVICES
 from mimo_mobile.quantize.npu_plan import Asked
 from mimo_mobile.quantize.recipes import RECIPES, unquantized
 from tests.commands import runner

@@ -1,8 +1,9 @@
-"""Eight threads that use one model at random: ``python -m tests.runtime.soak MODEL SECONDS [SPECULATE]``.
+"""Eight threads that use one model at random: ``python -m tests.runtime.soak MODEL SECONDS [SPECULATE [REQUESTS]]``.
 
 Exits with 0 when nothing was wrong. What must hold: only our own errors come out, a greedy generation that ends by
 itself has the text that it has alone, nothing hangs (a watchdog shows all stacks and ends the process), and memory does
-not grow. Models are closed under whoever uses them, and loaded again.
+not grow. Models are closed under whoever uses them, and loaded again. With REQUESTS models have a queue, in which no
+thread is told that a model is busy, and so many operations are done, however long they take.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import faulthandler
 import json
 import random
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile.errors import Cancelled, SessionError
-from mimo_mobile.runtime import GenerationConfig, LoadConfig, Message, Model, Session, load
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, LoadConfig, Message, Model, Session, load
 
 THREADS, MODELS, SESSIONS = 8, 2, 3
 PATIENCE = 40
@@ -60,9 +63,10 @@ class Meddling:
 class Soak:
     """One model after the other under random use."""
 
-    def __init__(self, path: Path, config: LoadConfig, seconds: float) -> None:
+    def __init__(self, path: Path, config: LoadConfig, seconds: float, requests: int | None = None) -> None:
         """Learn what each question's answer is when nothing else goes on."""
         self.path, self.config, self.seconds = path, config, seconds
+        self.queue, self.least = requests is not None, requests or LEAST
         self.ends = float("inf")
         self.done, self.wrong = Counter[str](), list[str]()
         self.beats = [time.monotonic()] * THREADS
@@ -77,14 +81,14 @@ class Soak:
         return list(session.generate([Message("user", question)], GREEDY))
 
     def renew(self, place: int) -> None:
-        model = load(self.path, self.config)
+        model = load(self.path, self.config, queue=self.queue)
         self.open[place] = model, [model.session() for _ in range(SESSIONS)]
         self.done["loads"] += 1
 
     def work(self, number: int) -> None:
         dice = random.Random(number)
         operations = [getattr(self, name) for name in dir(Soak) if name.startswith("op_")]
-        while (time.monotonic() < self.ends or sum(self.done.values()) < LEAST) and not self.wrong:
+        while (time.monotonic() < self.ends or sum(self.done.values()) < self.least) and not self.wrong:
             self.beats[number] = time.monotonic()
             operation, patience = dice.choice(operations), dice.choice([0, PATIENCE])
             name = operation.__name__.removeprefix("op_")
@@ -104,7 +108,7 @@ class Soak:
         except Cancelled:
             return "cancelled"
         except SessionError as error:
-            for known in ("busy", "closed"):
+            for known in ("closed",) if self.queue else ("busy", "closed"):
                 if known in str(error):
                     return known
             self.wrong.append(f"{name}: {error!r}")
@@ -173,6 +177,22 @@ class Soak:
             found = backend.decode([7], 19, never)
             assert np.allclose(found, expected, atol=0.5), np.abs(found - expected).max()
 
+    def op_save(self, model: Model, session: Session, dice: random.Random) -> str:
+        question = dice.choice(QUESTIONS)
+        talk = session.conversation()
+        if self._reason(talk.send(question, GREEDY)) == "cancelled":
+            return "cancelled"
+        with tempfile.TemporaryDirectory() as folder:
+            talk.save(Path(folder) / "talk")
+            again = dice.choice([model, session]).load_conversation(Path(folder) / "talk")
+        if again.turns != talk.turns:
+            self.wrong.append(f"{question}: {again.turns} instead of {talk.turns} was read again")
+        return self._reason(again.send(question, WARM))
+
+    @staticmethod
+    def _reason(stream: Iterator[GeneratedToken]) -> str:
+        return str(list(stream)[-1].finish_reason)
+
     def op_close(self, model: Model, session: Session, dice: random.Random) -> None:
         if dice.random() < 0.03:
             model.close()
@@ -205,7 +225,7 @@ class Soak:
         for worker in workers:
             worker.start()
         sizes = list[int]()
-        while (time.monotonic() < self.ends or sum(self.done.values()) < LEAST) and not self.wrong:
+        while (time.monotonic() < self.ends or sum(self.done.values()) < self.least) and not self.wrong:
             time.sleep(0.02)
             for place, (model, _) in enumerate(self.open):
                 if not model.turns.is_open:
@@ -240,7 +260,8 @@ def main() -> None:
     sys.setswitchinterval(5e-5)  # provokes what is rare
     path, seconds = Path(sys.argv[1]), float(sys.argv[2])
     speculate: Any = sys.argv[3] if len(sys.argv) > 3 else "off"
-    found = Soak(path, LoadConfig(threads=1, speculate=speculate, context_length=512), seconds).run()
+    requests = int(sys.argv[4]) if len(sys.argv) > 4 else None
+    found = Soak(path, LoadConfig(threads=1, speculate=speculate, context_length=512), seconds, requests).run()
     print(json.dumps(found))
     sys.exit(1 if found["wrong"] else 0)
 

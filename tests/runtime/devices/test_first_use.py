@@ -26,6 +26,7 @@ from mimo_mobile.runtime.devices.first_use import Known, Way
 from mimo_mobile.runtime.llama.checked import checked, reference_in
 from mimo_mobile.runtime.load_config import LoadConfig
 from mimo_mobile.runtime.onnx.ep_choice import IN_FLOAT32, KERNELS, known_numbers
+from mimo_mobile.runtime.onnx.needs import OnnxNeeds
 from mimo_mobile.runtime.onnx.opening import OnnxOpening
 
 pytestmark = [pytest.mark.needs("llama_cpp"), pytest.mark.needs("onnxruntime")]
@@ -198,7 +199,9 @@ def test_float32_kernels_are_nearer_to_the_right_numbers(nano_q4: dict[str, Path
     ort, folder = onnxruntime_library.load(), nano_q4["onnx"]
     found = []
     for name in ("", IN_FLOAT32):
-        opening = OnnxOpening(ort, folder, folder / "model.onnx", LoadConfig(cache=False), 64, 1, kernels=KERNELS[name])
+        config = LoadConfig(cache=False)
+        ways = OnnxNeeds.of(folder, config).ways
+        opening = OnnxOpening(ort, folder, folder / "model.onnx", config, 64, 1, ways, kernels=KERNELS[name])
         backend = opening.backend()[0]
         found.append(selftest.difference_of(backend, reference_of(folder), folder))
         backend.close()

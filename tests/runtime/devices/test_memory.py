@@ -11,8 +11,8 @@ from mimo_mobile.runtime import load
 from mimo_mobile.runtime.devices import memory
 from mimo_mobile.runtime.devices.memory import MemoryNeed
 
-LARGE = MemoryNeed("repacked", 7_000_000_000, 400_000_000)
-SMALL = MemoryNeed("not repacked", 700_000_000, 4_500_000_000)
+LARGE = MemoryNeed(way="repacked", copied_bytes=7_000_000_000, mapped_bytes=400_000_000)
+SMALL = MemoryNeed(way="not repacked", kv_bytes=700_000_000, mapped_bytes=4_500_000_000)
 
 
 def with_room(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
@@ -38,7 +38,7 @@ def test_a_shorter_context_is_advised_where_it_would_help(
     monkeypatch: pytest.MonkeyPatch, context: int, shorter: bool
 ) -> None:
     with_room(monkeypatch, 3_000_000_000)
-    need = MemoryNeed("not repacked", 700_000_000, 4_500_000_000, context)
+    need = MemoryNeed(way="not repacked", kv_bytes=context, mapped_bytes=5_200_000_000 - context)
     with pytest.raises(MemoryFullError) as refused:
         memory.choose(Path("m.gguf"), [need])
     assert ("; take a shorter --context-length, take a smaller recipe" in str(refused.value)) == shorter
