@@ -73,10 +73,10 @@ def test_it_ends_before_a_stop_text_wherever_that_stands(served: Served, model: 
 def test_our_client_continues_a_text(served: Served, model: Model) -> None:
     config = GenerationConfig(temperature=0, max_tokens=30)
     with Endpoint(served.url) as endpoint:
-        found, own = (
-            [(each.channel, each.text) for each in asked.generate(PROMPT, config)] for asked in (endpoint, model)
-        )
-    assert "".join(text for _, text in found) == "".join(text for _, text in own) and found[0][0] == "thinking"
+        found = [(each.channel, each.text) for each in endpoint.generate(PROMPT, config)]
+    text = "".join(text for _, text in found)
+    assert text == own_text(model, PROMPT, config) and text.startswith("<think>")
+    assert {channel for channel, _ in found} == {"answer"}
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
