@@ -67,4 +67,4 @@ def test_a_wrong_structure_is_a_mistake_in_usage(
     nano_gguf: Path, files: dict[str, Path], options: tuple[str, ...], message: str
 ) -> None:
     result = run(nano_gguf, *(files.get(each, each) for each in options))
-    assert (result.exit_code, message in result.output) == (2, True), result.output
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
