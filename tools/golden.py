@@ -237,13 +237,13 @@ def _requests() -> list[tuple[list[Message], GenerationConfig]]:
 
 
 def generations(nano: Path, hot: Path) -> list[Case]:
-    """What MiMo-nano in int4 answers, turn after turn in one session: without drafts, and with the MTP layer's.
+    """What MiMo-nano in int4 answers, turn after turn in one session: without drafts, and with each drafter's.
 
     ``hot`` is what ``hot_fixture`` writes, which answers a few requests only.
     """
     cases: list[Case] = []
     for name, folder, requests in (("nano", nano, _requests()), ("hot", hot, _requests()[:HOT_REQUESTS])):
-        for speculate in ("off", "mtp"):
+        for speculate in ("off", "mtp", "ngram"):
             with load(folder, recipe=RECIPE, cache=False, threads=1, speculate=speculate) as session:
                 cases += [_generated(session, name, speculate, *request) for request in requests]
     return cases

@@ -37,17 +37,22 @@ public enum class NpuMode {
 }
 
 /**
- * Whether tokens are drafted by MiMo's own MTP layer, to compute two at once. It changes the speed, and the text by
- * rounding at most.
+ * What drafts tokens, so that several are computed at once. It changes the speed, and the text by rounding at most.
  */
 public enum class Speculation {
-    /** Drafts while that is faster; what runs cost on this device is measured at the load. */
+    /**
+     * MiMo's own MTP layer or prompt lookup, whichever is faster, and only while it is faster than nothing; what runs cost
+     * on this device is measured at the load.
+     */
     AUTO,
 
-    /** Drafts always. */
+    /** The MTP layer drafts always. */
     MTP,
 
-    /** Does not load the layer. */
+    /** Prompt lookup: what followed the last three tokens before is drafted. The MTP layer is not loaded. */
+    NGRAM,
+
+    /** Nothing. */
     OFF,
 }
 

@@ -32,6 +32,7 @@ internal class EngineChecks(
         Check("texts_have_as_many_tokens_as_in_python", ::counts),
         Check("tokens_are_pythons_without_drafts") { tokens(Speculation.OFF) },
         Check("tokens_are_pythons_with_drafts") { tokens(Speculation.MTP) },
+        Check("tokens_are_pythons_with_prompt_lookup") { tokens(Speculation.NGRAM) },
     )
 
     private fun counts() = loaded(Speculation.OFF) { engine ->

@@ -18,8 +18,8 @@ internal interface Backend : AutoCloseable {
     val mtp: MtpHead?
 
     /**
-     * Puts [ids] at [position], forgetting later entries; the logits of the last [rows] of them, 1 or 2, until the next
-     * call.
+     * Puts [ids] at [position], forgetting later entries; the logits of the last [rows] of them, at most [Pace.MOST_ROWS],
+     * until the next call.
      *
      * @throws Cancelled [cancel] was called meanwhile; it says how many of [ids] the cache holds.
      */

@@ -25,9 +25,13 @@ internal class Decoder(
 ) {
     private val cached = IntList()
 
-    /** What runs cost when nothing else was under way; null without an MTP layer. */
-    val costs: Costs? = backend.mtp?.let { Costs.measure(backend, it) }
-    private val speculator = backend.mtp?.let { head -> costs?.let { Speculator(speculation, head, it) } }
+    /** What runs cost when nothing else was under way; null where nothing drafts. */
+    val costs: Costs? = when (speculation) {
+        Speculation.OFF -> null
+        Speculation.MTP -> backend.mtp?.let { Costs.measure(backend, 2) }
+        else -> Costs.measure(backend, minOf(Pace.MOST_ROWS, backend.contextLength))
+    }
+    private val speculator = costs?.let { Speculator(speculation, backend.mtp, it) }
 
     /**
      * Generates what follows [ids] and gives its events to [emit], the last one [GenerationEvent.Finished].
@@ -47,21 +51,21 @@ internal class Decoder(
         var reason: FinishReason? = null
         var drafts = false
         try {
-            val speculator = speculator?.takeIf { generation.config.speculate }?.also { it.begin() }
+            val speculator = speculator?.takeIf { generation.config.speculate }?.also { it.begin(ids) }
             reused = commonPrefix(ids).let { backend.mtp?.resume(it) ?: it }
             var pending = ids.copyOfRange(reused, ids.size)
             var position = reused
-            var draft = Generation.END
+            var draft = Draft.NONE
             while (reason == null) {
                 cached.truncate(position)
-                val rows = if (draft == Generation.END) 1 else 2
+                val rows = draft.ids.size + 1
                 val begun = System.nanoTime()
-                val logits = compute(if (rows == 1) pending else pending + draft, position, rows)
+                val logits = compute(pending + draft.ids, position, rows)
                 val worked = System.nanoTime() - begun
                 val isStep = pending.size == 1
                 cached.addAll(pending)
                 position += pending.size
-                var right = false
+                var right = 0
                 for (row in 0 until rows) {
                     val token = generation.next(logits[row])
                     if (firstS == 0.0) firstS = secondsSince(started)
@@ -78,22 +82,20 @@ internal class Decoder(
                     }
                     pending = intArrayOf(token)
                     speculator?.follow(token)
-                    if (reason != null || row == rows - 1 || token != draft) break
+                    if (reason != null || row == rows - 1 || token != draft.ids[row]) break
                     cached.add(token)
                     position++
-                    right = true
+                    right++
                 }
-                if (rows == 2) {
-                    drafted++
-                    if (right) accepted++
-                }
-                if (isStep && reason == null) speculator?.learn(rows == 2, right, worked / 1e9)
-                draft = Generation.END
+                drafted += draft.ids.size
+                accepted += right
+                if (isStep && reason == null) speculator?.learn(draft, right, worked / 1e9)
+                draft = Draft.NONE
                 val drafting = System.nanoTime()
                 val room = minOf(generation.mostTokens - generation.count, backend.contextLength - position - 1)
                 if (reason == null && room > 1 && speculator != null) {
                     drafts = true
-                    draft = speculator.propose(generation, position, pending[0])
+                    draft = speculator.propose(generation, position, pending[0], room - 1)
                     drafts = false
                 }
                 if (reason == null) restedS += cooling.rest(worked + System.nanoTime() - drafting)

@@ -39,6 +39,9 @@ internal class Pace(private val measured: List<Double>) {
         const val LEARNT: Double = 0.1
         private const val FORGOTTEN = 0.02
 
+        /** A run that is verified has at most so many rows: one for the last token, and one for each draft. */
+        const val MOST_ROWS: Int = 8
+
         /** A run that was held up counts as so many at the most. */
         const val MOST_CHANGE: Double = 4.0
 

@@ -1,122 +1,146 @@
 package io.github.mimomobile.runtime.decode
 
 import io.github.mimomobile.runtime.Speculation
-import java.util.Locale
 import kotlin.math.max
 
-/**
- * What runs take on this device, in seconds.
- *
- * @property stepS One token.
- * @property verifyS A token and a draft.
- * @property draftS Making the draft.
- */
-internal data class Costs(val stepS: Double, val verifyS: Double, val draftS: Double) {
-    override fun toString(): String = "%.1f ms a token, %.1f ms with a draft, %.1f ms for the draft"
-        .format(Locale.ROOT, 1e3 * stepS, 1e3 * verifyS, 1e3 * draftS)
+/** Who drafts. */
+internal enum class Drafter { NONE, MTP, NGRAM }
 
+/** Tokens to verify together with the last one. */
+internal class Draft(val ids: IntArray, val drafter: Drafter) {
     companion object {
-        /** The costs of a backend with an MTP layer, whose KV cache is lost by it. */
-        fun measure(backend: Backend, head: MtpHead): Costs {
-            fun step(rows: Int) = backend.decode(IntArray(rows), 0, rows)
-            step(2) // warms up
-            return Costs(
-                stepS = medianSeconds { step(1) },
-                verifyS = medianSeconds { step(2) },
-                draftS = medianSeconds(before = { step(1) }) { head.draft(1, 0) },
-            ).also { head.resume(0) }
-        }
+        val NONE: Draft = Draft(IntArray(0), Drafter.NONE)
     }
 }
-
-/** What [run] takes: the median of several times. */
-internal fun medianSeconds(before: () -> Unit = {}, run: () -> Unit): Double {
-    val times = mutableListOf<Double>()
-    while (times.size < REPEATS || times.sum() < REPEATS_S) {
-        before()
-        val started = System.nanoTime()
-        run()
-        times += (System.nanoTime() - started) / 1e9
-    }
-    return times.sorted()[times.size / 2]
-}
-
-private const val REPEATS = 3
-private const val REPEATS_S = 0.02
 
 /**
- * Decides whether the MTP layer drafts the next token: by what runs cost now and by how many drafts were right lately.
+ * Decides who drafts the next tokens, and how many: by what runs cost now and by how many drafts were right lately.
  *
- * Whether a draft is right the trunk decides: nothing here can change a token.
+ * There are two drafters: the MTP layer, and a look-up of what followed the same tokens before (prompt lookup). Whether
+ * a draft is right the trunk decides: nothing here can change a token.
  *
+ * @param head The MTP layer, if there is one.
  * @param clock Nanoseconds.
  */
 internal class Speculator(
     private val mode: Speculation,
-    private val head: MtpHead,
+    head: MtpHead?,
     private val costs: Costs,
     private val clock: () -> Long = System::nanoTime,
 ) {
-    private val rate = Rate()
-    private val pace = Pace(listOf(costs.stepS, costs.verifyS))
+    private val head = head?.takeIf { mode != Speculation.NGRAM }
+    private val lookup = Lookup()
+    private val looksUp = mode != Speculation.MTP
+    private val mtp = Success(MTP_PRIOR)
+    private val ngram = Success(NGRAM_PRIOR)
+    private val pace = Pace(costs.rowsS)
     private var draftS = costs.draftS
     private var couldPay = couldPay()
     private var shadowTokens = SHADOW_TOKENS
-    private var drafting = false
+    private var drafting = Drafter.NONE
     private var silentTokens = 0
-    private var shadow = Generation.END
+    private var mtpShadow = Generation.END
+    private var ngramShadow = Generation.END
 
-    /** A generation begins. */
-    fun begin() {
-        shadow = Generation.END
+    /** A generation begins that goes on after [ids]. */
+    fun begin(ids: IntArray) {
+        if (looksUp) lookup.reset(ids)
+        forgetShadows()
     }
 
     /** The text went on by [token]. */
     fun follow(token: Int) {
-        if (shadow != Generation.END) rate.learn(shadow == token, SHADOW_WEIGHT)
-        shadow = Generation.END
+        if (mtpShadow != Generation.END) mtp.first.learn(mtpShadow == token, SHADOW_WEIGHT)
+        if (ngramShadow != Generation.END) ngram.first.learn(ngramShadow == token, 1.0)
+        forgetShadows()
+        if (looksUp) lookup.append(token)
         silentTokens++
     }
 
-    /** A run of one token, or of it and a draft that was [right] or not, took so long. */
-    fun learn(drafted: Boolean, right: Boolean, seconds: Double) {
-        if (pace.learn(if (drafted) 2 else 1, seconds)) {
-            if (!drafting) draftS += Pace.LEARNT * (costs.draftS - draftS) // what held drafts up is over by and by
+    /** A run of one token and [draft], of which the first [accepted] were right, took so long. */
+    fun learn(draft: Draft, accepted: Int, seconds: Double) {
+        if (pace.learn(draft.ids.size + 1, seconds)) {
+            // What held drafts up is over by and by.
+            if (drafting != Drafter.MTP) draftS += Pace.LEARNT * (costs.draftS - draftS)
             couldPay = couldPay()
         }
-        if (drafted) rate.learn(right, 1.0)
+        if (draft.drafter == Drafter.MTP) mtp.learn(draft.ids.size, accepted)
+        if (draft.drafter == Drafter.NGRAM) ngram.learn(draft.ids.size, accepted)
     }
 
     /**
-     * A draft to verify together with [token], the last one, at [position]; [Generation.END] when it would not pay.
+     * At most [room] tokens to verify together with [token], the last one, at [position]; none when they would not pay.
      *
      * @throws NotFinite The MTP layer gave NaN or infinity.
      */
-    fun propose(generation: Generation, position: Int, token: Int): Int {
-        drafting = couldPay && (mode == Speculation.MTP || speedup(rate.value) > if (drafting) 1.0 else MARGIN)
-        if (!couldPay || !drafting && silentTokens < shadowTokens) return Generation.END
-        val started = clock()
-        val draft = head.draftIds[generation.guess(head.draft(position, token), head.draftIds)]
-        val seconds = (clock() - started) / 1e9
-        silentTokens = 0
-        if (drafting) {
-            draftS += Pace.LEARNT * (minOf(seconds, Pace.MOST_CHANGE * costs.draftS) - draftS)
-            return draft
+    fun propose(generation: Generation, position: Int, token: Int, room: Int): Draft {
+        val most = room.coerceIn(0, costs.rowsS.size - 1)
+        val found = if (looksUp) lookup.following(most) else IntArray(0)
+        val layer = head?.takeIf { couldPay && most > 0 }
+        val count = choose(found.size, layer != null)
+        if (found.isNotEmpty() && drafting != Drafter.NGRAM) ngramShadow = found[0]
+        if (layer != null && (drafting == Drafter.MTP || silentTokens >= shadowTokens)) {
+            val started = clock()
+            val draft = layer.draftIds[generation.guess(layer.draft(position, token), layer.draftIds)]
+            val seconds = (clock() - started) / 1e9
+            silentTokens = 0
+            if (drafting == Drafter.MTP) {
+                draftS += Pace.LEARNT * (minOf(seconds, Pace.MOST_CHANGE * costs.draftS) - draftS)
+                return Draft(intArrayOf(draft), Drafter.MTP)
+            }
+            // Now and then it is seen whether it would be right again: with all rows that waited, of weights that are
+            // no longer at hand.
+            mtpShadow = draft
+            shadowTokens = max(SHADOW_TOKENS, seconds / pace.seconds(1) / SHADOW_SHARE)
         }
-        // Now and then it is seen whether it would be right again: with all rows that waited, of weights that are no
-        // longer at hand.
-        shadow = draft
-        shadowTokens = max(SHADOW_TOKENS, seconds / pace.seconds(1) / SHADOW_SHARE)
-        return Generation.END
+        return if (drafting == Drafter.NGRAM) Draft(found.copyOf(count), Drafter.NGRAM) else Draft.NONE
     }
 
-    /** Whether drafts were faster than going without if every one were right. */
-    private fun couldPay(): Boolean = mode == Speculation.MTP || speedup(1.0) > MARGIN
+    /** Chooses who drafts now, and returns how many tokens: what is expected to give most tokens a second. */
+    private fun choose(found: Int, hasLayer: Boolean): Int {
+        var best = Drafter.NONE
+        var count = 0
+        if (mode == Speculation.AUTO) {
+            var speed = 1 / pace.seconds(1)
+            fun consider(drafter: Drafter, drafts: Int, right: Double, draftS: Double) {
+                val expected = speed(right, drafts, draftS) / if (drafter == drafting) 1.0 else MARGIN
+                if (expected > speed) {
+                    speed = expected
+                    best = drafter
+                    count = drafts
+                }
+            }
+            for (drafts in 1..found) consider(Drafter.NGRAM, drafts, ngram.expected(drafts), 0.0)
+            if (hasLayer) consider(Drafter.MTP, 1, mtp.expected(1), draftS)
+        } else if (hasLayer) {
+            best = Drafter.MTP
+            count = 1
+        } else if (found > 0) {
+            best = Drafter.NGRAM
+            count = found
+        }
+        drafting = best
+        return count
+    }
 
-    /** By how much drafting is faster when this share of drafts is right. */
-    private fun speedup(right: Double): Double = (1 + right) / (pace.seconds(2) + draftS) * pace.seconds(1)
+    /** Whether the MTP layer's drafts were faster than going without if every one were right. */
+    private fun couldPay(): Boolean =
+        mode != Speculation.AUTO || costs.rowsS.size > 1 && speed(1.0, 1, draftS) > MARGIN / pace.seconds(1)
+
+    /** Tokens a second when [right] of [drafts] drafts are right, and each takes [draftS] to make. */
+    private fun speed(right: Double, drafts: Int, draftS: Double): Double =
+        (1 + right) / (pace.seconds(drafts + 1) + drafts * draftS)
+
+    private fun forgetShadows() {
+        mtpShadow = Generation.END
+        ngramShadow = Generation.END
+    }
 
     private companion object {
+        /** What is expected of each drafter at first. */
+        const val MTP_PRIOR = 0.7
+        const val NGRAM_PRIOR = 0.5
+
         /** By so much drafting must look faster than going without to be begun; to be ended it must look slower. */
         const val MARGIN = 1.05
 
@@ -126,26 +150,5 @@ internal class Speculator(
 
         /** What is seen that rarely counts for more. */
         const val SHADOW_WEIGHT = 2.0
-    }
-}
-
-/** How often drafts were right lately, from 0 to 1; some of the first expectation stays in it. */
-internal class Rate {
-    private var right = PRIOR * PRIOR_DRAFTS
-    private var all = PRIOR_DRAFTS
-
-    val value: Double get() = right / all
-
-    /** Takes in one more draft, which counts as [weight] of them. */
-    fun learn(wasRight: Boolean, weight: Double) {
-        val kept = 1 - weight / WINDOW_DRAFTS
-        right = kept * right + if (wasRight) weight else 0.0
-        all = kept * all + weight
-    }
-
-    private companion object {
-        const val PRIOR = 0.7
-        const val PRIOR_DRAFTS = 2.0
-        const val WINDOW_DRAFTS = 32
     }
 }

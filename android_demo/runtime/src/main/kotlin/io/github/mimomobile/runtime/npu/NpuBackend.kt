@@ -3,15 +3,16 @@ package io.github.mimomobile.runtime.npu
 import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.decode.MtpHead
+import io.github.mimomobile.runtime.decode.Pace
 import io.github.mimomobile.runtime.onnx.between
 
 /** The trunk on an NPU, and its MTP layer when drafts are wanted. A window that is under way is not cut off. */
 internal class NpuBackend(val model: NpuModel, layer: NpuMtpLayer?) : Backend {
     private val size = model.hiddenSize
 
-    /** The last two hidden states. */
-    private val tail = FloatArray(2 * size)
-    private val rows = List(2) { FloatArray(model.head?.logitsSize ?: 0) }
+    /** The last hidden states, as many as can be scored at once. */
+    private val tail = FloatArray(Pace.MOST_ROWS * size)
+    private val rows = List(Pace.MOST_ROWS) { FloatArray(model.head?.logitsSize ?: 0) }
 
     @Volatile
     private var cancelled = false
@@ -37,16 +38,21 @@ internal class NpuBackend(val model: NpuModel, layer: NpuMtpLayer?) : Backend {
             val count = minOf(window, ids.size - start)
             val hidden = model.hidden(ids, start, count, at, window)
             mtp?.observe(at, ids, start, count, hidden.duplicate())
-            tail.copyInto(tail, 0, size)
-            val kept = minOf(2, count)
-            hidden.between((count - kept) * size).get(tail, (2 - kept) * size, kept * size)
+            val kept = minOf(Pace.MOST_ROWS, count)
+            tail.copyInto(tail, 0, kept * size)
+            hidden.between((count - kept) * size).get(tail, tail.size - kept * size, kept * size)
             start += count
         }
         if (cancelled) throw Cancelled(start)
         val head = model.head?.takeIf { rows > 0 } ?: return emptyList()
-        head.score(tail, rows)
-        val logits = head.logits.buffer.duplicate()
-        return this.rows.take(rows).onEach { logits.get(it) }
+        val first = Pace.MOST_ROWS - rows
+        for (done in 0 until rows step NpuHead.MOST_ROWS) {
+            val count = minOf(NpuHead.MOST_ROWS, rows - done)
+            head.score(tail, first + done, count)
+            val logits = head.logits.buffer.duplicate()
+            for (row in done until done + count) logits.get(this.rows[row])
+        }
+        return this.rows.take(rows)
     }
 
     /** An NPU multiplies what lies behind the text by 0 instead of leaving it out, and 0 times NaN is no 0. */

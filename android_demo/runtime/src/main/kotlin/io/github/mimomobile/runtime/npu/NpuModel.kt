@@ -137,7 +137,7 @@ internal class NpuModel(
     /** Where the nodes of the smallest window are; rows of the embedding are looked up on the CPU. */
     fun placement(): Map<String, Int> {
         hidden(IntArray(1), 0, 1, 0, npu.windows.last())
-        head?.score(FloatArray(2 * hiddenSize), 1)
+        head?.score(FloatArray(hiddenSize), 0, 1)
         val found = (layers + listOfNotNull(head?.piece)).map { it.placement() }.flatMap { it.entries }.groupBy({ it.key }, { it.value })
         return (found.mapValues { it.value.sum() } + (CPU to 1 + found[CPU].orEmpty().sum())).toSortedMap()
     }
@@ -151,23 +151,28 @@ internal class NpuModel(
 
 /** The last norm and the matrix of the vocabulary on an NPU. */
 internal class NpuHead(private val model: NpuModel) {
-    val piece: NpuPiece = model.piece("head", listOf(2, 1))
+    val piece: NpuPiece = model.piece("head", listOf(MOST_ROWS, 1))
 
     /** Tokens that get logits. */
     val logitsSize: Int = piece.width("logits")
-    private val normed = model.rows(2, model.hiddenSize)
+    private val normed = model.rows(MOST_ROWS, model.hiddenSize)
 
     /** Logits of the last rows. */
-    val logits: FloatRows = model.rows(2, logitsSize)
+    val logits: FloatRows = model.rows(MOST_ROWS, logitsSize)
 
     init {
         piece.bind("x", normed::tensor)
         piece.bind("logits", logits::tensor)
     }
 
-    /** Puts into [logits] those of the last [rows] of two hidden states. */
-    fun score(tail: FloatArray, rows: Int) {
-        normed.buffer.duplicate().put(tail, (2 - rows) * model.hiddenSize, rows * model.hiddenSize)
+    /** Puts into [logits] those of [rows] of [states], from row [first] on; at most [MOST_ROWS]. */
+    fun score(states: FloatArray, first: Int, rows: Int) {
+        normed.buffer.duplicate().put(states, first * model.hiddenSize, rows * model.hiddenSize)
         piece.run(rows)
+    }
+
+    companion object {
+        /** The larger of the two windows that it is compiled for. */
+        const val MOST_ROWS: Int = 2
     }
 }

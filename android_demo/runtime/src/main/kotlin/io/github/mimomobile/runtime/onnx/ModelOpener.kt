@@ -7,6 +7,7 @@ import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.NpuMode
 import io.github.mimomobile.runtime.Speculation
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.decode.Pace
 import io.github.mimomobile.runtime.devices.KeptVerdict
 import io.github.mimomobile.runtime.devices.LayerTimes
 import io.github.mimomobile.runtime.devices.MemoryCheck
@@ -91,7 +92,7 @@ internal class ModelOpener(
         val threads = if (provider == ExecutionProvider.CPU) threads() else config.threads
         val chosen = config.copy { this.provider = provider; cacheFolder = cache; this.threads = threads }
         val runtime = OrtRuntime(chosen, memory, leastKeptBytes, progress)
-        val trunk = CachedGraph(runtime, trunkFile(), context, OrtBackend.MOST_ROWS, profiled = true, common = beside?.cache) {
+        val trunk = CachedGraph(runtime, trunkFile(), context, Pace.MOST_ROWS, profiled = true, common = beside?.cache) {
             memory.fits("KV cache of $context tokens", it)
         }
         val layer = try {
@@ -158,7 +159,7 @@ internal class ModelOpener(
                     " leave it out, or compile again with --context",
             )
         }
-        val drafts = config.speculation != Speculation.OFF
+        val drafts = config.speculation == Speculation.AUTO || config.speculation == Speculation.MTP
         memory.fits("the NPU's binaries", npu.weightBytes)
         return NpuChoice(
             config,
@@ -205,8 +206,11 @@ internal class ModelOpener(
 
     private fun openMtp(context: Int, runtime: OrtRuntime): OrtMtpLayer? {
         val file = File(folder, MTP)
-        if (config.speculation == Speculation.OFF || config.speculation == Speculation.AUTO && !file.isFile) return null
-        if (!file.isFile) throw noMtp(folder)
+        when (config.speculation) {
+            Speculation.OFF, Speculation.NGRAM -> return null
+            Speculation.AUTO -> if (!file.isFile) return null
+            Speculation.MTP -> if (!file.isFile) throw noMtp(folder)
+        }
         return try {
             val graph = CachedGraph(runtime, file, context, 1, setOf("hidden_states")) {
                 memory.fits("KV cache of the MTP layer", it)
@@ -214,13 +218,13 @@ internal class ModelOpener(
             OrtMtpLayer(graph, runtime)
         } catch (error: MimoException.MemoryFull) {
             if (config.speculation == Speculation.MTP) throw error
-            config.warn("Nothing is drafted, which is slower: ${error.message}.")
+            config.warn("The MTP layer drafts nothing, which is slower: ${error.message}.")
             null
         }
     }
 
     private fun noMtp(folder: File) =
-        MimoException.ModelLoad("$folder: no MTP layer; the checkpoint had none, take Speculation.AUTO or OFF")
+        MimoException.ModelLoad("$folder: no MTP layer; the checkpoint had none, take Speculation.AUTO, NGRAM or OFF")
 
     private fun trunkFile(): File {
         val name = if (config.kvCache == KvCache.INT8) "model.kv-int8.onnx" else "model.onnx"

@@ -5,6 +5,7 @@ import io.github.mimomobile.runtime.decode.Backend
 import io.github.mimomobile.runtime.decode.Cancelled
 import io.github.mimomobile.runtime.decode.MtpHead
 import io.github.mimomobile.runtime.decode.MtpLayer
+import io.github.mimomobile.runtime.decode.Pace
 import io.github.mimomobile.runtime.decode.medianSeconds
 import io.github.mimomobile.runtime.devices.LayerTimes
 
@@ -20,7 +21,7 @@ internal class OrtBackend(
     batch: Int = CachedGraph.BATCH_TOKENS,
 ) : Backend {
     private val hidden = FloatRows(runtime.environment, CachedGraph.BATCH_TOKENS, trunk.hiddenSize)
-    private val rows = List(MOST_ROWS) { FloatArray(trunk.logitsSize) }
+    private val rows = List(Pace.MOST_ROWS) { FloatArray(trunk.logitsSize) }
 
     @Volatile
     private var cancelled = false
@@ -48,8 +49,8 @@ internal class OrtBackend(
             if (!cancelled) throw error
         }
         if (cancelled) throw Cancelled(done)
-        // One row where the last chunk has one; with drafts it always has two.
-        val first = minOf(MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
+        // Fewer rows where the last chunk has fewer; with drafts it has as many as are asked for.
+        val first = minOf(Pace.MOST_ROWS, (ids.size - 1) % CachedGraph.BATCH_TOKENS + 1) - rows
         val logits = trunk.logits.buffer.duplicate().between(first * trunk.logitsSize)
         return this.rows.take(rows).onEach { logits.get(it) }
     }
@@ -80,11 +81,6 @@ internal class OrtBackend(
         val head = mtp ?: return trunk.run(ids, start, count, position)
         trunk.run(ids, start, count, position, CachedGraph.Others(outputs = mapOf(HIDDEN to hidden.tensor(count))))
         head.observe(position, ids, start, count, hidden.buffer.duplicate())
-    }
-
-    companion object {
-        /** Rows of logits: a token's and its draft's. */
-        const val MOST_ROWS: Int = 2
     }
 }
 

@@ -80,6 +80,17 @@ class DecoderTest {
     }
 
     @Test
+    fun `what few runs cost tells what those between them cost`() {
+        val backend = Chunks()
+        val costs = Costs.measure(backend, 8)
+        assertEquals(setOf(1, 2, 4, 8), backend.runs.map { it.count() }.toSet())
+        assertEquals(8, costs.rowsS.size)
+        assertEquals((costs.rowsS[1] + costs.rowsS[3]) / 2, costs.rowsS[2], 1e-12)
+        assertEquals((3 * costs.rowsS[3] + costs.rowsS[7]) / 4, costs.rowsS[4], 1e-12)
+        assertEquals(2, Costs.measure(backend, 2).rowsS.size)
+    }
+
+    @Test
     fun `who ends a generation that is over leaves the next alone`() {
         val backend = Chunks()
         val decoder = Decoder(backend, "chunks", Speculation.OFF)

@@ -104,6 +104,23 @@ class GenerationParityTest {
     fun `tokens, texts, cache and drafts are Python's with the MTP layer`() = parity(Speculation.MTP, load = ::onCpu)
 
     @Test
+    fun `tokens, texts, cache and drafts are Python's with prompt lookup`() = parity(Speculation.NGRAM, load = ::onCpu)
+
+    @Test
+    fun `they are Python's with prompt lookup in pieces for an NPU, and in its prompts alone, too`() {
+        parity(Speculation.NGRAM, load = ::inPieces)
+        parity(Speculation.NGRAM, load = inSplit(nanoPrompts))
+    }
+
+    @Test
+    fun `prompt lookup's drafts are often right, and change no text`() {
+        val cases = golden("generation")
+        val (off, ngram) = listOf("off", "ngram").map { mode -> cases.filter { it.text("speculate") == mode } }
+        assertEquals(off.map { it.ints("ids").toList() }, ngram.map { it.ints("ids").toList() })
+        assertTrue(ngram.sumOf { it.int("accepted_tokens") } > 100)
+    }
+
+    @Test
     fun `they are Python's in pieces for an NPU, too`() = parity(Speculation.OFF, load = ::inPieces)
 
     @Test
@@ -119,5 +136,6 @@ class GenerationParityTest {
     fun `they are Python's when numbers are too large for float16, with drafts and without`() {
         parity(Speculation.OFF, "hot", ::onHot)
         parity(Speculation.MTP, "hot", ::onHot)
+        parity(Speculation.NGRAM, "hot", ::onHot)
     }
 }

@@ -15,9 +15,10 @@ import org.junit.Test
 class SpeculatorTest {
     private var now = 0L
 
-    /** A layer that always drafts token 7, in so many seconds. */
+    /** A layer that drafts [token], in so many seconds; tests change it, so that no text repeats itself. */
     private inner class Layer(var seconds: Double = 0.0) : MtpLayer {
-        override val draftIds = intArrayOf(5, 7)
+        var token = 7
+        override val draftIds get() = intArrayOf(5, token)
         override val hiddenSize = 1
         val reads = mutableListOf<Triple<List<Float>, List<Int>, Int>>()
 
@@ -35,29 +36,30 @@ class SpeculatorTest {
 
     /** Share of steps with a draft, when drafts are right with some probability. */
     private fun drafted(mode: Speculation, costs: Costs, right: Double, steps: Int = 2000): Double {
-        val head = MtpHead(Layer(costs.draftS), 8)
+        val layer = Layer(costs.draftS)
+        val head = MtpHead(layer, 8)
         val generation = generation()
-        val speculator = Speculator(mode, head, costs) { now }.also { it.begin() }
+        val speculator = Speculator(mode, head, costs) { now }.also { it.begin(IntArray(0)) }
         val random = Random(0)
         var drafts = 0
         for (position in 1..steps) {
+            layer.token = 10 * position
             head.observe(position - 1, intArrayOf(0), 0, 1, FloatBuffer.allocate(1))
-            val draft = speculator.propose(generation, position, 0)
+            val draft = speculator.propose(generation, position, 0, 1)
             val hit = random.nextDouble() < right
-            val drafted = draft != Generation.END
-            if (drafted) drafts++
-            speculator.follow(if (hit) 7 else 5)
-            speculator.learn(drafted, hit, if (drafted) costs.verifyS else costs.stepS)
+            if (draft.drafter == Drafter.MTP) drafts++
+            speculator.follow(layer.token + if (hit) 0 else 1)
+            speculator.learn(draft, if (hit) draft.ids.size else 0, costs.rowsS[draft.ids.size])
         }
         return drafts.toDouble() / steps
     }
 
     @Test
     fun `drafts are made while they pay, and only then`() {
-        val cheap = Costs(stepS = 1.0, verifyS = 1.1, draftS = 0.05)
+        val cheap = Costs(listOf(1.0, 1.1), draftS = 0.05)
         assertTrue(drafted(Speculation.AUTO, cheap, right = 0.9) > 0.95)
         assertTrue(drafted(Speculation.AUTO, cheap, right = 0.0) < 0.1)
-        val dear = Costs(stepS = 1.0, verifyS = 1.5, draftS = 0.6)
+        val dear = Costs(listOf(1.0, 1.5), draftS = 0.6)
         assertEquals(0.0, drafted(Speculation.AUTO, dear, right = 1.0), 0.0)
         assertEquals(1.0, drafted(Speculation.MTP, dear, right = 0.0), 0.0)
     }
@@ -68,16 +70,17 @@ class SpeculatorTest {
         val generation = generation()
         repeat(tokens) {
             head.observe(0, intArrayOf(0), 0, 1, FloatBuffer.allocate(1))
-            follow(if (right) 7 else 5)
-            val drafted = propose(generation, 1, 0) != Generation.END
-            learn(drafted, drafted && right, if (drafted) costs.verifyS else costs.stepS)
+            follow(layer.token + if (right) 0 else 1)
+            layer.token += 10
+            val draft = propose(generation, 1, 0, 1)
+            learn(draft, if (right) draft.ids.size else 0, costs.rowsS[draft.ids.size])
         }
         return layer.reads.size - before
     }
 
     @Test
     fun `drafts that turn out to cost much are looked at rarely`() {
-        val costs = Costs(stepS = 0.001, verifyS = 0.0011, draftS = 0.00001)
+        val costs = Costs(listOf(0.001, 0.0011), draftS = 0.00001)
         val layer = Layer(seconds = 0.002) // whatever was measured before
         val head = MtpHead(layer, 8)
         val speculator = Speculator(Speculation.AUTO, head, costs) { now }
@@ -86,7 +89,7 @@ class SpeculatorTest {
 
     @Test
     fun `drafts that were held up are tried again`() {
-        val costs = Costs(stepS = 0.001, verifyS = 0.0011, draftS = 0.0004)
+        val costs = Costs(listOf(0.001, 0.0011), draftS = 0.0004)
         val layer = Layer(costs.draftS)
         val head = MtpHead(layer, 8)
         val speculator = Speculator(Speculation.AUTO, head, costs) { now }
@@ -101,6 +104,57 @@ class SpeculatorTest {
             speculator.drafts(layer, head, 400, costs)
             assertTrue(speculator.drafts(layer, head, 60, costs) > 40)
         }
+    }
+
+    /** What is drafted run after run when [next] follows [text]. */
+    private fun Speculator.looksUp(text: IntArray, next: IntArray, costs: Costs): List<List<Int>> {
+        val generation = generation()
+        begin(text)
+        val drafts = mutableListOf<List<Int>>()
+        var at = 0
+        while (at < next.size) {
+            val draft = propose(generation, text.size + at, 0, next.size - at)
+            drafts += draft.ids.toList()
+            val right = draft.ids.indices.takeWhile { draft.ids[it] == next[at + it] }.size
+            for (index in 0..minOf(right, next.size - at - 1)) follow(next[at + index])
+            learn(draft, right, costs.rowsS[draft.ids.size])
+            at += right + 1
+        }
+        return drafts
+    }
+
+    private val repeated = intArrayOf(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    private val flat = Costs(List(8) { 1.0 + 0.01 * it }, draftS = 0.0)
+
+    @Test
+    fun `prompt lookup drafts up to seven tokens, and no more than there is room for`() {
+        val drafts = Speculator(Speculation.NGRAM, null, flat).looksUp(repeated + intArrayOf(20), repeated, flat)
+        val expected = listOf(listOf(), listOf(), listOf(), listOf(4, 5, 6, 7, 8, 9, 10), listOf(12))
+        assertEquals(expected, drafts)
+    }
+
+    @Test
+    fun `it drafts by itself while that pays, with as many tokens as promise most`() {
+        val text = repeated + intArrayOf(20) + repeated
+        val following = (1..20).flatMap { listOf(20) + repeated.toList() }.toIntArray()
+        val drafts = Speculator(Speculation.AUTO, null, flat).looksUp(text, following, flat)
+        assertEquals(7, drafts[drafts.size - 3].size)
+        val dear = Costs(List(8) { 1.0 + it }, draftS = 0.0) // each row costs as much as a run
+        assertTrue(Speculator(Speculation.AUTO, null, dear).looksUp(text, following, dear).all { it.isEmpty() })
+        val pairs = Costs(List(8) { if (it < 2) 1.0 else 9.0 }, draftS = 0.0) // two rows are free
+        assertEquals(1, Speculator(Speculation.AUTO, null, pairs).looksUp(text, following, pairs).maxOf { it.size })
+    }
+
+    @Test
+    fun `drafts that are wrong are given up, and taken up again when they would be right`() {
+        val costs = Costs(List(8) { 1.0 + 0.4 * it }, draftS = 0.0)
+        val speculator = Speculator(Speculation.AUTO, null, costs)
+        val random = Random(0)
+        val noise = IntArray(3000) { random.nextInt(6) }
+        val late = speculator.looksUp(noise, noise.copyOf(400).map { (it + 1) % 6 }.toIntArray(), costs).takeLast(100)
+        assertTrue("$late", late.count { it.isNotEmpty() } < 30)
+        val again = speculator.looksUp(repeated, (1..21).flatMap { repeated.toList() }.toIntArray(), costs)
+        assertTrue("$again", again.takeLast(3).any { it.isNotEmpty() })
     }
 
     @Test

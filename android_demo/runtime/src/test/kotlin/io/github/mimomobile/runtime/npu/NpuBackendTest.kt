@@ -81,6 +81,18 @@ class NpuBackendTest {
     }
 
     @Test
+    fun `as many rows as are ever verified are those of runs of one`() = load().use { model ->
+        val backend = model.backend
+        backend.decode(ids.copyOf(300), 0)
+        val single = (300 until 308).map { backend.decode(intArrayOf(ids[it]), it).single().copyOf() }
+        for (rows in 3..8) {
+            val found = backend.decode(ids.copyOfRange(300, 300 + rows), 300, rows)
+            assertEquals(rows, found.size)
+            single.zip(found).forEach { (right, each) -> near(right, each) }
+        }
+    }
+
+    @Test
     fun `what is forgotten is in no cache any more, and the MTP layer's is emptied, too`() {
         val drafting = config.copy { speculation = Speculation.MTP }
         fun end(backend: Backend) = backend.decode(ids.copyOf(1), 200).single().copyOf() // it reads all before it, too

@@ -45,6 +45,14 @@ class OrtBackendTest {
     }
 
     @Test
+    fun `eight rows give what one after the other gives`() {
+        backend.decode(ids.copyOf(300), 0)
+        val each = (300 until 308).map { backend.decode(intArrayOf(ids[it]), it).single().copyOf() }
+        val all = backend.decode(ids.copyOfRange(300, 308), 300, 8)
+        each.zip(all).forEach { (alone, together) -> assertArrayEquals(alone, together, 2e-2f) }
+    }
+
+    @Test
     fun `drafts are ids of tokens`() {
         backend.decode(ids.copyOf(300), 0)
         val head = checkNotNull(backend.mtp)
