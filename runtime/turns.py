@@ -152,10 +152,13 @@ class Turns:
         """The backend, in a turn and a run of the caller's own that need no session.
 
         Raises:
+            Cancelled: It was cancelled while it waited for its turn.
             SessionError: The model is closed or busy.
         """
         turn = self.take(cancelled)
         try:
+            if turn.over:
+                raise Cancelled
             with self.running() as backend:
                 self.claim(None, backend)
                 yield backend
@@ -177,10 +180,10 @@ class Turns:
         with self._runs:
             if not process.is_ending():
                 self._in_run = True
-                self._thread = threading.get_ident()
                 try:
                     if cancelled is not None and cancelled.is_set():
-                        raise Cancelled
+                        raise Cancelled  # maybe in the queue: then the turn is another thread's
+                    self._thread = threading.get_ident()
                     backend = self.opened()
                     self._files.check()
                     yield backend

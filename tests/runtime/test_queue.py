@@ -72,6 +72,27 @@ def test_those_who_wait_come_in_order_and_get_what_each_would_get_alone(model: M
     assert order == [0, 1, 2, 3]
 
 
+def test_who_was_cancelled_in_the_queue_may_wait_again(model: Model) -> None:
+    reading, patient, asked = model.session().generate(IDS, GREEDY), model.session(), list[list[GeneratedToken]]()
+    next(reading)
+
+    def ask_twice() -> None:
+        asked.extend(list(patient.generate(IDS, GREEDY)) for _ in range(2))
+
+    thread = threading.Thread(target=ask_twice, daemon=True)
+    thread.start()
+    until(model, 1)
+    patient.cancel()
+    ends = time.monotonic() + 30
+    while len(asked) < 1 or len(model.turns._waiters) != 1:
+        assert thread.is_alive() and time.monotonic() < ends, "it was told that it would wait for itself"
+        time.sleep(0.001)
+    expected = [each.token_id for each in reading]
+    thread.join(30)
+    assert [each.finish_reason for each in asked[0]] == ["cancelled"]
+    assert [each.token_id for each in asked[1]][1:] == expected
+
+
 def test_who_is_cancelled_in_the_queue_leaves_it_and_the_others_go_on(model: Model) -> None:
     first = model.session().generate(IDS, GREEDY)
     next(first)
