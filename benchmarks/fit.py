@@ -79,15 +79,15 @@ def once(model: str, text: str) -> None:
     print(json.dumps({name: after[key] - before[key] for name, key in (("private", "RssAnon"), ("file", "RssFile"))}))
 
 
-def measured(layers: int, work: Path) -> list[Row]:
-    """All settings, with a model of so many layers."""
+def measured(layers: int, work: Path, most: int | None) -> list[Row]:
+    """All settings, or the first so many of each recipe, with a model of so many layers."""
     checkpoint = write_synthetic(work / f"layers-{layers}", layers=layers, force=True)
     out = work / f"out-{layers}"
     quantize_checkpoint(Source(checkpoint, checkpoint.name, None), out, list(SETTINGS), problems=0, effort="none")
     shutil.rmtree(checkpoint)
     environment, rows = {"MIMO_CACHE": str(work / "cache")}, list[Row]()
     for recipe, each in SETTINGS.items():
-        for settings in each:
+        for settings in each[:most]:
             text = json.dumps({"recipe": recipe, **settings})
             command = [sys.executable, "-m", "benchmarks.fit", "--once", out, text]
             run(command, environment)  # the first use tests kernels and fills the cache
@@ -105,11 +105,12 @@ def measured(layers: int, work: Path) -> list[Row]:
 @click.command()
 @click.option("--layers", default="2,8", show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), help="Folder with room for 20 GB [default: /tmp].")
+@click.option("--most", type=int, help="So many settings of each recipe [default: all].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def main(layers: str, work: Path | None, as_json: bool) -> None:
+def main(layers: str, work: Path | None, most: int | None, as_json: bool) -> None:
     """Print what was planned and what was taken."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        rows = [row for each in layers.split(",") for row in measured(int(each), Path(folder))]
+        rows = [row for each in layers.split(",") for row in measured(int(each), Path(folder), most)]
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
     else:
