@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimo_mobile import manifest
+from mimo_mobile.arguments import read_text
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.hub import Source, resolve
@@ -322,7 +323,7 @@ def _check_same_tokenizer(model: texts.Answering, told: Told) -> None:
     """
     if told.tokenizer is None:
         return
-    known = [texts.read_text(texts.TEXT), *(each.text for each in texts.prompts("evaluation"))]
+    known = [read_text(texts.TEXT), *(each.text for each in texts.prompts("evaluation"))]
     if any(model.tokenizer.encode(text) != told.tokenizer.encode(text) for text in known):
         raise BadArgumentError(f"{model.name}: its tokenizer cuts texts differently from the reference's; {SAME}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mimo_mobile import untrusted
+from mimo_mobile.arguments import read_text
 from mimo_mobile.errors import BadArgumentError, ContextFullError
 from mimo_mobile.progress import Progress, ProgressCallback, ignore
 
@@ -249,17 +249,3 @@ def own_answers(
             done += len(ids) + len(answer)
     progress(Progress(stage, tokens, tokens, unit="tokens"))
     return made
-
-
-def read_text(path: Path) -> str:
-    """The text in a file of the user's.
-
-    Raises:
-        BadArgumentError: It cannot be read, is too large, or is not UTF-8.
-    """
-    try:
-        return untrusted.read_text(path)
-    except OSError as error:
-        raise BadArgumentError(f"{path}: cannot be read: {error.strerror}; name a text file") from error
-    except ValueError as error:
-        raise BadArgumentError(f"{path}: {error}; a text file in UTF-8 expected") from error

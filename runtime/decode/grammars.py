@@ -125,10 +125,10 @@ class Grammars:
             return Matcher(compiled.deep_copy(), self._tokenizer)
 
     def _compiled(self, structure: Structure) -> LLMatcher:
-        from llguidance import LLTokenizer
+        from llguidance import LLTokenizer, TokenizerWrapper
 
         if self._vocabulary is None:
-            self._vocabulary = LLTokenizer(_Vocabulary(self._tokenizer))  # type: ignore[arg-type]
+            self._vocabulary = LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)))
         engine, problem = self._tried(structure)
         if engine is None and structure.kind == "schema":
             place, problem = self._place(json.loads(structure.text), problem)
@@ -175,9 +175,9 @@ class Grammars:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance takes it."""
+    """A tokenizer as llguidance's wrapper takes it."""
 
-    is_tokenizer_wrapper, bos_token_id = True, None
+    bos_token_id = None
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         special = {number: name.encode() for name, number in tokenizer.special_tokens.items()}

@@ -223,9 +223,11 @@ class CompletionRequest(TextRequest):
     """How many of the likeliest tokens are told of each place, with their probabilities by the model alone."""
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[str | list[int]]:
         """All texts that go on, as they were given."""
-        return [self.prompt] if isinstance(self.prompt, str) or isinstance(self.prompt[0], int) else self.prompt  # type: ignore[return-value]
+        parts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        ids = [each for each in parts if isinstance(each, int)]
+        return [ids] if ids else [each for each in parts if not isinstance(each, int)]
 
     @model_validator(mode="after")
     def _tells_of_what_follows(self) -> CompletionRequest:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mimo_mobile import untrusted
 from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.untrusted import printable
 
@@ -99,3 +101,17 @@ def check_text(text: str, place: str = "text") -> None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         raise BadArgumentError(f"{place}: U+{code:04X} found at {error.start}, which is no character") from error
+
+
+def read_text(path: Path) -> str:
+    """The text in a file of the user's.
+
+    Raises:
+        BadArgumentError: It cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        return untrusted.read_text(path)
+    except OSError as error:
+        raise BadArgumentError(f"{path}: cannot be read: {error.strerror}; name a text file") from error
+    except ValueError as error:
+        raise BadArgumentError(f"{path}: {error}; a text file in UTF-8 expected") from error

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from mimo_mobile import byte_size, untrusted
-from mimo_mobile.errors import BadArgumentError, MimoMobileError
+from mimo_mobile import byte_size
+from mimo_mobile.arguments import read_text
+from mimo_mobile.errors import MimoMobileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -192,20 +193,13 @@ def structure_of(options: dict[str, Any]) -> Structure | None:
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(f'--{name}' for name in given)} exclude each other; give one of them")
-    for name, value in given.items():
-        if name == "choice":
-            return Structure.choice(value.split(","))
-        return Structure(name, _text_of(value) if isinstance(value, Path) else value)  # type: ignore[arg-type]
-    return None
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return untrusted.read_text(path)
-    except OSError as error:
-        raise BadArgumentError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BadArgumentError(f"{path}: {error}") from error
+    makers: dict[str, Callable[[Any], Structure]] = {
+        "schema": lambda file: Structure.schema(read_text(file)),
+        "regex": Structure.regex,
+        "choice": lambda texts: Structure.choice(texts.split(",")),
+        "grammar": lambda file: Structure.grammar(read_text(file)),
+    }
+    return next((makers[name](value) for name, value in given.items()), None)
 
 
 def load_options(command: Command) -> Command:
