@@ -34,10 +34,10 @@ ANSWERED_BY = "answered_by"
 """Under this name it says which server's model gave these answers; without it, the quantized model gave them."""
 
 
-PLAIN_TOKENS = 192
+PLAIN_TOKENS = 64
 """So many tokens of our text are read where weights are only rounded: enough for scales of the int8 cache."""
 
-PLAIN_MARGIN = 1.6
+PLAIN_MARGIN = 2.0
 """So much larger than what these tokens show are those scales, since other texts go farther (docs/performance.md)."""
 
 
