@@ -36,6 +36,12 @@ THRESHOLDS ?=
 # Quick tests wait for one core most of the time; those of a file share what they make.
 BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# Long ones of what no library's version changes: our own files, processes, signals, threads and drafts. What they call of
+# libraries, others call, too.
+OWN := $(patsubst %,tests/%.py,runtime/decode/test_speculation runtime/test_ends runtime/test_turns runtime/test_soak test_ends \
+	test_cache test_hostile test_hostile_documents test_hostile_manifests quantize/test_ends quantize/test_gate \
+	quantize/test_kept_work quantize/test_redone)
+
 help:  ## what there is
 	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,9 +54,9 @@ quantize: $(VENV)/.installed  ## checkpoint → GGUF and ONNX int4, scored, with
 test: $(VENV)/.installed-dev  ## the quick tests, offline, a few minutes
 	@$(BIN)/python -m pytest $(BESIDE) -m "not slow and not arm and not gpu and not android"
 
-test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests, but for drafts, with the lowest versions that pyproject.toml allows
+test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests of what calls libraries, with the lowest versions that pyproject.toml allows
 	@MIMO_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest $(BESIDE) -m "not slow and not arm and not gpu and not android and not newest" \
-		tests/*.py tests/convert tests/quantize tests/runtime --ignore=tests/runtime/decode/test_speculation.py
+		$(filter-out $(OWN),$(wildcard tests/*.py)) tests/convert tests/quantize tests/runtime $(OWN:%=--ignore=%)
 
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
@@ -75,6 +81,8 @@ test-android: $(VENV)/.installed-dev android  ## the Kotlin library on the JVM, 
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh lint build/android
 	@$(BIN)/python -m tools.npu_fixture "$(OUT)/mimo-nano" build/android/npu
 	@$(BIN)/python -m tools.hot_fixture build/android/hot
+	@rm -rf build/android/gguf && $(BIN)/python -m tools.gguf_fixture "$(OUT)/mimo-nano" build/android/gguf
+	@$(BIN)/python -m tools.conversation_fixture "$(OUT)/mimo-nano" build/android/conversations
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test build/android "$(OUT)/mimo-nano"
 	@MIMO_ANDROID_BUILD="$(abspath build/android)" $(BIN)/python -m pytest -m android
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh test-release build/android "$(OUT)/mimo-nano"
@@ -164,7 +172,7 @@ $(LOWEST_VENV)/.installed: pyproject.toml setup.py quantize/kernels.c tools/setu
 	@bash tools/setup.sh "$(LOWEST_VENV)" lowest "$(VENV)/wheels"
 	@touch $@
 
-$(LLAMA_SERVER)/.built: tools/llama_server.sh $(VENV)/.installed-dev
+$(LLAMA_SERVER)/.built: tools/llama_server.sh tools/llama_sparingly.cmake $(VENV)/.installed-dev
 	@bash tools/llama_server.sh "$(LLAMA_SERVER)" "$(abspath $(BIN))/python"
 	@touch $@
 
@@ -176,7 +184,7 @@ $(GPU_ROOT)/.ready: tools/gpu.sh $(VENV)/.installed-dev
 	@bash tools/gpu.sh "$(GPU_ROOT)" "$(abspath $(BIN))/python"
 	@touch $@
 
-$(PHONE_TOOLS)/.built: tools/phone_tools.sh | $(VENV)/.installed
+$(PHONE_TOOLS)/.built: tools/phone_tools.sh tools/llama_sparingly.cmake | $(VENV)/.installed
 	@bash tools/phone_tools.sh "$(PHONE_TOOLS)" "$(abspath $(BIN))/python"
 	@touch $@
 

@@ -15,4 +15,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "mimo-mobile"
-include(":app", ":runtime")
+include(":app", ":runtime", ":onnx", ":llama")

@@ -30,6 +30,8 @@ from mimo_mobile.quantize.recipes import recipe_named
 from mimo_mobile.runtime import load
 from tests import smollm
 
+CALIBRATION = TEXTS / "calibration.txt"
+
 CONTEXT = 512
 
 
@@ -66,9 +68,11 @@ FORMS: Mapping[str, tuple[bool, Recorder | None]] = {
 """By name, whether scales are in units, and what pieces are recorded on; what is on none is the ONNX folder itself."""
 
 
-def rows(checkpoint: Checkpoint, yardstick: Yardstick, effort: Effort, work: Path) -> Iterator[tuple[str, Divergence]]:
+def rows(
+    checkpoint: Checkpoint, yardstick: Yardstick, effort: Effort, work: Path, calibration: Path = CALIBRATION
+) -> Iterator[tuple[str, Divergence]]:
     """What each form loses, with its name."""
-    given = Given(effort, texts_for(checkpoint, TEXTS / "calibration.txt"), ours=False)
+    given = Given(effort, texts_for(checkpoint, calibration), ours=False)
     recipes = [dataclasses.replace(recipe_named("int4_b32"), in_units=each) for each in (False, True)]
     calibrator = Calibrator(checkpoint, given, recipes, work / "kept")
     folders, forms = [], []

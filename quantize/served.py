@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Literal
 
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """So many problems a server is asked at the same time; one that has too much to do says so, or lets them wait."""
+
+LOOK_S = 0.5
+"""Python sees a Ctrl-C that came just before it began to wait only when that wait ends, so that none is longer."""
 
 TOLD = {"prompt": 20, "next": 512}
 """So many of the likeliest tokens a server is asked for: vLLM allows 20 unless its operator says otherwise."""
@@ -250,9 +253,12 @@ def answer_all(
                 pool.submit(_reply, served, problem, _config(seed, place, max_tokens)): place
                 for place, problem in enumerate(problems)
             }
-            for task in as_completed(places):
-                replies[places[task]] = task.result()
-                progress(Progress(stage, len(replies), len(problems), unit="problems"))
+            left = set(places)
+            while left:
+                done, left = wait(left, LOOK_S, FIRST_COMPLETED)
+                for task in done:
+                    replies[places[task]] = task.result()
+                    progress(Progress(stage, len(replies), len(problems), unit="problems"))
         except BaseException:  # Ctrl-C among them
             served.endpoint.close()
             pool.shutdown(wait=False, cancel_futures=True)

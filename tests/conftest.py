@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# As the command `mimo` has it: of two threads of OpenBLAS, which wait actively for each other, a small matrix takes
+# many times as long as of one when there is other work. It reads this when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from mimo_mobile.convert.checkpoint import Checkpoint
 from mimo_mobile.convert.model import convert_checkpoint
 from mimo_mobile.hub import Source, resolve

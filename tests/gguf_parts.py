@@ -108,7 +108,7 @@ class File:
         with path.open("wb") as file:
             file.write(made)
             start = -(-len(made) // self.alignment) * self.alignment
-            if 0 <= offset < 1 << 32:
+            if 0 <= offset < 1 << 33:
                 file.truncate(start + offset - self.short)
         return path
 

@@ -1,4 +1,4 @@
-"""What `make android` built, as Android and Maven will read it: the debug APK and the library's AAR."""
+"""What `make android` built, as Android and Maven will read it: the debug APK and the library's AARs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import struct
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -16,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from android_demo.packaging.project import ROOT, Project, read_project
+from android_demo.packaging.project import MODULES, ROOT, Project, read_project
 from tests.schemas import check_text
 
 pytestmark = pytest.mark.android
 
-PAGE_BYTES = 16384
 PERMISSIONS = {
     f"android.permission.{name}"
     for name in ("FOREGROUND_SERVICE", "FOREGROUND_SERVICE_SPECIAL_USE", "POST_NOTIFICATIONS", "WAKE_LOCK")
@@ -136,9 +134,10 @@ def test_the_release_is_shrunk_and_keeps_what_is_looked_up_by_name(build: Path, 
     classes = re.findall(r"Class descriptor +: 'L([^']*);'", disassembled(release))
     demo, runtime = "io/github/mimomobile/demo/", "io/github/mimomobile/runtime/"
     assert {f"{demo}MimoApp", f"{demo}chat/ChatActivity", "ai/onnxruntime/OrtSession"} <= set(classes)
-    assert [name for name in classes if name.startswith(runtime)] == []
+    kept = {name for name in classes if name.startswith(runtime)}  # what JNA asks for the names of fields and methods
+    assert {name.rpartition("/")[0] for name in kept} == {f"{runtime}llama"} and f"{runtime}llama/LlamaApi" in kept
     assert [name for name in classes if "elemetry" in name and name.startswith("ai/")] == []
-    assert "io.github.mimomobile.runtime.OnnxEngine -> " in (build / "mimo-mobile-release-mapping.txt").read_text()
+    assert "io.github.mimomobile.runtime.Engine -> " in (build / "mimo-mobile-release-mapping.txt").read_text()
     with zipfile.ZipFile(release) as shrunk, zipfile.ZipFile(apk) as whole:
         assert shrunk.getinfo("classes.dex").file_size < whole.getinfo("classes.dex").file_size / 2
         same = [name for name in whole.namelist() if name.startswith(("lib/", "assets/"))]
@@ -148,11 +147,12 @@ def test_the_release_is_shrunk_and_keeps_what_is_looked_up_by_name(build: Path, 
         assert found and {line.replace(".", "/") for line in found} <= set(classes)
 
 
-def test_what_is_public_in_the_library_is_what_its_dump_says(build: Path) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_public_in_the_library_is_what_its_dump_says(build: Path, module: str) -> None:
     jars = [*build.glob("api/*.jar"), *build.glob("lib/kotlin-stdlib-*.jar")]
     dump = ["java", "-cp", os.pathsep.join(map(str, jars)), str(ROOT / "packaging/DumpApi.java")]
-    said = run(*dump, build / "apk/runtime.jar")
-    assert said == (ROOT / "runtime/api/runtime.api").read_text(), (
+    said = run(*dump, build / f"apk/{module}.jar")
+    assert said == (ROOT / module / f"api/{module}.api").read_text(), (
         "`android_demo/build.sh api build/android` writes it anew"
     )
 
@@ -168,35 +168,6 @@ def test_what_is_looked_up_by_name_is_there(apk: Path, dex: str) -> None:
         factories = archive.read("META-INF/services/kotlinx.coroutines.internal.MainDispatcherFactory").decode()
     for name in factories.split():
         assert f"'L{name.replace('.', '/')};'" in dex
-
-
-def test_native_libraries_can_be_mapped_by_pages_of_either_size(apk: Path, project: Project) -> None:
-    abis = project.settings["abis"].split(",")
-    assert set(abis) == {"arm64-v8a", "x86_64"}
-    with zipfile.ZipFile(apk) as archive:
-        libraries = [info for info in archive.infolist() if info.filename.endswith(".so")]
-        names = {info.filename for info in libraries}
-        assert names == {f"lib/{abi}/lib{name}.so" for abi in abis for name in ("onnxruntime", "onnxruntime4j_jni")}
-        for info in libraries:
-            assert info.compress_type == zipfile.ZIP_STORED, info.filename
-            assert data_offset(apk, info) % PAGE_BYTES == 0, info.filename
-            assert min(load_alignments(archive.read(info))) >= PAGE_BYTES, info.filename
-
-
-def data_offset(apk: Path, info: zipfile.ZipInfo) -> int:
-    with apk.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name, extra = struct.unpack("<HH", file.read(4))
-    return info.header_offset + 30 + int(name) + int(extra)
-
-
-def load_alignments(elf: bytes) -> list[int]:
-    """`p_align` of the segments that the linker maps, of a 64-bit ELF file."""
-    assert elf[:5] == b"\x7fELF\x02"
-    (at,) = struct.unpack_from("<Q", elf, 32)
-    size, count = struct.unpack_from("<HH", elf, 54)
-    headers = [struct.unpack_from("<IIQQQQQQ", elf, at + index * size) for index in range(count)]
-    return [header[7] for header in headers if header[0] == 1]
 
 
 def test_onnx_runtime_is_of_the_version_that_gradle_takes(apk: Path, project: Project) -> None:
@@ -240,46 +211,59 @@ def test_tests_for_devices_go_with_the_app(build: Path, apk: Path, project: Proj
     assert certificates[0] and certificates[0] == certificates[1]
 
 
-def test_the_aar_holds_the_library_and_its_rules(build: Path, project: Project) -> None:
-    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as archive:
+@pytest.mark.parametrize("module", MODULES)
+def test_an_aar_holds_its_module_and_the_rules(build: Path, project: Project, module: str) -> None:
+    with zipfile.ZipFile(build / "maven" / f"{project.stem(module)}.aar") as archive:
         root = ElementTree.fromstring(archive.read("AndroidManifest.xml"))
-        assert root.get("package") == project.settings["library.namespace"]
+        assert root.get("package") == project.settings[f"{module}.namespace"]
         android = "{http://schemas.android.com/apk/res/android}"
         assert [element.attrib for element in root.iter("uses-sdk")] == [
             {f"{android}minSdkVersion": project.versions["minSdk"]}
         ]
-        assert archive.read("proguard.txt") == (ROOT / "runtime/consumer-rules.pro").read_bytes()
+        assert archive.read("proguard.txt") == (ROOT / module / "consumer-rules.pro").read_bytes()
         assert archive.read("R.txt") == b""
         with zipfile.ZipFile(io.BytesIO(archive.read("classes.jar"))) as jar:
             classes = [name for name in jar.namelist() if name.endswith(".class")]
-            assert {"MimoEngine.class", "android/AndroidDevice.class"} <= {
-                name.removeprefix("io/github/mimomobile/runtime/") for name in classes
+            kotlin = ROOT / module / "src/main/kotlin"
+            packages = {str(file.parent.relative_to(kotlin)) for file in kotlin.rglob("*.kt")}
+            assert {name.rpartition("/")[0] for name in classes} == packages
+            found = {
+                line for name in jar.namelist() if "/services/" in name for line in jar.read(name).decode().split()
             }
-            assert all(name.startswith("io/github/mimomobile/runtime/") for name in classes)
+            assert {f"{name.replace('.', '/')}.class" for name in found} <= set(classes)
+            assert bool(found) == (module != "runtime")
+            assert f"META-INF/{module}.kotlin_module" in jar.namelist()
             assert {jar.read(name)[6:8] for name in classes} == {b"\x00\x3d"}  # Java 17
 
 
-def test_the_aar_comes_with_all_sources(build: Path, project: Project) -> None:
-    kotlin = ROOT / "runtime/src/main/kotlin"
-    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}-sources.jar") as archive:
+@pytest.mark.parametrize("module", MODULES)
+def test_an_aar_comes_with_all_sources(build: Path, project: Project, module: str) -> None:
+    kotlin = ROOT / module / "src/main/kotlin"
+    with zipfile.ZipFile(build / "maven" / f"{project.stem(module)}-sources.jar") as archive:
         assert set(archive.namelist()) == {str(file.relative_to(kotlin)) for file in kotlin.rglob("*.kt")}
 
 
-def test_the_pom_names_what_the_library_needs(build: Path, project: Project) -> None:
-    root = ElementTree.parse(build / "maven" / f"{project.library_stem}.pom").getroot()
+@pytest.mark.parametrize("module", MODULES)
+def test_a_pom_names_what_its_module_needs(build: Path, project: Project, module: str) -> None:
+    root = ElementTree.parse(build / "maven" / f"{project.stem(module)}.pom").getroot()
     pom = {"": "http://maven.apache.org/POM/4.0.0"}
+    tags = ("groupId", "artifactId", "version", "scope", "type")
     found = {
-        ":".join(dependency.findtext(tag, "", pom) for tag in ("groupId", "artifactId", "version", "scope"))
+        ":".join(dependency.findtext(tag, "jar", pom) for tag in tags)
         for dependency in root.iterfind("dependencies/dependency", pom)
     }
-    assert found == {
-        f"org.jetbrains.kotlin:kotlin-stdlib:{project.versions['kotlin']}:compile",
-        f"org.jetbrains.kotlinx:kotlinx-coroutines-core:{project.versions['coroutines']}:compile",
-        f"com.microsoft.onnxruntime:onnxruntime-android:{project.versions['onnxruntime']}:runtime",
+    needed = {
+        "runtime": f"org.jetbrains.kotlinx:kotlinx-coroutines-core:{project.versions['coroutines']}:compile:jar",
+        "onnx": f"com.microsoft.onnxruntime:onnxruntime-android:{project.versions['onnxruntime']}:runtime:jar",
+        "llama": f"net.java.dev.jna:jna:{project.versions['jna']}:runtime:aar",
     }
+    own = f"io.github.mimomobile:mimo-mobile-runtime:{project.settings['library.version']}:compile:aar"
+    kotlin = f"org.jetbrains.kotlin:kotlin-stdlib:{project.versions['kotlin']}:compile:jar"
+    assert found == {kotlin, needed[module]} | ({own} if module != "runtime" else set())
+    assert root.findtext("artifactId", None, pom) == f"mimo-mobile-{module}"
     assert root.findtext("licenses/license/name", None, pom) == "Apache-2.0"
     for tag in ("name", "description"):
-        assert root.findtext(tag, None, pom) == project.settings[f"library.{tag}"]
+        assert root.findtext(tag, None, pom) == project.settings[f"{module}.{tag}"]
 
 
 def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -> None:
@@ -291,6 +275,7 @@ def test_what_was_fetched_has_the_versions_that_gradle_takes(project: Project) -
         "kotlinx-coroutines-core-jvm": "coroutines",
         "kotlinx-coroutines-android": "coroutines",
         "onnxruntime": "onnxruntime",
+        "jna": "jna",
         "junit": "junit",
     }.items():
         found = {name.split(":")[2] for name in fetched if name.split(":")[1] == artifact}
@@ -315,7 +300,7 @@ def test_the_example_in_the_readme_compiles_against_the_aar(build: Path, project
     text = (ROOT / "README.md").read_text()
     found = re.search(r"```kotlin\n(.*?)```", text, re.DOTALL)
     assert found, "no example"
-    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as aar:
+    with zipfile.ZipFile(build / "maven" / f"{project.stem('runtime')}.aar") as aar:
         aar.extract("classes.jar", tmp_path)
     imports = ["android.content.Context", "android.util.Log", "java.io.File"]
     imports += [f"io.github.mimomobile.runtime.{name}" for name in ("*", "android.AndroidDevice")]

@@ -53,8 +53,12 @@ def project() -> Project:
 
 @pytest.fixture(scope="module")
 def library(build: Path, project: Project) -> str:
-    """The manifest in the AAR."""
-    with zipfile.ZipFile(build / "maven" / f"{project.library_stem}.aar") as archive:
+    """The manifest in the AAR of :onnx."""
+    return manifest_of(build / "maven" / f"{project.stem('onnx')}.aar")
+
+
+def manifest_of(aar: Path) -> str:
+    with zipfile.ZipFile(aar) as archive:
         return archive.read("AndroidManifest.xml").decode()
 
 

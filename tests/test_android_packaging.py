@@ -15,6 +15,7 @@ from android_demo.packaging.apk import model
 from android_demo.packaging.archive import Member, write_archive
 from android_demo.packaging.classfile import JAVA_8, ClassFile
 from android_demo.packaging.project import ROOT, read_project
+from android_demo.packaging.services import services
 from android_demo.packaging.undex import undex
 
 
@@ -57,6 +58,17 @@ def test_archives_are_the_same_each_time_and_stored_on_boundaries(tmp_path: Path
         kinds = [info.compress_type for info in archive.infolist()]
     assert kinds == [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_STORED]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_services_of_several_jars_become_one_list_and_licences_stay(tmp_path: Path) -> None:
+    for name, found in {"one": "a.A\n", "two": "b.B\na.A", "three": "c.C\n"}.items():
+        service = "META-INF/services/x.Y" if name != "three" else "META-INF/services/x.Z"
+        licence = Member(f"META-INF/licenses/{name}", name.encode())
+        write_archive(tmp_path / name, [Member(service, found.encode()), Member("META-INF/other", b""), licence])
+    merged = services(tmp_path / name for name in ("one", "two", "three"))
+    lists = [("x.Y", b"a.A\nb.B\n"), ("x.Z", b"c.C\n")]
+    assert [(each.name[18:], each.data) for each in merged[:2]] == lists
+    assert [each.data for each in merged[2:]] == [b"one", b"three", b"two"]
 
 
 def test_a_model_is_bundled_without_what_npus_were_given(tmp_path: Path) -> None:

@@ -83,10 +83,10 @@ def test_a_header_that_never_ends_is_given_up_soon(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 4000) + text("x") + element)
         file.truncate(1 << 40)  # a hole
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(ModelLoadError, match="a key without a name"):
         GgufHeader(path)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_inspect_shows_any_architecture(tiny_gguf: Path, tmp_path: Path) -> None:

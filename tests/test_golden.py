@@ -14,7 +14,7 @@ from mimo_mobile import inspection
 from mimo_mobile.hub import Source
 from mimo_mobile.layout import read_npu_settings
 from mimo_mobile.quantize.pipeline import quantize_checkpoint
-from tools import golden, hot_fixture, loop_cases, npu_fixture
+from tools import golden, hot_fixture, loop_cases, npu_fixture, structure_cases, tool_cases
 
 ANDROID = Path(__file__).parent.parent / "android_demo"
 
@@ -31,6 +31,8 @@ def stored(name: str) -> str:
         ("sampling", golden.sampling),
         ("text", golden.texts),
         ("loops", loop_cases.cases),
+        ("tools", tool_cases.cases),
+        ("structures", structure_cases.cases),
     ],
 )
 def test_pure_functions_give_what_is_stored(name: str, make: Callable[[], list[golden.Case]]) -> None:
@@ -52,10 +54,12 @@ def test_ids_of_the_full_vocabulary_are_those_that_are_stored(tmp_path: Path) ->
     assert golden.to_text(cases) == stored("tokenization_qwen2_5")
 
 
+@pytest.mark.slow
 def test_nano_in_int4_answers_what_is_stored_also_when_its_numbers_are_large(nano: Source, tmp_path: Path) -> None:
-    quantize_checkpoint(nano, tmp_path / "out", [golden.RECIPE], problems=0)
+    quantize_checkpoint(nano, tmp_path / "out", [golden.RECIPE, golden.GGUF_RECIPE], problems=0)
     hot_fixture.write(tmp_path / "hot")
     assert golden.to_text(golden.generations(tmp_path / "out", tmp_path / "hot")) == stored("generation")
+    assert golden.to_text(golden.answers(tmp_path / "out")) == stored("answers")
 
 
 def test_pieces_for_tests_without_an_npu_are_those_that_would_be_compiled(nano: Source, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def outcomes(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
 
 
 def test_a_sample_of_hostile_files_ends_in_an_error_or_an_answer(tmp_path: Path) -> None:
-    assert {each["status"] for each in outcomes(tmp_path, "--every", "41", "--flips", "3")} <= {0, 1, 2}
+    assert {each["status"] for each in outcomes(tmp_path, "--every", "97", "--flips", "1")} <= {0, 1, 2}
 
 
 @pytest.mark.slow

@@ -81,6 +81,7 @@ def test_llama_cpp_and_onnx_runtime_compute_transformers_logits(nano_gguf: Path,
             assert np.abs(session.logits(ids) - expected["logits"]).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_part_of_the_problems_is_answered(nano: Source, nano_onnx: Path) -> None:
     problems = list(evaluate.problems_of_kinds(evaluate.read_problems(nano.path), 110))
     score = evaluate.score(answering.answer_all(nano_onnx, problems))

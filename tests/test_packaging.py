@@ -43,6 +43,7 @@ def test_the_public_names_are_few_and_there() -> None:
         assert getattr(mimo_mobile, name) is not None
 
 
+@pytest.mark.slow
 def test_a_wheel_of_the_sources_holds_code_kernels_schemas_and_nano_and_nothing_else(tmp_path: Path) -> None:
     build = "import sys, setuptools.build_meta as build; print(build.build_sdist(sys.argv[1]))"
     made = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=ROOT, check=True, capture_output=True, text=True)

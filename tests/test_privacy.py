@@ -136,7 +136,7 @@ COMMANDS: dict[str, list[str]] = {
     "convert to GGUF": ["convert", "{tiny}", "{out}/x.gguf", "--to", "gguf"],
     "convert to ONNX": ["convert", "{tiny}", "{out}/x-onnx", "--to", "onnx"],
     "quantize, score, answer": [
-        "quantize", "nano", "--out", "{out}", "--recipe", "q8_0,int4_b32", "--problems", "11",
+        "quantize", "nano", "--out", "{out}", "--recipe", "q8_0,int4_b32", "--problems", "2",
     ],
     "run GGUF": ["run", "{gguf}", "12 + 30", "--max-tokens", "8"],
     "run ONNX": ["run", "{onnx}", "12 + 30", "--max-tokens", "8"],

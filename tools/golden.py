@@ -27,14 +27,17 @@ from mimo_mobile.runtime.text.detokenizer import Detokenizer
 from mimo_mobile.runtime.text.stop_strings import StopStrings
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
 from mimo_mobile.runtime.text.tokenizer import Segment, TextTokenizer
-from tools import format_cases, hot_fixture, loop_cases
+from tools import answer_cases, format_cases, hot_fixture, loop_cases, structure_cases, tool_cases
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 
-RECIPE = "int4_b32"
-"""What generation.json is made with."""
+RECIPE, GGUF_RECIPE = "int4_b32", "q4_0"
+"""What generation.json is made with, on ONNX Runtime and on llama.cpp."""
 
 HOT_REQUESTS = 4
+
+GGUF_REQUESTS = (0, 3, 4, 5, 6, 9, 11, 12, 16)
+"""Those of the requests that llama.cpp answers: turns, budgets, stop strings, a long prompt, samples."""
 
 Case = dict[str, Any]
 
@@ -239,14 +242,26 @@ def _requests() -> list[tuple[list[Message], GenerationConfig]]:
 def generations(nano: Path, hot: Path) -> list[Case]:
     """What MiMo-nano in int4 answers, turn after turn in one session: without drafts, and with each drafter's.
 
-    ``hot`` is what ``hot_fixture`` writes, which answers a few requests only.
+    ``nano`` has both recipes. ``hot`` is what ``hot_fixture`` writes, which answers a few requests only.
     """
+    every = _requests()
+    models = (
+        ("nano", nano, RECIPE, every),
+        ("hot", hot, RECIPE, every[:HOT_REQUESTS]),
+        ("nano-gguf", nano, GGUF_RECIPE, [every[index] for index in GGUF_REQUESTS]),
+    )
     cases: list[Case] = []
-    for name, folder, requests in (("nano", nano, _requests()), ("hot", hot, _requests()[:HOT_REQUESTS])):
+    for name, folder, recipe, requests in models:
         for speculate in ("off", "mtp", "ngram"):
-            with load(folder, recipe=RECIPE, cache=False, threads=1, speculate=speculate) as session:
+            with load(folder, recipe=recipe, cache=False, threads=1, speculate=speculate) as session:
                 cases += [_generated(session, name, speculate, *request) for request in requests]
     return cases
+
+
+def answers(nano: Path) -> list[Case]:
+    """Answers of MiMo-nano that keep to structures, and calls, on both engines."""
+    found = answer_cases.answers("nano", nano, RECIPE)
+    return [*found, *answer_cases.answers("nano-gguf", nano, GGUF_RECIPE)]
 
 
 def _generated(session: Model, model: str, speculate: str, messages: list[Message], config: GenerationConfig) -> Case:
@@ -285,12 +300,13 @@ def to_text(cases: Iterable[Case]) -> str:
     "--full-vocabulary", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Qwen2.5's tokenizer.json"
 )
 def main(model: Path, full_vocabulary: Path | None) -> None:
-    """Write the files; MODEL is what `mimo quantize nano --recipe int4_b32` wrote."""
+    """Write the files; MODEL is what `mimo quantize nano --recipe int4_b32 --recipe q4_0` wrote."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         hot = Path(work) / "hot"
         hot_fixture.write(hot)
         generated = generations(model, hot)
+        answered = answers(model)
     made = {
         "tokenization_nano": tokenization(resolve("nano").path / "tokenizer.json"),
         "unicode": unicode_classes(),
@@ -298,8 +314,11 @@ def main(model: Path, full_vocabulary: Path | None) -> None:
         "sampling": sampling(),
         "text": texts(),
         "loops": loop_cases.cases(),
+        "tools": tool_cases.cases(),
+        "structures": structure_cases.cases(),
         "formats": format_cases.cases(),
         "generation": generated,
+        "answers": answered,
     }
     if full_vocabulary:
         made["tokenization_qwen2_5"] = tokenization(full_vocabulary)

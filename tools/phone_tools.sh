@@ -4,6 +4,7 @@
 # cmake. PHONE_ARCH: what they may use of the CPU; the default runs on phones whose big cores are of 2018 or later.
 set -euo pipefail
 out=$1 python=$2 log=$1/build.log arch=${PHONE_ARCH:-armv8.2-a+dotprod+fp16}
+sparingly=$(realpath "$(dirname "$0")/llama_sparingly.cmake")
 for program in gcc g++ strip; do
     if ! command -v aarch64-linux-gnu-$program >/dev/null; then
         echo "aarch64-linux-gnu-$program is needed to build for phones: sudo apt install g++-aarch64-linux-gnu" >&2
@@ -26,7 +27,7 @@ build() {
         -DCMAKE_FIND_ROOT_PATH_MODE_LIBRARY=ONLY -DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY
         -DCMAKE_EXE_LINKER_FLAGS=-static -DBUILD_SHARED_LIBS=OFF
         -DGGML_NATIVE=OFF "-DGGML_CPU_ARM_ARCH=$arch" -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF
-        -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_USE_PREBUILT_UI=OFF
+        "-DCMAKE_PROJECT_llama.cpp_INCLUDE=$sparingly" -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_USE_PREBUILT_UI=OFF
         # Else llama.cpp takes the commit of the repository around its sources, ours, for its own.
         -DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=llama-cpp-python-$version")
     for part in TESTS EXAMPLES SERVER APP UI; do options+=("-DLLAMA_BUILD_$part=OFF"); done

@@ -87,6 +87,8 @@ build_llama() {
         return 1
     fi
     echo "Building llama-cpp-python from source: this takes 4 to 15 minutes on two cores, once (log: $venv/llama-build.log)" >&2
+    # shellcheck source=tools/without_amx.sh
+    source "$(dirname "$0")/without_amx.sh"
     # Only the library: no multimodal part, no server, tools, examples or TLS.
     export CMAKE_ARGS="${CMAKE_ARGS:-} -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=OFF \
 -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF"

@@ -61,6 +61,7 @@ android {
         unitTests.all {
             it.environment("ORT_DISABLE_TELEMETRY", "1")
             it.jvmArgs("--add-opens=java.base/java.io=ALL-UNNAMED")
+            it.systemProperty("mimo.llama", providers.gradleProperty("mimo.llama").getOrElse(""))
             it.systemProperty("mimo.golden", rootDir.resolve("../tests/golden").path)
             it.systemProperty("mimo.model", rootDir.resolve(providers.gradleProperty("mimo.model").getOrElse("../out/mimo-nano")).path)
         }
@@ -115,11 +116,13 @@ androidComponents {
 }
 
 dependencies {
-    implementation(project(":runtime"))
+    implementation(project(":onnx"))
+    implementation(project(":llama"))
     implementation(libs.kotlinx.coroutines.android)
 
     testImplementation(libs.junit)
     testImplementation(libs.robolectric)
     // The same classes with native libraries for the computer that runs the tests.
     testImplementation(libs.onnxruntime.jvm)
+    testImplementation(libs.jna)
 }

@@ -10,7 +10,7 @@ import org.objectweb.asm.commons.ClassRemapper;
 import org.objectweb.asm.commons.Remapper;
 
 /**
- * Packs classes with names that DEX and R8 take: {@code PlainNames FOLDER OUTPUT.jar}.
+ * Packs classes with names that DEX and R8 take: {@code PlainNames OUTPUT.jar FOLDER…}.
  *
  * <p>Kotlin lets the names of tests be sentences, and puts these into the names of what is in them. Whatever else than
  * letters, digits, _ and $ is in a name becomes _.
@@ -35,8 +35,15 @@ final class PlainNames extends Remapper {
     }
 
     public static void main(String[] arguments) throws Exception {
-        var folder = Path.of(arguments[0]);
-        try (var zip = new ZipOutputStream(Files.newOutputStream(Path.of(arguments[1]))); var files = Files.walk(folder)) {
+        try (var zip = new ZipOutputStream(Files.newOutputStream(Path.of(arguments[0])))) {
+            for (int index = 1; index < arguments.length; index++) {
+                pack(Path.of(arguments[index]), zip);
+            }
+        }
+    }
+
+    private static void pack(Path folder, ZipOutputStream zip) throws Exception {
+        try (var files = Files.walk(folder)) {
             for (var file : (Iterable<Path>) files.filter(each -> each.toString().endsWith(".class")).sorted()::iterator) {
                 var writer = new ClassWriter(0);
                 new ClassReader(Files.readAllBytes(file)).accept(new ClassRemapper(writer, new PlainNames()), 0);

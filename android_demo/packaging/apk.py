@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from android_demo.packaging.archive import Member, write_archive
+from android_demo.packaging.services import LICENSES, SERVICES
 
 PAGE_BYTES = 16384  # the larger of the two page sizes that Android has
 WORD_BYTES = 4  # Android maps resources.arsc and reads it in place
@@ -28,14 +29,14 @@ def classes(archive: Path) -> Iterator[Member]:
 
 
 def services(archive: Path) -> Iterator[Member]:
-    """What Java's ServiceLoader looks for; coroutines find Android's main thread so."""
-    return _members(archive, "META-INF/services/")
+    """What Java's ServiceLoader looks for, which finds Android's main thread and our engines so; and licences."""
+    return _members(archive, SERVICES, LICENSES)
 
 
-def _members(archive: Path, start: str) -> Iterator[Member]:
+def _members(archive: Path, *starts: str) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as source:
         for name in sorted(source.namelist()):
-            if name.startswith(start) and not name.endswith("/"):
+            if name.startswith(starts) and not name.endswith("/"):
                 yield Member(name, source.read(name))
 
 
@@ -78,11 +79,11 @@ def main() -> None:
     parser.add_argument("classes", type=Path, help="what D8 or R8 wrote")
     kinds = {"services": services, "jni": native_libraries, "model": model, "assets": assets}
     for name in kinds:
-        parser.add_argument(f"--{name}", type=Path)
+        parser.add_argument(f"--{name}", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
     members = [*resources(arguments.linked), *classes(arguments.classes)]
     for name, members_of in kinds.items():
-        if (source := getattr(arguments, name)) is not None:
+        for source in getattr(arguments, name):
             members += members_of(source)
     write_archive(arguments.output, members)
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# Read by build.sh: Google's lint over the app and the library, without an SDK. Its checks of API levels need a file that
+# Read by build.sh: Google's lint over the app and the libraries, without an SDK. Its checks of API levels need a file that
 # only the SDK has (api-versions.xml), and do nothing here; all others work.
 
 lint_app() { # every warning is an error, as in Gradle's builds; lint.xml says what is not asked, and why
@@ -12,12 +12,12 @@ lint_app() { # every warning is an error, as in Gradle's builds; lint.xml says w
     java_classes "$folder/java.jar"
     describe_project >"$folder/project.xml"
     once "$folder/report.txt" run_lint "$folder/report.txt" "$folder/project.xml" "$here/lint.xml" "$folder/sdk" \
-        "$work"/{app,runtime}.xml "$work/names.jar" "$work/runtime.jar" "$app/res" "$app/kotlin" "$sources/main/kotlin"
+        "$work/app.xml" "${library_jars[@]/%.jar/.xml}" "$work/names.jar" "${library_jars[@]}" "$app/res" "$app/kotlin" \
+        "${modules[@]/#/$here/}"
 }
 
 run_lint() { # run_lint REPORT PROJECT CONFIG SDK …
-    # The first compiler only: lint is over before the second one would pay.
-    ANDROID_USER_HOME="${1%/*}/home" java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$cache/lint-tools/*" \
+    ANDROID_USER_HOME="${1%/*}/home" java "${brief[@]}" -cp "$cache/lint-tools/*" \
         com.android.tools.lint.Main --quiet --offline -Werror --exitcode --fullpath --text "$1" --project "$2" \
         --config "$3" --sdk-home "$4" || { cat "$1" >&2; exit 1; }
 }
@@ -44,9 +44,9 @@ java_classes() { # java_classes OUTPUT: Java's own, which android-all lacks; wit
 
 describe_project() { # lint's project.xml
     echo '<project>'
-    local classpath=$work/lint/java.jar:$android_libraries:$work/runtime.jar
-    # Of the library what touches Android. The rest is plain Kotlin, of which lint knows nothing.
-    module runtime true "$sources/main/kotlin" '*/android/*.kt' "$classpath"
+    local each classpath=$work/lint/java.jar:$android_libraries:$(joined "${library_jars[@]}")
+    # Of the libraries what touches Android. The rest is plain Kotlin, of which lint knows nothing.
+    for each in "${modules[@]}"; do module "$each" true "$here/$each/src/main/kotlin" '*/android/*.kt' "$classpath"; done
     module app false "$app/kotlin" '*.kt' "$classpath:$work/names.jar" "$app/res"
     echo '</project>'
 }

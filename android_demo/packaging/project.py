@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "mimo."
+MODULES = ("runtime", "onnx", "llama")
+"""The library's modules, each after what it needs."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,10 @@ class Project:
     bundles: dict[str, list[str]]
     settings: dict[str, str]
 
-    @property
-    def library_stem(self) -> str:
-        """The path of the library's files in a Maven repository, without what follows the version."""
-        group, artifact, version = (self.settings[f"library.{name}"] for name in ("group", "artifact", "version"))
+    def stem(self, module: str) -> str:
+        """The path of a module's files in a Maven repository, without what follows the version."""
+        group, version = self.settings["library.group"], self.settings["library.version"]
+        artifact = self.settings[f"{module}.artifact"]
         return f"{group.replace('.', '/')}/{artifact}/{version}/{artifact}-{version}"
 
 
@@ -56,8 +58,9 @@ def _settings(file: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Prints versions and settings, `name=value` each."""
+    """Prints modules, versions and settings, `name=value` each."""
     project = read_project()
+    print(f"modules={' '.join(MODULES)}")
     for name, value in {**project.versions, **project.settings}.items():
         print(f"{name}={value}")
 

@@ -12,7 +12,7 @@ group = setting("library.group")
 version = setting("library.version")
 
 android {
-    namespace = setting("library.namespace")
+    namespace = setting("runtime.namespace")
     compileSdk = libs.versions.compileSdk.get().toInt()
 
     defaultConfig {
@@ -36,12 +36,14 @@ android {
         lintConfig = rootDir.resolve("lint.xml")
     }
 
+    sourceSets {
+        // What the tests of several modules use.
+        named("test") { kotlin.srcDir(rootDir.resolve("runtime/src/testShared/kotlin")) }
+    }
+
     testOptions {
         unitTests.all {
-            it.environment("ORT_DISABLE_TELEMETRY", "1")
             it.systemProperty("mimo.golden", rootDir.resolve("../tests/golden").path)
-            it.systemProperty("mimo.npu", providers.gradleProperty("mimo.npu").getOrElse(rootDir.resolve("../build/android/npu").path))
-            it.systemProperty("mimo.hot", providers.gradleProperty("mimo.hot").getOrElse(rootDir.resolve("../build/android/hot").path))
             it.systemProperty("mimo.model", providers.gradleProperty("mimo.model").getOrElse(rootDir.resolve("../out/mimo-nano").path))
         }
     }
@@ -56,20 +58,17 @@ kotlin {
 
 dependencies {
     api(libs.bundles.runtime.api)
-    implementation(libs.bundles.runtime.implementation)
 
     testImplementation(libs.junit)
-    // The same classes with native libraries for the computer that runs the tests.
-    testImplementation(libs.onnxruntime.jvm)
 }
 
 publishing {
     publications {
         register<MavenPublication>("release") {
-            artifactId = setting("library.artifact")
+            artifactId = setting("runtime.artifact")
             pom {
-                name = setting("library.name")
-                description = setting("library.description")
+                name = setting("runtime.name")
+                description = setting("runtime.description")
                 licenses {
                     license {
                         name = setting("library.license")

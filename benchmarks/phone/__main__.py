@@ -151,8 +151,12 @@ def show_app(record: Record, app: Record) -> None:
     if app["failure"]:
         click.echo(f"The app did not measure all: {app['failure']['reason']}")
     if app["runs"]:
-        title = f"{record['model']['name']} by llama.cpp, {app['model']['name']} by ONNX Runtime in the app"
+        engine = str(app.get("backend")).split(",")[0]
+        title = f"{record['model']['name']} by llama.cpp, {app['model']['name']} by {engine} in the app"
         terminal.table(title, SIDE_BY_SIDE, demo.rows(record, app))
+    if compared := app.get("compared"):
+        title = f"All recipes of {app['model']['name']} in the app, in turn, medians"
+        terminal.table(title, demo.COMPARED, [demo.compared_row(each) for each in compared], left=2)
     if samples := app["soak"]:
         first, last = samples[0], samples[-1]
         click.echo(
@@ -231,17 +235,22 @@ def _say_plan(phone: Phone, job: Job, app: list[str]) -> None:
 @click.option("--app/--no-app", default=None, help="Measure the demo app, too. Without a word: where it is installed.")
 @click.option("--app-model", help="Which of the app's models; without it the one that the app has loaded.")
 @click.option("--soak", is_flag=True, help="Have the app compute for ten minutes instead, to see what heat does.")
+@click.option(
+    "--compare", is_flag=True, help="Have the app measure all recipes of its model, by both engines, in turn."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the table.")
 @click.option("--dry-run", is_flag=True, help="Check what is local, print the commands, and run none.")
 def main(
     model: Path, tools: Path, serial: str | None, adb: str, out: Path, depths: tuple[int, ...],
-    threads: tuple[int, ...], ignore_memory: bool, app: bool | None, app_model: str | None, soak: bool, as_json: bool,
-    dry_run: bool,
+    threads: tuple[int, ...], ignore_memory: bool, app: bool | None, app_model: str | None, soak: bool, compare: bool,
+    as_json: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL, a GGUF, on a phone: print a table, and write all there is to know to a JSON file in OUT."""
+    if soak and compare:
+        raise click.UsageError("--soak and --compare exclude each other: either takes the phone's whole time")
     try:
         job = steps.prepare(model, tools, depths, threads)
-        kind = "soak" if soak else "benchmark"
+        kind = "soak" if soak else "compare" if compare else "benchmark"
         if dry_run:
             return _say_plan(Phone(adb, serial or "SERIAL"), job, demo.start_words(kind, app_model) if app else [])
         phone = connect(adb, serial)

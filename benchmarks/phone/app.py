@@ -1,4 +1,4 @@
-"""The demo app on the phone: it measures the same rounds by ONNX Runtime, started over adb, and leaves a file.
+"""The demo app on the phone: it measures the same rounds by its own engines, started over adb, and leaves a file.
 
 The app keeps models of its own (docs/android.md); nothing is sent to it from here. Its screen must be on, and unlocked.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.phone.adb import Phone, PhoneError
 from mimo_mobile.progress import Progress, ProgressCallback
+from mimo_mobile.terminal import size
 
 PACKAGE = "io.github.mimomobile.demo"
 ACTIVITY = f"{PACKAGE}/.chat.ChatActivity"
@@ -23,6 +24,11 @@ SO_FAR = ".so-far"
 
 MODES = ("npu", "split", "cpu")
 """What computes: the NPU alone, prompts there and tokens on the CPU, or the CPU alone."""
+
+COMPARED = (
+    "recipe", "engine", "decode/s", "ratio", "prefill/s", "first token, s", "with drafts/s", "load, s", "RssAnon",
+    "peak RSS", "not measured",
+)  # fmt: skip
 
 POLL_S = 5.0
 LIMIT_S = 3600.0
@@ -46,9 +52,10 @@ def is_installed(phone: Phone) -> bool:
 
 
 def start_words(kind: str, model: str | None, mode: str | None = None) -> list[str]:
-    """The phone's command that starts a ``benchmark``, a ``soak`` or a ``selftest``, with this model or the loaded.
+    """The phone's command that starts a ``benchmark``, ``soak``, ``compare`` or ``selftest`` of a model.
 
-    A ``mode`` has the model loaded anew for what is to compute; without it the app's own settings decide.
+    Without a name it is the model that is loaded. A ``mode`` has it loaded anew for what is to compute; without one the
+    app's own settings decide.
     """
     chosen = ["--es", "model", model] if model else []
     chosen += ["--es", "mode", mode] if mode else []
@@ -124,11 +131,30 @@ def parse_record(text: str) -> Record:
             float(speed["prefill_tps"]), float(speed["decode_tps"])
         for sample in record["soak"]:
             float(sample["at_s"]), float(sample["decode_tps"])
+        for each in record.get("compared", []):
+            compared_row(each)
         return {**record, "model": {**record["model"], "name": str(record["model"]["name"])}}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise AppError(
             f"{PACKAGE} wrote no record of version 1 but {text[:80]!r}; install the app of this version"
         ) from error
+
+
+def compared_row(each: Record) -> tuple[str, ...]:
+    """A recipe of a comparison in the app: the medians of its turns, as ``COMPARED`` names them."""
+    found = each["medians"]
+    speeds = (("decode_tps", ".2f"), ("prefill_tps", ".2f"), ("first_token_s", ".2f"), ("drafted_tps", ".2f"))
+    decode, *others = (_number(found[key], how) for key, how in (*speeds, ("load_s", ".2f")))
+    memory = tuple(_number(found[key], "size") for key in ("peak_anon_bytes", "peak_rss_bytes"))
+    names, verdict = (str(each["recipe"]), str(each["engine"])), str(each["failure"] or "")[:200]
+    return *names, decode, _number(each["ratio"], ".2f"), *others, *memory, verdict
+
+
+def _number(value: object, how: str) -> str:
+    if value is None:
+        return "–"
+    number = float(str(value))
+    return size(int(number)) if how == "size" else f"{number:{how}}"
 
 
 def rows(record: Record, app: Record) -> list[tuple[str, ...]]:

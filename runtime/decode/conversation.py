@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimo_mobile.arguments import check
+from mimo_mobile.documents import MOST_INTEGER
 from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode import conversation_file
@@ -26,9 +27,6 @@ from mimo_mobile.runtime.text.thinking import Channel
 
 if TYPE_CHECKING:
     from mimo_mobile.runtime.decode.session import Session
-
-SEEDS = 2**64
-"""So many seeds there are."""
 
 
 class Conversation:
@@ -72,9 +70,10 @@ class Conversation:
         self.keep_thinking = bool(check("keep_thinking", keep_thinking, bool))
         self.when_full: WhenFull = check("when_full", when_full, WhenFull)
         self.dropped, self.draws = 0, 0
-        self.seed = secrets.randbelow(SEEDS) if self.config.seed is None else self.config.seed
+        self.seed = secrets.randbelow(conversation_file.SEEDS) if self.config.seed is None else self.config.seed
         self._turns: tuple[Turn, ...] = ()
-        self._cut: tuple[tuple[Turn, ...], Turn] | None = None  # a turn that was cut while it thought, after others
+        # An answer that was cut, the turns before its own, and how it was asked for.
+        self._cut: tuple[tuple[Turn, ...], Turn, GenerationConfig] | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -116,15 +115,15 @@ class Conversation:
     ) -> Generator[GeneratedToken, None, None]:
         """Stream the rest of the last answer, which was cut off; it becomes part of its turn.
 
-        An answer that was cut while it still thought is none yet, so that its turn comes only now. No file knows of
-        such a one.
+        An answer that was cut while it still thought is none yet, so that its turn comes only now. No file tells its
+        text, which ``restore`` takes.
 
         Raises:
             BadArgumentError: Nothing was answered yet, or ``config`` restricts what the answer must be.
             ContextFullError: As ``send``.
             SessionError: As ``send``.
         """
-        base, begun = self._cut or (self._turns[:-1], self._turns[self._place(-1)])
+        base, begun = self._cut[:2] if self._cut else (self._turns[:-1], self._turns[self._place(-1)])
         return self._ask(base, begun.question, config, constraint, begun)
 
     def edit(
@@ -178,19 +177,47 @@ class Conversation:
         """Write text, random numbers, and the keys and values that the next prompt begins with, to a file.
 
         The file appears whole or not at all, its owner alone may read it, and it replaces an earlier conversation.
-        What the prompt leaves out, such as earlier thinking, is not among the keys and values.
+        What the prompt leaves out, such as earlier thinking, is not among the keys and values. After an answer that was
+        cut, the next prompt is that of ``resume``, so that its thinking is among them.
 
         Raises:
+            BadArgumentError: A text has half a surrogate pair, which no file can be written with.
             DiskFullError: The disk is full.
             OutputExistsError: Something else than a saved conversation is there.
-            SessionError: The model is closed or busy, or was made of no files that are known.
+            SessionError: The model is closed or busy, or was made of no files that are known, or the conversation has
+                more text or turns than readers take.
         """
         conversation_file.save(self, Path(check("path", path, str | Path)))
 
-    def restore(self, turns: Sequence[Turn], dropped: int, seed: int, draws: int) -> None:
-        """Take over turns and random numbers of another conversation; the KV cache stays as it is."""
-        self._turns, self.dropped, self.seed, self.draws = tuple(turns), dropped, seed, draws
-        self._cut = None
+    def restore(
+        self,
+        turns: Sequence[Turn],
+        dropped: int = 0,
+        seed: int | None = None,
+        draws: int | None = None,
+        begun: Turn | None = None,
+    ) -> None:
+        """Take over turns and random numbers, such as those of a text that an app kept; the KV cache stays as it is.
+
+        Args:
+            turns: All there are, in place of the conversation's own.
+            dropped: How many of the oldest turns prompts leave out.
+            seed: What the random numbers of all answers come from; by default the conversation's own.
+            draws: How many answers were begun; by default as many as of the conversation.
+            begun: A question after them, and what was thought before its answer was cut: ``resume`` goes on with it.
+
+        Raises:
+            BadArgumentError: There are fewer turns than dropped ones, or ``draws`` is below 0 or 2^53 and above.
+        """
+        own = tuple(check("turns", turns, Sequence[Turn]))
+        seed = self.seed if seed is None else check("seed", seed, int)
+        draws = self.draws if draws is None else check("draws", draws, int)
+        if not 0 <= check("dropped", dropped, int) <= len(own):
+            raise BadArgumentError(f"dropped {dropped} found; from 0 to {len(own)} expected")
+        if not 0 <= draws <= MOST_INTEGER:
+            raise BadArgumentError(f"draws {draws} found; from 0 to {MOST_INTEGER} expected")
+        self._turns, self.dropped, self.seed, self.draws = own, dropped, seed, draws
+        self._cut = (own, begun, self.config) if begun else None
 
     def prompt(self, question: str, config: GenerationConfig | None = None) -> list[int]:
         """The token ids of the prompt that a question would get after the turns that are not dropped.
@@ -200,6 +227,18 @@ class Conversation:
             SessionError: The chat template refuses the messages.
         """
         return self._encoded(self._turns[self.dropped :], question, config or self.config)
+
+    def next_prompt(self) -> list[int]:
+        """The token ids of what the next prompt begins with: the rest of an answer that was cut, or a question.
+
+        Raises:
+            ContextFullError: A text alone fills the context.
+            SessionError: The chat template refuses the messages.
+        """
+        if self._cut is None:
+            return self.prompt("")
+        base, begun, config = self._cut
+        return self._encoded(base[self.dropped :], begun.question, config, begun)
 
     def _place(self, turn: int) -> int:
         count = len(self._turns)
@@ -233,13 +272,13 @@ class Conversation:
         if own.callable_tools:
             raise BadArgumentError("a conversation's turns hold no tool calls; give generate the messages and tools")
         if config is None or config.seed is None:
-            own = replace(own, seed=(self.seed + self.draws) % SEEDS)
+            own = replace(own, seed=(self.seed + self.draws) % conversation_file.SEEDS)
         ids, dropped = self._fitted(base, question, own, begun)
         full = self.when_full == "stop" and len(ids) >= self.session.model.context_length
         said = Continued([Message("user", question)], begun.thinking, begun.answer) if begun else None
         tokens = _nothing(len(ids)) if full else self.session.answer(ids, own, constraint, said)
         channel: Channel = "thinking" if own.thinks and not (begun and begun.answer) else "answer"
-        return self._stream(self._turns, base, dropped, begun or Turn(question, "", ""), tokens, channel)
+        return self._stream(self._turns, base, dropped, begun or Turn(question, "", ""), tokens, channel, own)
 
     def _fitted(
         self, base: tuple[Turn, ...], question: str, config: GenerationConfig, begun: Turn | None
@@ -265,6 +304,7 @@ class Conversation:
         begun: Turn,
         tokens: Generator[GeneratedToken, None, None],
         channel: Channel,
+        config: GenerationConfig,
     ) -> Generator[GeneratedToken, None, None]:
         text = {"thinking": begun.thinking, "answer": begun.answer}
         with closing(tokens):
@@ -277,23 +317,31 @@ class Conversation:
                 for token in tokens:
                     text[token.channel] += token.text
                     if token.finish_reason is not None:
-                        self._keep(before, base, dropped, begun.question, text)
+                        self._keep(before, base, dropped, begun.question, text, config, token.finish_reason == "stop")
                     yield token
             except GeneratorExit:
-                self._keep(before, base, dropped, begun.question, text)
+                self._keep(before, base, dropped, begun.question, text, config, False)
                 raise
 
     def _keep(
-        self, before: tuple[Turn, ...], base: tuple[Turn, ...], dropped: int, question: str, text: dict[str, str]
+        self,
+        before: tuple[Turn, ...],
+        base: tuple[Turn, ...],
+        dropped: int,
+        question: str,
+        text: dict[str, str],
+        config: GenerationConfig,
+        whole: bool,
     ) -> None:
         """Make a turn of what was asked and answered, once; without an answer only ``resume`` knows of it."""
         if self._turns is not before:
             return
         turn = Turn(question, text["thinking"], text["answer"])
+        cut = (base, turn, config)
         if turn.answer.strip():
-            self._turns, self.dropped, self._cut = (*base, turn), dropped, None
+            self._turns, self.dropped, self._cut = (*base, turn), dropped, None if whole else cut
         elif turn.thinking:
-            self._cut = base, turn
+            self._cut = cut
 
 
 def _nothing(prompt: int) -> Generator[GeneratedToken, None, None]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mimo_mobile import documents, files, untrusted
 from mimo_mobile.documents import FileFormat, Value
-from mimo_mobile.errors import ContextFullError, ConversationError, OutputExistsError, SessionError
+from mimo_mobile.errors import BadArgumentError, ContextFullError, ConversationError, OutputExistsError, SessionError
 from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.exchange import WHEN_FULL, Turn
 from mimo_mobile.runtime.generation_config import GenerationConfig
@@ -45,7 +45,10 @@ DTYPES = {"u8": "|u1", "i8": "|i1", "i32": "<i4", "i64": "<i8", "f16": "<f2", "f
 MOST_WAITING = 64_000_000
 """Bytes of what waits for the MTP layer, at most."""
 
-_TOKENS = "tokens"
+SEEDS = 2**64
+"""So many seeds there are."""
+
+_TOKENS, _WAITING = "tokens", "head.ids"
 _LENGTHS = struct.Struct("<8sI")
 _DIGEST = hashlib.sha256().digest_size
 _ADVICE = "the file is damaged, or no conversation that MiMo Mobile saved"
@@ -73,32 +76,41 @@ def save(conversation: Conversation, path: Path) -> None:
     """Write a conversation to a file that its owner alone may read; an earlier conversation there is replaced.
 
     Raises:
+        BadArgumentError: A text has half a surrogate pair, which no file can be written with.
         DiskFullError: The disk is full.
         OutputExistsError: Something else than a conversation is there.
-        SessionError: The model is closed or busy, or was made of no files that are known.
+        SessionError: The model is closed or busy, or was made of no files that are known, or the conversation has more
+            text or turns than readers take.
     """
     if os.path.lexists(path) and not _is_conversation(path):
         raise OutputExistsError(f"{path}: it exists and is no saved conversation; name another file")
     session = conversation.session
-    tokens, state = session.kept(conversation.prompt(""))
+    tokens, state = session.kept(conversation.next_prompt())
     arrays: dict[str, NDArray[Any]] = {_TOKENS: np.array(tokens, np.int32), **(state.arrays if state else {})}
     types = {np.dtype(spelling): name for name, spelling in DTYPES.items()}
-    header = FORMAT.to_text(
+    said = conversation.turns  # another thread may change them
+    text = FORMAT.to_text(
         {
             "model": session.model.fingerprint(),
             "kv_bytes_per_token": session.model.turns.opened().kv_bytes_per_token,
             "system": conversation.system,
-            "turns": [asdict(each) for each in conversation.turns],
-            "dropped": conversation.dropped,
+            "turns": [asdict(each) for each in said],
+            "dropped": min(conversation.dropped, len(said)),
             "keep_thinking": conversation.keep_thinking,
             "when_full": conversation.when_full,
-            "seed": str(conversation.seed),
+            "seed": str(conversation.seed % SEEDS),
             "draws": conversation.draws,
             "arrays": [asdict(_Array(name, types[each.dtype], each.shape)) for name, each in arrays.items()],
         }
-    ).encode()
-    if len(header) > MOST_HEADER:
-        raise SessionError(f"{path}: not saved, the conversation has more than {MOST_HEADER / 1e6:g} MB of text")
+    )
+    try:
+        header = text.encode()
+    except UnicodeEncodeError as error:
+        raise BadArgumentError(f"{path}: not saved, a text of the conversation has half a surrogate pair") from error
+    if len(header) > MOST_HEADER or len(said) > MOST_TURNS:
+        raise SessionError(
+            f"{path}: not saved, the conversation has more than {MOST_HEADER / 1e6:g} MB of text or {MOST_TURNS} turns"
+        )
     with files.whole(path, force=True) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -147,8 +159,11 @@ class _Reader:
         self._check_size(session, arrays, count)
         kept = {each.name: self._array(each) for each in arrays}
         self._check_end()
-        tokens = kept.pop(_TOKENS).tolist()
-        if min(tokens) < 0 or max(tokens) >= session.model.tokenizer.size:
+        tokens, waiting = kept.pop(_TOKENS).tolist(), kept.get(_WAITING)
+        ids = tokens
+        if waiting is not None and waiting.dtype == np.int64:  # else the MTP layer refuses it
+            ids = [*tokens, *waiting.reshape(-1)[1:].tolist()]
+        if min(ids) < 0 or max(ids) >= session.model.tokenizer.size:
             self._refuse("an id found that is no token")
         try:
             session.adopt(tokens, BackendState(count, kept))
@@ -259,8 +274,8 @@ def _text_of(header: Value) -> tuple[str, tuple[Turn, ...], Mapping[str, Any]]:
 
 def _numbers_of(header: Value) -> tuple[int, int]:
     seed = header["seed"].text(20)
-    if not (seed.isascii() and seed.isdecimal()):
-        raise documents.DocumentError("seed: a whole number in decimal digits expected")
+    if not (seed.isascii() and seed.isdecimal() and int(seed) < SEEDS):
+        raise documents.DocumentError("seed: a whole number below 2^64 in decimal digits expected")
     return int(seed), header["draws"].integer()
 
 

@@ -178,7 +178,7 @@ class Session:
             turns.claim(self, backend)
             del self.tokens[common(self.tokens, ids) :]
             turns.claim(None, backend)
-        return list(self.tokens), self._kept
+            return list(self.tokens), self._kept  # before another thread goes on with them
 
     def adopt(self, tokens: Sequence[int], state: BackendState) -> None:
         """Go on from a copy of the keys and values of ``tokens``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 from mimo_mobile.errors import Cancelled, SessionError
 from mimo_mobile.runtime.backend import BackendState
 from mimo_mobile.runtime.decode.mtp_head import MtpHead
-from mimo_mobile.runtime.llama.context import ABORTED, Flag, LlamaContext, llama_log
+from mimo_mobile.runtime.llama.context import ABORTED, NOT_TAKEN, Flag, LlamaContext, llama_log
+from mimo_mobile.runtime.llama.state_check import arranged, parts_of_layers
 from mimo_mobile.runtime.shared import Use
 
 BATCH_TOKENS = 512
 MTP_BATCH_TOKENS = 128
 OUTPUT_ROWS = 64
 """A run gives at most so many rows of logits: room for 512 rows would take 311 MB."""
+
+_ORDER = "trunk.layers"
+"""The array that says in which order a copy of the trunk has its layers, where that is not their own."""
 
 
 class LlamaBackend:
@@ -31,6 +36,8 @@ class LlamaBackend:
         self.path, self.weights, self.context_length = path, weights, context_length
         self.hidden_size = context.hidden_size
         self.kv_bytes_per_token = 0
+        self.windows: Sequence[bool] = ()
+        """Of each layer of the trunk, whether llama.cpp keeps it in a cache of its own, as if it had a window."""
         self.mtp: MtpHead | None = None
         self._norm: NDArray[np.float32] = np.ones(context.hidden_size, np.float32)
 
@@ -104,6 +111,9 @@ class LlamaBackend:
         """A copy of the KV cache's first ``tokens`` positions, the MTP layer's included."""
         self._context.forget(tokens)
         arrays: dict[str, NDArray[Any]] = {"trunk": self._context.state()}
+        if any(self.windows):
+            order = [layer for part in parts_of_layers(self.windows) for layer in part]
+            arrays[_ORDER] = np.array(order, np.int32)
         return BackendState(tokens, arrays if self.mtp is None else arrays | self.mtp.state(tokens))
 
     def restore(self, state: BackendState) -> None:
@@ -114,9 +124,19 @@ class LlamaBackend:
         """
         if "trunk" not in state.arrays:
             raise SessionError("the state is not llama.cpp's; it belongs to an ONNX model")
-        self._context.restore(state.arrays["trunk"], state.tokens)
+        self._context.restore(self._trunk_of(state.arrays), state.tokens)
         if self.mtp is not None:
             self.mtp.restore(state.arrays, state.tokens)
+
+    def _trunk_of(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+        """The trunk's copy, with its layers in the parts that this context has."""
+        order = arrays.get(_ORDER, np.arange(len(self.windows), dtype=np.int32))
+        try:
+            if order.dtype != np.int32 or order.ndim != 1:
+                raise ValueError("an order of layers that is none")
+            return arranged(arrays["trunk"], order.tolist(), parts_of_layers(self.windows))
+        except (struct.error, ValueError) as error:
+            raise SessionError(f"{NOT_TAKEN} ({error})") from error
 
     def cancel(self) -> None:
         """Let llama.cpp stop before its next operation."""

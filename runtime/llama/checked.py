@@ -240,6 +240,13 @@ def _model(header: GgufHeader, architecture: str, values: dict[str, Any]) -> Ggu
     )
 
 
+def windows_of(header: GgufHeader, layers: int) -> tuple[bool, ...]:
+    """Of each of the trunk's layers, whether llama.cpp takes it for one with a window, by what it loads first."""
+    if header.value("general.architecture") != MTP_ARCHITECTURE:
+        return (False,) * layers
+    return tuple(header.truths(f"{MTP_ARCHITECTURE}.{_WINDOWS}")[:layers])
+
+
 def _check_attention(header: GgufHeader, model: GgufModel, values: dict[str, Any]) -> None:
     """Check what the attention's numbers must be to each other."""
     heads, kv_heads, head_dim = model.num_attention_heads, model.num_key_value_heads, model.head_dim

@@ -27,6 +27,8 @@ LONG = 400
 ABORTED = 2
 """The status that llama_decode returns after the abort callback stopped it."""
 
+NOT_TAKEN = "llama.cpp does not take the state: it is damaged, or of another model or KV cache"
+
 
 class Flag:
     """A flag that any thread can raise to end the computations that look at it."""
@@ -108,9 +110,7 @@ class LlamaContext:
             self._context, self._bytes_of(kept), kept.nbytes, 0
         )
         if not taken:
-            raise SessionError(
-                "llama.cpp does not take the state: it is of another model or KV cache, or made with another speculate"
-            )
+            raise SessionError(NOT_TAKEN)
 
     @staticmethod
     def _bytes_of(array: NDArray[np.uint8]) -> Any:

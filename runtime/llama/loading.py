@@ -18,7 +18,7 @@ from mimo_mobile.runtime.decode.mtp_head import MtpHead
 from mimo_mobile.runtime.decode.speculator import speculator_for
 from mimo_mobile.runtime.devices import first_use, memory
 from mimo_mobile.runtime.devices.first_use import Known, Way
-from mimo_mobile.runtime.llama.checked import reference_in
+from mimo_mobile.runtime.llama.checked import reference_in, windows_of
 from mimo_mobile.runtime.llama.context import llama_log
 from mimo_mobile.runtime.llama.needs import GgufNeeds
 from mimo_mobile.runtime.llama.opening import has_weights, open_mtp, open_trunk
@@ -75,7 +75,7 @@ def load_gguf(path: Path, config: LoadConfig, files: MappedFiles) -> Model:
     def way(name: str, repack: bool) -> Way[bool]:
         def start() -> tuple[Backend, bool]:
             opened = open_trunk(log, path, context_length, threads, kv_dtype, repack, mtp_path)
-            opened.kv_bytes_per_token = per_token
+            opened.kv_bytes_per_token, opened.windows = per_token, windows_of(drafter or header, model.layers)
             try:
                 if drafter is not None:
                     opened.draft_with(MtpHead(open_mtp(log, opened, threads, kv_dtype, tokenizer.size)), norm)

@@ -86,7 +86,7 @@ class CachedGraph:
         self._mask = np.ones((1, context_length), np.int64)
         self._ids = np.zeros((1, BATCH_TOKENS), np.int64)
         self._first_row = np.zeros(1, np.int64)
-        self.run_options = ort.RunOptions()
+        self.renew()
         self._binding = session.io_binding()
         self.bind_input(LOGITS_START, self._first_row)
         self.cache = cache or KvCache(ort, shapes, _on_gpu(session))  # kept, since a binding keeps nothing alive
@@ -97,6 +97,8 @@ class CachedGraph:
     def renew(self) -> None:
         """Give the next run options of its own: the flag that ended a run stays set in that run's options."""
         self.run_options = self._ort.RunOptions()
+        # The default, said: ONNX Runtime's Python code asks at each run, and throws and catches where nothing was said.
+        self.run_options.add_run_config_entry("gpu_graph_id", "0")
 
     def bind_input(self, name: str, array: NDArray[Any]) -> None:
         """Let runs read ``array``, which must stay where it is."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 from mimo_mobile.arguments import check, check_text
 from mimo_mobile.errors import BadArgumentError, SessionError
@@ -32,6 +33,9 @@ _SURROGATES = range(0xD800, 0xE000)
 
 _LONGEST_PROBLEM = 300
 """Characters of a template's own error message that ours shows."""
+
+_TEMPLATES: WeakKeyDictionary[TextTokenizer, tuple[str, ChatTemplate]] = WeakKeyDictionary()
+"""Each tokenizer's last template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def render(
     stand_ins = dict(zip(tokenizer.special_tokens, map(chr, _SURROGATES), strict=False))
     names = {ord(stand_in): name for name, stand_in in stand_ins.items()}
     try:
-        compiled = ChatTemplate(template, lambda text: _with_stand_ins(text, tokenizer, stand_ins))
+        compiled = _compiled(template, tokenizer, stand_ins)
         said, described = [each.to_json() for each in messages], [dict(each.described) for each in tools]
         segments = _rendered(compiled, said, described, names)
         if _names_in(segments, tokenizer):
@@ -160,6 +164,15 @@ def opening(tokenizer: TextTokenizer, thinking: bool, thought: str = "", answer:
         closed = tokenizer.segments(CLOSE_THINKING) if answer or not thinking else []
         begun = [*tokenizer.segments(f"{THINK_OPEN}\n"), Segment(thought), *closed]
     return [*begun, Segment(answer)] if answer else begun
+
+
+def _compiled(source: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> ChatTemplate:
+    """The template, as it was made for this tokenizer's last prompt: making it takes longer than most prompts."""
+    kept = _TEMPLATES.get(tokenizer)
+    if kept is None or kept[0] != source:
+        kept = source, ChatTemplate(source, lambda text: _with_stand_ins(text, tokenizer, stand_ins))
+        _TEMPLATES[tokenizer] = kept
+    return kept[1]
 
 
 def _with_stand_ins(text: str, tokenizer: TextTokenizer, stand_ins: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 from jinja2 import Environment, Template, TemplateError, nodes, pass_context
@@ -72,6 +73,7 @@ class ChatTemplate:
                 constant.value = text(constant.value)
         _change_body(tree, "body")
         self._tree = tree
+        self._code: CodeType | None = None
 
     def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         """The text that the template makes of messages.
@@ -89,8 +91,11 @@ class ChatTemplate:
         return "".join(template.root_render_func(template.new_context({"messages": messages, **variables})))
 
     def _compiled(self, budget: Budget) -> Template:
+        """The template with functions that spend ``budget``; its code is made once: it knows no budget."""
+        environment = _environment(budget)
         try:
-            return _environment(budget).from_string(self._tree)
+            self._code = self._code or environment.compile(self._tree)
+            return Template.from_code(environment, self._code, environment.make_globals(None))
         except (SyntaxError, RecursionError, MemoryError) as error:  # Python's, of what jinja2 made of the template
             raise TemplateError(f"it is nested too deeply for Python ({error})") from error
 

@@ -13,6 +13,7 @@ from mimo_mobile.errors import BadArgumentError
 from mimo_mobile.mimo7b import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mimo_mobile.runtime.structure import Structure
 from mimo_mobile.runtime.text.stop_strings import overlap
+from mimo_mobile.untrusted import parse_json
 
 CHOICES = ("auto", "none", "required")
 """What ``tool_choice`` may be beside the name of a tool."""
@@ -158,10 +159,10 @@ class ToolCalls:
 
 def _call(text: str) -> ToolCall | None:
     try:
-        match json.loads(text):
+        match parse_json(text):
             case {"name": str(name), "arguments": dict(arguments)}:
                 return ToolCall(name, arguments)
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     return None
 

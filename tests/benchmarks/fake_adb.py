@@ -99,19 +99,21 @@ def make_phone(folder: Path, scenario: str = "good") -> None:
 
 APP = "/sdcard/Android/data/io.github.mimomobile.demo/files/benchmarks"
 APP_RECORD = Path(__file__).with_name("app_record.json")
+COMPARISON = Path(__file__).with_name("app_comparison.json")
+"""What the app wrote under Robolectric, on a computer with both engines."""
 
 
 def install_app(folder: Path, behavior: str) -> None:
     """Give the phone a demo app, whose record is one that the real app wrote.
 
-    It behaves good, slow (its file comes at the third look), gone (Android ends it), failing (it has no such model) or
-    refused (it does not start).
+    It behaves good, comparing (its record is of a comparison), slow (its file comes at the third look), gone (Android
+    ends it), failing (it has no such model) or refused (it does not start).
     """
     files = folder / APP[1:]
     files.mkdir(parents=True, exist_ok=True)
     failing = {"record_version": 1, "failure": {"depth": 0, "reason": "no model is called large; there are mimo-nano"}}
     (folder / "failing.json").write_text(json.dumps(failing))
-    record = folder / "failing.json" if behavior == "failing" else APP_RECORD
+    record = {"failing": folder / "failing.json", "comparing": COMPARISON}.get(behavior, APP_RECORD)
     look = f'[ "$(grep -c pidof {folder}/looks 2>/dev/null)" = 2 ] && cp {record} {files}/bench-phone.json'
     scripts = {
         "pm": "echo package:/data/app/base.apk",

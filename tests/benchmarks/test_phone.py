@@ -250,6 +250,48 @@ def test_the_app_is_measured_beside_llama_cpp_where_it_is_installed(
     assert depths == ["0", "1024", "4096"]  # each engine's, whether the other has them or not
 
 
+def test_all_recipes_are_compared_in_the_app(setting: Setting) -> None:
+    fake_adb.install_app(setting.folder, "comparing")
+    result = setting.run("--depths", "0", "--compare", "--app-model", "mimo-nano")
+    assert result.exit_code == 0, result.output
+    written = json.loads(fake_adb.COMPARISON.read_text())
+    assert setting.record()["app"] == written
+    started = [call[3] for call in setting.calls() if call[2:3] == ["shell"] and call[3].startswith("am start")]
+    assert started == [shlex.join(app.start_words("compare", "mimo-nano"))]
+    assert "All recipes of mimo-nano in the app" in result.stdout
+    rows = [app.compared_row(each) for each in written["compared"]]
+    assert {row[1] for row in rows} == {"llama.cpp", "ONNX Runtime"} and rows[0][3] == "1.00"
+    for each, row in zip(written["compared"], rows, strict=True):
+        assert row[2] == f"{sorted(turn['decode_tps'] for turn in each['turns'])[1]:.2f}"
+        assert len(row) == len(app.COMPARED) and row[0] in result.stdout and row[2] in result.stdout
+
+
+def test_a_recipe_that_the_app_did_not_measure_has_a_row_with_the_reason() -> None:
+    each = json.loads(fake_adb.COMPARISON.read_text())["compared"][0]
+    each |= {"medians": dict.fromkeys(each["medians"]), "ratio": None, "turns": [], "failure": "no room for it"}
+    row = app.compared_row(each)
+    assert row[2:-1] == ("–",) * 8 and row[-1] == "no room for it"
+
+
+@pytest.mark.parametrize("compared", [[{}], [0], [{"recipe": "q4_0", "engine": "x", "medians": {}}], 5])
+def test_what_is_no_comparison_is_refused(compared: object) -> None:
+    record = json.loads(fake_adb.COMPARISON.read_text()) | {"compared": compared}
+    with pytest.raises(PhoneError, match="wrote no record of version 1"):
+        app.parse_record(json.dumps(record))
+
+
+def test_memory_without_an_end_is_refused() -> None:
+    record = json.loads(fake_adb.COMPARISON.read_text())
+    record["compared"][0]["medians"]["peak_rss_bytes"] = float("inf")
+    with pytest.raises(PhoneError, match="wrote no record of version 1"):
+        app.parse_record(json.dumps(record))
+
+
+def test_a_soak_and_a_comparison_exclude_each_other(setting: Setting) -> None:
+    result = setting.run("--soak", "--compare")
+    assert result.exit_code == 2 and "exclude each other" in result.output and not setting.calls()
+
+
 @pytest.mark.parametrize(
     ("behavior", "message"),
     [

@@ -87,7 +87,14 @@ def arrays(path: Path) -> dict[str, NDArray[Any]]:
     return {each.name: onnx.numpy_helper.to_array(each, str(path.parent)) for each in onnx.load(path).graph.initializer}
 
 
-@pytest.mark.parametrize("kinds", [("residual",), ("product",), ("scores",), ("activations", "scores")], ids="-".join)
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("activations", "scores"),
+        *(pytest.param((each,), marks=pytest.mark.slow) for each in ("residual", "product", "scores")),
+    ],
+    ids="-".join,
+)
 def test_float16_answers_hot_models_as_nano(
     hot: Callable[..., Source],
     questions: list[str],

@@ -85,8 +85,9 @@ def test_the_matrix_that_is_written_is_one_that_is_taken(tiny: Source, tmp_path:
     checkpoint = Checkpoint.open(tiny.path)
     quantize_checkpoint(tiny, tmp_path / "first", ["q4_k_m"], problems=0)
     matrix = tmp_path / "first" / IMPORTANCE
+    expected_of = statistics_of(checkpoint).mean_squares
     for name, values in read_importance(matrix, checkpoint.config).items():
-        np.testing.assert_allclose(values, statistics_of(checkpoint).mean_squares[name], rtol=1e-5)
+        np.testing.assert_allclose(values, expected_of[name], rtol=1e-5)
     made = quantize_checkpoint(tiny, tmp_path / "second", ["q4_k_m"], problems=0, importance=matrix)
     expected = tmp_path / "expected.gguf"
     known = calibration(read_importance(matrix, checkpoint.config))

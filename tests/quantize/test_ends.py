@@ -148,7 +148,9 @@ def test_a_full_disk_is_named_and_the_earlier_files_stay(tiny: Source, tmp_path:
     assert found and [entry.recipe for entry in found.entries] == ["int4_b32"], "what was to be replaced is struck out"
 
 
-@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE, (40,) * 2", "RLIMIT_AS, (4_000_000_000,) * 2"])
+@pytest.mark.parametrize(
+    "limit", ["RLIMIT_NOFILE, (40,) * 2", pytest.param("RLIMIT_AS, (4_000_000_000,) * 2", marks=pytest.mark.slow)]
+)
 def test_few_open_files_and_little_memory_are_enough(limit: str, tiny: Source, tmp_path: Path) -> None:
     said = limited(f"del works['synth']; resource.setrlimit(resource.{limit})", tiny.path, tmp_path)
     assert said == dict.fromkeys(("gguf", "onnx", "quantize"), "works")

@@ -78,7 +78,9 @@ def loss(x: NDArray[np.float32], difference: NDArray[np.float64]) -> float:
     ids=str,
 )
 def test_feedback_gives_gptqs_weights(blocks: Blocks, columns: int) -> None:
-    x, values = correlated(columns), weights(48, columns)
+    # Where two scales are nearly as good, rounding decides which is taken, and it differs between processors: of a few
+    # rows one unlucky scale is the larger part of what is lost, of many it is not.
+    x, values = correlated(columns), weights(2048, columns)
     levels, scales = feedback_of(x).quantize(values, blocks)
     made = levels * np.repeat(scales.astype(np.float64), blocks.size, axis=1)
     expected = gptq(values, x, blocks, scales)

@@ -238,6 +238,7 @@ def test_thresholds_that_say_something_else_are_an_error(tmp_path: Path, text: s
         read_thresholds(path)
 
 
+@pytest.mark.slow
 def test_what_lost_too_much_goes_aside_and_nothing_else_is_lost(nano: Source, tmp_path: Path) -> None:
     made = quantize_checkpoint(nano, tmp_path, ["q8_0", "q4_0", "int4_b32"], problems=5, limits=STRICT)
     assert [each.recipe for each in made.entries] == ["q8_0"]
@@ -286,6 +287,7 @@ def test_what_was_rejected_is_made_anew_by_force_or_with_another_effort(nano: So
     assert made.rejected and ggufs(tmp_path) == [f"{name}.rejected" for name in FILES]
 
 
+@pytest.mark.slow
 def test_a_score_on_other_problems_takes_nothing_back(nano: Source, tmp_path: Path) -> None:
     quantize_checkpoint(nano, tmp_path, ["q8_0", "q4_0"], problems=5, limits=STRICT)
     made = quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=4)
@@ -301,6 +303,7 @@ def test_a_run_that_was_killed_while_it_renamed_is_put_right(nano: Source, tmp_p
     assert made.rejected and ggufs(tmp_path) == [f"{name}.rejected" for name in FILES]
 
 
+@pytest.mark.slow
 def test_another_checkpoints_rejected_files_are_removed_by_force(nano: Source, tiny: Source, tmp_path: Path) -> None:
     quantize_checkpoint(nano, tmp_path, ["q4_0", "int4_b32"], problems=5, limits=STRICT)
     quantize_checkpoint(tiny, tmp_path, ["q8_0"], force=True)

@@ -148,7 +148,7 @@ def test_what_is_finished_stays_while_more_effort_is_calibrated(tiny: Source, tm
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")]
 
 
-@pytest.mark.parametrize("length", [12, 64])
+@pytest.mark.parametrize("length", [pytest.param(12, marks=pytest.mark.slow), 64])
 def test_a_short_context_is_calibrated_with_what_fits_in_it(tmp_path: Path, length: int) -> None:
     folder = write_tiny_checkpoint(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

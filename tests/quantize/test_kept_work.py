@@ -99,7 +99,7 @@ def uninterrupted(tiny: Source, text: Path, tmp_path_factory: pytest.TempPathFac
     [
         ("normal", "calibrate", 2),
         pytest.param("normal", "calibrate", LAYERS, marks=pytest.mark.slow),
-        ("high", "calibrate", 3),
+        pytest.param("high", "calibrate", 3, marks=pytest.mark.slow),
         pytest.param("none", "calibrate", 1, marks=pytest.mark.slow),
         ("normal", "write tiny-int4_b32", 1),
         pytest.param("high", "write tiny-q4_0.gguf", 1, marks=pytest.mark.slow),

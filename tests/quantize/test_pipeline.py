@@ -39,7 +39,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    made = quantize_checkpoint(nano, tmp_path / "out", RECIPES, problems=22, progress=seen.append)
+    made = quantize_checkpoint(nano, tmp_path / "out", RECIPES, problems=11, progress=seen.append)
     data = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert data["model"] == "mimo-nano" and "tools" not in data
     for entry in data["entries"]:
@@ -59,7 +59,7 @@ def test_the_manifest_tells_the_truth(nano: Source, tmp_path: Path) -> None:
         ".lock",
     }
     assert made == manifest.read(tmp_path / "out")
-    assert made.baseline is not None and made.baseline.problems == 22 and len(made.baseline.by_kind) == 11
+    assert made.baseline is not None and made.baseline.problems == 11 and len(made.baseline.by_kind) == 11
     for entry in made.entries:
         assert entry.score is not None and entry.score.same_top > 0.9
         assert entry.score.drafts and made.baseline.drafts and made.baseline.drafts.tokens > 500, "all few problems are"
@@ -86,11 +86,11 @@ def test_a_second_run_keeps_what_is_finished_and_force_does_not(tiny: Source, tm
 
 
 def test_figures_of_other_problems_leave_the_table(nano: Source, tmp_path: Path) -> None:
-    quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=11)
-    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=5)
+    quantize_checkpoint(nano, tmp_path, ["q8_0"], problems=3)
+    made = quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=2)
     scores = {entry.recipe: entry.score for entry in made.entries}
-    assert made.baseline is not None and made.baseline.problems == 5
-    assert scores["q8_0"] is None and scores["q4_0"] is not None and scores["q4_0"].problems == 5
+    assert made.baseline is not None and made.baseline.problems == 2
+    assert scores["q8_0"] is None and scores["q4_0"] is not None and scores["q4_0"].problems == 2
 
 
 def test_a_file_that_went_away_is_made_again(tiny: Source, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def whole_or_absent(out: Path) -> None:
         assert (folder / "tokenizer.json").is_file() and (folder / "genai_config.json").is_file()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_leaves_whole_files_and_the_next_succeeds(kills: int, nano: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [
@@ -166,7 +166,7 @@ def test_a_killed_run_leaves_whole_files_and_the_next_succeeds(kills: int, nano:
         "--out",
         str(out),
         "--problems",
-        "4",
+        "1",
     ]
     command += ["--recipe", "q8_0,q4_0,int4_b32", "--no-answer", "--force"]
     started = time.monotonic()
@@ -196,9 +196,10 @@ def test_problems_that_are_no_problems_are_an_error(tmp_path: Path) -> None:
 
 
 def test_some_of_many_problems_are_answered_with_drafts_and_all_as_without(
-    nano: Source, nano_q4: dict[str, Path], tmp_path: Path
+    nano: Source, nano_q4: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problems = evaluate.read_problems(nano.path)[:: 660 // 96]
+    monkeypatch.setattr(answering, "MOST_DRAFTED", 8)
+    problems = evaluate.read_problems(nano.path)[:: 660 // 16]
     step = -(-len(problems) // answering.MOST_DRAFTED)
     replies = answering.answer_all(nano_q4["gguf"], problems)
     assert [bool(each.drafted) for each in replies] == [place % step == 0 for place in range(len(problems))]

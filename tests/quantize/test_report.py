@@ -202,6 +202,7 @@ def test_a_run_leaves_a_report_and_the_next_one_keeps_what_it_knows(nano: Source
     assert again.chosen == ("q8_0",) and again.recipes[0].errors == first.recipes[0].errors and not again.shown
 
 
+@pytest.mark.slow
 def test_answers_of_a_file_that_was_made_anew_are_left_out(nano: Source, tmp_path: Path) -> None:
     quantize_checkpoint(nano, tmp_path, ["q8_0", "q4_0"], problems=3)
     quantize_checkpoint(nano, tmp_path, ["q4_0"], problems=0, effort="none")

@@ -2,8 +2,8 @@
 
 Exits with 0 when nothing was wrong. What must hold: only our own errors come out, a greedy generation that ends by
 itself has the text that it has alone, nothing hangs (a watchdog shows all stacks and ends the process), and memory does
-not grow. Models are closed under whoever uses them, and loaded again. With REQUESTS models have a queue, in which no
-thread is told that a model is busy, and so many operations are done, however long they take.
+not grow. Models are closed under whoever uses them, and loaded again. At least REQUESTS operations are done, however
+long they take. With 0 for SECONDS models have a queue, in which no thread is told that a model is busy.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Soak:
     def __init__(self, path: Path, config: LoadConfig, seconds: float, requests: int | None = None) -> None:
         """Learn what each question's answer is when nothing else goes on."""
         self.path, self.config, self.seconds = path, config, seconds
-        self.queue, self.least = requests is not None, requests or LEAST
+        self.queue, self.least = not seconds, requests or LEAST
         self.ends = float("inf")
         self.done, self.wrong = Counter[str](), list[str]()
         self.beats = [time.monotonic()] * THREADS

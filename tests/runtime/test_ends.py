@@ -102,7 +102,7 @@ before = [token.token_id for token in model.session().generate([5, 6], greedy)]
 child = os.fork()
 if child == 0:
     {end}
-ends = time.monotonic() + 20
+ends = time.monotonic() + 60
 while not (found := os.waitpid(child, os.WNOHANG))[0]:
     if time.monotonic() > ends:
         os.kill(child, 9)

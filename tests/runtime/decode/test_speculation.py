@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,10 @@ from mimo_mobile.runtime.text.tokenizer import TextTokenizer
 TOKENIZER = TextTokenizer.from_file(resolve("nano").path / "tokenizer.json")
 GREEDY = GenerationConfig(temperature=0, max_tokens=200)
 QUESTIONS = [each.question for each in read_problems(resolve("nano").path)[::3]]
+FEW = QUESTIONS[::10]
+MANY = [each for each in QUESTIONS if each not in FEW]
+
+SIMILAR = ["int4_b128", "int8", "q4_k_m", "q5_k_m", "q6_k"]
 
 DRAFTING = [("onnx", "mtp"), ("onnx", "ngram"), ("gguf", "mtp"), ("gguf", "ngram"), ("onnx", "auto"), ("gguf", "auto")]
 
@@ -42,14 +46,36 @@ def ids_of(tokens: Iterator[GeneratedToken]) -> list[int]:
     return [token.token_id for token in tokens if token.token_id is not None]
 
 
+@pytest.fixture(scope="module")
+def without_drafts(models: dict[str, Path]) -> Callable[[str, Sequence[str]], list[list[int]]]:
+    """The answers of a backend to questions; each is asked once."""
+    answers: dict[tuple[str, str], list[int]] = {}
+
+    def answers_to(backend: str, questions: Sequence[str]) -> list[list[int]]:
+        if any((backend, each) not in answers for each in questions):
+            with session_of(models, backend, "off") as plain:
+                for each in questions:
+                    answers[backend, each] = ids_of(plain.generate([Message("user", each)], GREEDY))
+        return [answers[backend, each] for each in questions]
+
+    return answers_to
+
+
 @pytest.mark.parametrize(("backend", "mode"), DRAFTING)
-def test_greedy_answers_to_many_questions_are_those_without(models: dict[str, Path], backend: str, mode: str) -> None:
-    assert len(QUESTIONS) >= 200
-    with session_of(models, backend, "off") as plain, session_of(models, backend, mode) as drafting:
+@pytest.mark.parametrize("questions", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_greedy_answers_to_questions_are_those_without(
+    models: dict[str, Path],
+    without_drafts: Callable[[str, Sequence[str]], list[list[int]]],
+    questions: Sequence[str],
+    backend: str,
+    mode: str,
+) -> None:
+    assert len(FEW) + len(MANY) == len(QUESTIONS) >= 200
+    with session_of(models, backend, mode) as drafting:
         drafted = accepted = 0
-        for question in QUESTIONS:
+        for question, expected in zip(questions, without_drafts(backend, questions), strict=True):
             tokens = list(drafting.generate([Message("user", question)], GREEDY))
-            assert ids_of(iter(tokens)) == ids_of(plain.generate([Message("user", question)], GREEDY)), question
+            assert ids_of(iter(tokens)) == expected, question
             assert tokens[-1].stats is not None
             drafted += tokens[-1].stats.drafted_tokens
             accepted += tokens[-1].stats.accepted_tokens
@@ -77,7 +103,10 @@ def test_an_int8_kv_cache_and_prompts_of_several_runs_change_nothing(
                 assert tokens[-1].stats is not None and tokens[-1].stats.prompt_tokens > 300
 
 
-@pytest.mark.parametrize("recipe", ["int4_b64", "int4_b128", "int8", "q4_0", "q4_k_m", "q5_k_m", "q6_k"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["int4_b64", "q4_0", *(pytest.param(each, marks=pytest.mark.slow) for each in SIMILAR)],
+)
 def test_every_recipe_drafts_and_changes_no_token(tmp_path: Path, recipe: str) -> None:
     quantize_checkpoint(resolve("nano"), tmp_path, [recipe], problems=0)
     with load(tmp_path, speculate="off") as plain, load(tmp_path, speculate="mtp", cache=False) as drafting:
@@ -91,6 +120,7 @@ def test_every_recipe_drafts_and_changes_no_token(tmp_path: Path, recipe: str) -
     assert accepted > 0.85 * drafted > 0
 
 
+@pytest.mark.slow
 def test_several_drafts_in_a_row_change_no_token(models: dict[str, Path]) -> None:
     with session_of(models, "onnx", "off") as plain, session_of(models, "onnx", "mtp", mtp_drafts=3) as drafting:
         for question in QUESTIONS[:40]:

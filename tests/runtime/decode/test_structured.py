@@ -16,7 +16,9 @@ from mimo_mobile import untrusted
 from mimo_mobile.errors import BadArgumentError, SessionError
 from mimo_mobile.hub import Source
 from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Message, Model, Structure, load
+from mimo_mobile.runtime.decode import speculator
 from mimo_mobile.runtime.decode.generation import Generation
+from mimo_mobile.runtime.decode.pace import MOST_ROWS, Costs
 from mimo_mobile.runtime.decode.structured import Structures
 from mimo_mobile.runtime.structure import MOST_CHARACTERS
 from mimo_mobile.runtime.text.thinking import ThinkingSplitter
@@ -84,13 +86,20 @@ def test_an_answer_keeps_its_structure_and_drafts_change_no_token_of_it(
         assert tokens[-1].stats is not None and tokens[-1].stats.drafted_tokens > 0
 
 
-def test_text_that_a_structure_forces_is_computed_several_tokens_at_a_time(model: Model) -> None:
+@pytest.mark.parametrize("file", ["nano_gguf", "nano_onnx"])
+def test_text_that_a_structure_forces_is_computed_several_tokens_at_a_time(
+    file: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rows cost hardly anything: on a busy machine of two cores measured costs can say that they do."""
+    costs = Costs(tuple(1 + 0.01 * row for row in range(MOST_ROWS)), 0.0)
+    monkeypatch.setattr(speculator, "remembered", lambda *_: costs)
     structure = Structure.regex("The result of this sum, which I was asked for, is [0-9]")
     config = replace(GREEDY, thinking=False, structure=structure)
-    tokens = list(model.generate(QUESTION, config))
-    stats = tokens[-1].stats
-    assert stats is not None and 0.9 * stats.drafted_tokens < stats.accepted_tokens > 0.6 * len(ids_of(tokens))
-    assert ids_of(list(model.generate(QUESTION, replace(config, speculate=False)))) == ids_of(tokens)
+    with load(request.getfixturevalue(file), threads=1, speculate="mtp", cache=False) as model:
+        tokens = list(model.generate(QUESTION, config))
+        stats = tokens[-1].stats
+        assert stats is not None and 0.9 * stats.drafted_tokens < stats.accepted_tokens > 0.6 * len(ids_of(tokens))
+        assert ids_of(list(model.generate(QUESTION, replace(config, speculate=False)))) == ids_of(tokens)
 
 
 def test_the_thinking_is_what_it_is_without_a_structure(model: Model) -> None:

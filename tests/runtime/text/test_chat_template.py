@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import jinja2
 import pytest
 
 from mimo_mobile.convert.vocabulary import read_vocabulary
 from mimo_mobile.errors import SessionError
 from mimo_mobile.hub import Source
+from mimo_mobile.runtime.text import chat_template
+from mimo_mobile.runtime.text.chat_template import ChatTemplate as kind
 from mimo_mobile.runtime.text.chat_template import Message, encode_messages, messages_of, render
 from mimo_mobile.runtime.text.tokenizer import TextTokenizer
+from mimo_mobile.tokenizer_file import read_tokenizer
 
 Prompt = Callable[..., str]
 
@@ -123,3 +128,36 @@ def test_what_is_no_message_is_named(given: Any, problem: str) -> None:
 def test_a_hostile_or_broken_template_is_an_error(attack: str, tokenizer: TextTokenizer) -> None:
     with pytest.raises(SessionError, match=r"^chat template: .*; convert the checkpoint again or use a raw prompt$"):
         render(attack, [Message("user", "q")], tokenizer)
+
+
+def test_a_tokenizers_template_is_compiled_once_and_each_prompt_has_a_budget_of_its_own(
+    template: str, tokenizer: TextTokenizer, nano: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(chat_template, "ChatTemplate", lambda source, text: made.append(source) or kind(source, text))
+    monkeypatch.setattr(jinja2.Environment, "_compile", lambda _, *code: made.append("code") or compile(*code, "exec"))
+    asked = [Message("user", "What is 2 + 2?")]
+    other = TextTokenizer.from_file(nano.path / "tokenizer.json")
+    expected = encode_messages(template, asked, other)
+    assert made == [template, "code"]
+    for _ in range(3):
+        assert encode_messages(template, asked, other) == expected
+    assert made == [template, "code"]
+    endless = "{% for each in messages[0].content * 300000 %}{{ 1 }}{% endfor %}"
+    for _ in range(2):
+        with pytest.raises(SessionError, match="steps"):
+            render(endless, [Message("system", "a")], other)
+    assert encode_messages(template, asked, other) == expected
+    assert [each for each in made if each != "code"] == [template, endless, template]
+
+
+def test_a_template_is_no_other_tokenizers(template: str, tokenizer: TextTokenizer, nano: Source) -> None:
+    data = json.loads((nano.path / "tokenizer.json").read_text())
+    data["added_tokens"].reverse()
+    other = TextTokenizer(read_tokenizer(data))
+    assert list(other.special_tokens) != list(tokenizer.special_tokens)
+    asked = [Message("user", "What is 2 + 2?")]
+    for each in tokenizer, other, tokenizer:
+        assert "".join(part.text for part in render(template, asked, each) if part.special) == (
+            "<|im_start|><|im_end|><|im_start|><|im_end|><|im_start|>"
+        )

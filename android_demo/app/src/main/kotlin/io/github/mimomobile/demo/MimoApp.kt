@@ -5,6 +5,7 @@ import android.content.Context
 import io.github.mimomobile.demo.bench.BenchmarkHolder
 import io.github.mimomobile.demo.chat.ChatHolder
 import io.github.mimomobile.demo.chat.ChatStore
+import io.github.mimomobile.demo.chat.StateStore
 import io.github.mimomobile.demo.models.ModelHolder
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.android.AndroidDevice
@@ -30,7 +31,9 @@ class MimoApp : Application() {
 
     val engine: MimoEngine by lazy { MimoEngine() }
     val settings by lazy { SettingsStore(this) }
-    val chats by lazy { ChatStore(File(filesDir, "chats")) }
+    val chats by lazy {
+        ChatStore(File(filesDir, "chats"), StateStore(File(noBackupFilesDir, "chats"), { AndroidDevice.availableBytes(this) }))
+    }
     val vitals by lazy { Vitals(this) }
     val models by lazy { ModelHolder(this, scope, engine, settings) }
     val benchmark by lazy { BenchmarkHolder(this, scope, engine, settings, models, vitals) }

@@ -25,7 +25,7 @@ fun problemOf(error: Throwable): Problem {
     val kind = when (error) {
         is MimoException.ModelLoad -> Problem.Kind.MODEL
         is MimoException.MemoryFull -> Problem.Kind.MEMORY
-        is MimoException.ProviderUnavailable -> Problem.Kind.PROVIDER
+        is MimoException.ProviderUnavailable, is MimoException.Unsupported -> Problem.Kind.PROVIDER
         is MimoException.ContextFull -> Problem.Kind.CONTEXT
         is MimoException.WrongState -> Problem.Kind.STATE
         is MimoException.Numerics -> Problem.Kind.NUMERICS

@@ -73,15 +73,26 @@ data class Settings(
  * What the user chose for one model: what is right for a model of 5 GB is not for one of 4 MB.
  *
  * @property contextLength Tokens; null takes the most that fit into the memory.
+ * @property recipe Of the manifest's; null takes the first that is here.
  * @property keepsArranged Keeps its weights as this phone's CPU wants them, which takes more than twice its size.
  */
-data class ModelSettings(val contextLength: Int? = null, val keepsArranged: Boolean = false) {
-    fun toJson(): JSONObject =
-        JSONObject().putOpt("context_length", contextLength).put("keeps_arranged", keepsArranged)
+data class ModelSettings(
+    val contextLength: Int? = null,
+    val keepsArranged: Boolean = false,
+    val recipe: String? = null,
+) {
+    fun toJson(): JSONObject = JSONObject()
+        .putOpt("context_length", contextLength)
+        .put("keeps_arranged", keepsArranged)
+        .putOpt("recipe", recipe)
 
     companion object {
         fun fromJson(data: JSONObject) =
-            ModelSettings(data.optionalInt("context_length"), data.getBoolean("keeps_arranged"))
+            ModelSettings(
+                data.optionalInt("context_length"),
+                data.getBoolean("keeps_arranged"),
+                if (data.has("recipe")) data.getString("recipe") else null,
+            )
     }
 }
 

@@ -2,6 +2,7 @@ package io.github.mimomobile.demo
 
 import android.app.Application
 import android.content.ComponentCallbacks2
+import io.github.mimomobile.runtime.Conversation
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.GenerationConfig
@@ -9,6 +10,7 @@ import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Prompt
+import io.github.mimomobile.runtime.WhenFull
 import io.github.mimomobile.runtime.android.AndroidDevice
 import java.io.File
 import java.util.concurrent.LinkedBlockingQueue
@@ -33,7 +35,7 @@ class AndroidDeviceTest {
     /** Is in use, which must harm nobody. */
     private val engine = object : MimoEngine {
         override val state = MutableStateFlow<EngineState>(EngineState.Empty)
-        override suspend fun load(folder: File, config: EngineConfig) = Unit
+        override suspend fun load(model: File, config: EngineConfig) = Unit
         override suspend fun unload() {
             unloads += Unit
             throw MimoException.WrongState("the engine is busy")
@@ -41,6 +43,14 @@ class AndroidDeviceTest {
         override fun generate(prompt: Prompt, config: GenerationConfig): Flow<GenerationEvent> = emptyFlow()
         override fun stop() = Unit
         override fun countTokens(prompt: Prompt) = 0
+        override fun conversation(
+            system: String,
+            config: GenerationConfig,
+            keepThinking: Boolean,
+            whenFull: WhenFull,
+        ): Conversation = throw MimoException.WrongState("the engine is busy")
+        override suspend fun loadConversation(file: File, config: GenerationConfig?, textOnly: Boolean): Conversation =
+            throw MimoException.WrongState("the engine is busy")
         override fun close() = Unit
     }
 

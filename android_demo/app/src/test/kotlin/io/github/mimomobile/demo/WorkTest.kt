@@ -2,7 +2,7 @@ package io.github.mimomobile.demo
 
 import io.github.mimomobile.demo.bench.BenchmarkUiState
 import io.github.mimomobile.demo.chat.ChatUiState
-import io.github.mimomobile.demo.chat.Conversation
+import io.github.mimomobile.demo.chat.Chat
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelTask
 import io.github.mimomobile.demo.models.ModelsUiState
@@ -12,7 +12,7 @@ import org.junit.Test
 
 /** What the service holds the process for. */
 class WorkTest {
-    private val chat = ChatUiState(Conversation("id", 0))
+    private val chat = ChatUiState(Chat("id", 0))
 
     @Test
     fun `the load of a large model is work, with a fraction until all is verified`() {

@@ -5,8 +5,18 @@ import kotlin.math.abs
 /** Who says a [Message]. */
 public enum class Role { SYSTEM, USER, ASSISTANT, TOOL }
 
-/** One turn of a conversation. */
-public data class Message(val role: Role, val content: String)
+/**
+ * One turn of a conversation.
+ *
+ * @property role Who says it; [Role.TOOL] tells what a call came to.
+ * @property content What is said.
+ * @property toolCalls The tools that the assistant called.
+ */
+public data class Message(val role: Role, val content: String, val toolCalls: List<ToolCall> = emptyList()) {
+    init {
+        require(toolCalls.isEmpty() || role == Role.ASSISTANT) { "tool calls of $role: the assistant alone calls tools" }
+    }
+}
 
 /** What an answer is asked for. */
 public sealed interface Prompt {
@@ -60,6 +70,12 @@ public sealed interface Prompt {
  *   is null, too.
  * @property loopGuard Whether the thinking is closed when it repeats itself without an end.
  * @property speculate False does without drafts, which changes the speed, and the text by rounding at most.
+ * @property structure What the answer must be, such as JSON of a schema. The thinking before it is free; a [Prompt.Text] is
+ *   followed by the answer at once.
+ * @property tools Functions that the answer may call. Calls keep to their schemas, as far as a grammar can express
+ *   them; with `"strict": true` in a tool, what no grammar can express is an error.
+ * @property toolChoice Whether it calls any: `auto`, `none`, `required`, or the name of the tool that it must call.
+ * @property parallelToolCalls Whether it may make several calls; where [toolChoice] names a tool, it makes one.
  * @property ignoreEnd For benchmarks: the model's end of its turn is a token like others, so that exactly [maxTokens]
  *   are generated where the context has room for them.
  */
@@ -77,6 +93,10 @@ public class GenerationConfig private constructor(from: Builder) {
     public val thinkingBudget: Int? = from.thinkingBudget
     public val loopGuard: Boolean = from.loopGuard
     public val speculate: Boolean = from.speculate
+    public val structure: Structure? = from.structure
+    public val tools: List<Tool> = from.tools
+    public val toolChoice: String = from.toolChoice
+    public val parallelToolCalls: Boolean = from.parallelToolCalls
     public val ignoreEnd: Boolean = from.ignoreEnd
 
     init {
@@ -93,7 +113,29 @@ public class GenerationConfig private constructor(from: Builder) {
         require(maxTokens == null || maxTokens >= 1) { "maxTokens $maxTokens is out of range" }
         require(stop.none { it.isEmpty() }) { "stop $stop has an empty text" }
         require(thinkingBudget == null || thinkingBudget >= 0) { "thinkingBudget $thinkingBudget is out of range" }
+        require(tools.size <= Tool.MOST_TOOLS) { "tools: ${tools.size} found, at most ${Tool.MOST_TOOLS} expected" }
+        val twice = tools.groupBy { it.name }.entries.firstOrNull { it.value.size > 1 }?.key
+        require(twice == null) { "tools: two are called '$twice'; give each a name of its own" }
+        require(toolChoice in Tool.CHOICES || tools.any { it.name == toolChoice }) {
+            "toolChoice '${toolChoice.take(80)}' is neither ${Tool.CHOICES.joinToString()} nor the name of a tool"
+        }
+        require(toolChoice != "required" || tools.isNotEmpty()) { "toolChoice is required, and there are no tools; give some" }
+        require(callableTools.isEmpty() || structure == null) {
+            "structure and tools both say what the answer must be; give one of them"
+        }
+        require(!ignoreEnd || !isRestricted) { "ignoreEnd: an answer with a structure or tools must be able to end" }
     }
+
+    /** The tools that the answer may call. */
+    internal val callableTools: List<Tool>
+        get() = when (toolChoice) {
+            "none" -> emptyList()
+            "auto", "required" -> tools
+            else -> tools.filter { it.name == toolChoice }
+        }
+
+    /** Whether something says what the answer must be, tools considered. */
+    internal val isRestricted: Boolean get() = structure != null || callableTools.isNotEmpty()
 
     internal val thinks: Boolean get() = thinking && thinkingBudget != 0
 
@@ -114,7 +156,7 @@ public class GenerationConfig private constructor(from: Builder) {
     private val values: List<Any?>
         get() = listOf(
             temperature, topP, topK, minP, repetitionPenalty, logitBias, seed, maxTokens, stop, thinking,
-            thinkingBudget, loopGuard, speculate, ignoreEnd,
+            thinkingBudget, loopGuard, speculate, structure, tools, toolChoice, parallelToolCalls, ignoreEnd,
         )
 
     override fun equals(other: Any?): Boolean = other is GenerationConfig && values == other.values
@@ -138,6 +180,10 @@ public class GenerationConfig private constructor(from: Builder) {
         public var thinkingBudget: Int? = from?.thinkingBudget
         public var loopGuard: Boolean = from?.loopGuard ?: true
         public var speculate: Boolean = from?.speculate ?: true
+        public var structure: Structure? = from?.structure
+        public var tools: List<Tool> = from?.tools ?: emptyList()
+        public var toolChoice: String = from?.toolChoice ?: "auto"
+        public var parallelToolCalls: Boolean = from?.parallelToolCalls ?: true
         public var ignoreEnd: Boolean = from?.ignoreEnd ?: false
     }
 
@@ -179,6 +225,9 @@ public enum class Notice {
 
     /** The context is full and holds no further token: [Prompt.Continued] has no room either. */
     CONTEXT_FULL,
+
+    /** The prompt leaves out more of the oldest turns than the one before: [WhenFull.DROP]. */
+    TURNS_DROPPED,
 }
 
 /** One step of a generation. */
@@ -190,12 +239,14 @@ public sealed interface GenerationEvent {
      * @property channel Thinking or answer.
      * @property tokenId The token; null where held-back text comes without one.
      * @property notice What happened with this token, if anything did.
+     * @property toolCall A call that is complete with this event; its text is not among the answer's.
      */
     public data class Token(
         val text: String,
         val channel: Channel,
         val tokenId: Int?,
         val notice: Notice? = null,
+        val toolCall: ToolCall? = null,
     ) : GenerationEvent
 
     /** The end; always the last event of a flow that was not cancelled. */

@@ -26,13 +26,14 @@ public interface MimoEngine : AutoCloseable {
     /**
      * Loads a model, in place of the one before.
      *
-     * @param folder What `mimo quantize` wrote: it holds manifest.json. The files are read by path and must stay.
-     * @throws MimoException.ModelLoad A file is missing, damaged or no MiMo model, or ONNX Runtime is not in this app.
+     * @param model What `mimo quantize` wrote, a folder that holds manifest.json; or a GGUF file. The files are read by
+     *   path and must stay.
+     * @throws MimoException.ModelLoad A file is missing, damaged or no MiMo model, or what loads it is not in this app.
      * @throws MimoException.MemoryFull The model does not fit in the memory.
      * @throws MimoException.ProviderUnavailable The execution provider is not here and [EngineConfig.strict] is set.
      * @throws MimoException.WrongState A generation is under way, or the engine is closed.
      */
-    public suspend fun load(folder: File, config: EngineConfig = EngineConfig())
+    public suspend fun load(model: File, config: EngineConfig = EngineConfig())
 
     /**
      * Frees the model and its memory; [load] brings it back. On Android `AndroidDevice.unloadWhenMemoryIsShort` calls it.
@@ -50,6 +51,41 @@ public interface MimoEngine : AutoCloseable {
      * [MimoException.Numerics] when the model gives NaN or infinity, and with [MimoException.Inference].
      */
     public fun generate(prompt: Prompt, config: GenerationConfig = GenerationConfig()): Flow<GenerationEvent>
+
+    /**
+     * A conversation in turns, which may be edited and forked: see [Conversation]. It outlives [unload] and [load].
+     *
+     * Several conversations may take turns on one engine: what the next prompt has in common with the tokens in the KV
+     * cache is not computed again, and the rest is.
+     *
+     * @param system The system prompt; empty, as Xiaomi recommends.
+     * @param config How to generate, where a turn does not say otherwise. Without a seed in it, one is drawn.
+     * @param keepThinking Whether later prompts repeat the thinking of earlier turns; by default they leave it out.
+     * @param whenFull What happens when a question does not fit into the context any more.
+     */
+    public fun conversation(
+        system: String = "",
+        config: GenerationConfig = GenerationConfig(),
+        keepThinking: Boolean = false,
+        whenFull: WhenFull = WhenFull.ERROR,
+    ): Conversation
+
+    /**
+     * The conversation that [Conversation.save] or the Python library wrote, whose keys and values are not computed again.
+     * The file must stay as it is meanwhile.
+     *
+     * @param file It may be anybody's: it is read as a file of a stranger.
+     * @param config How to generate; no file says that. Without a seed in it, random numbers go on where they were.
+     * @param textOnly Whether to read the text alone, for another model or KV cache, which then computes it anew.
+     * @throws MimoException.ConversationFile The file is damaged, no conversation, or of another model or KV cache.
+     * @throws MimoException.ContextFull What it holds does not fit into the context.
+     * @throws MimoException.WrongState Nothing is loaded, the engine is busy, or closed.
+     */
+    public suspend fun loadConversation(
+        file: File,
+        config: GenerationConfig? = null,
+        textOnly: Boolean = false,
+    ): Conversation
 
     /** Ends the running generation within one token; its flow ends with [FinishReason.CANCELLED] and the statistics. */
     public fun stop()
@@ -132,4 +168,4 @@ public data class ModelInfo(
 )
 
 /** An engine with nothing loaded; it must be closed. */
-public fun MimoEngine(): MimoEngine = OnnxEngine()
+public fun MimoEngine(): MimoEngine = Engine()

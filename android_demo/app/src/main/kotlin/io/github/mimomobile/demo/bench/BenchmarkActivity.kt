@@ -5,6 +5,8 @@ import android.os.Bundle
 import android.view.View
 import android.widget.LinearLayout
 import android.widget.ProgressBar
+import android.widget.TableLayout
+import android.widget.TableRow
 import android.widget.TextView
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
@@ -30,14 +32,18 @@ class BenchmarkActivity : ScreenActivity() {
         findViewById<View>(R.id.bench_soak).setOnClickListener {
             benchmark.start(BenchmarkRequest(BenchmarkRequest.Kind.SOAK))
         }
+        findViewById<View>(R.id.bench_compare).setOnClickListener {
+            benchmark.start(BenchmarkRequest(BenchmarkRequest.Kind.COMPARE))
+        }
+        findViewById<View>(R.id.bench_share_text).setOnClickListener { share("text/plain", text(benchmark.state.value)) }
         findViewById<View>(R.id.bench_cancel).setOnClickListener { benchmark.cancel() }
-        findViewById<View>(R.id.bench_share).setOnClickListener { share() }
+        findViewById<View>(R.id.bench_share).setOnClickListener { share("application/json", benchmark.state.value.json) }
         render(benchmark.state, ::render)
     }
 
     private fun render(state: BenchmarkUiState) {
         val running = state.running
-        for (id in listOf(R.id.bench_start, R.id.bench_soak)) {
+        for (id in listOf(R.id.bench_start, R.id.bench_soak, R.id.bench_compare)) {
             findViewById<View>(id).shown = running == null
             findViewById<View>(id).isEnabled = state.load.canCompute
         }
@@ -53,11 +59,14 @@ class BenchmarkActivity : ScreenActivity() {
         findViewById<ProblemCard>(R.id.problem).render(state.problem, if (busy) 0 else R.string.models_title) {
             startActivity(Intent(this, ModelsActivity::class.java))
         }
-        if (state.rounds to state.soak != rendered) {
-            rendered = state.rounds to state.soak
+        val results = listOf(state.rounds, state.soak, state.compared)
+        if (results != rendered) {
+            rendered = results
             renderRounds(state)
+            renderCompared(state)
         }
         findViewById<View>(R.id.bench_share).shown = state.json != null
+        findViewById<View>(R.id.bench_share_text).shown = state.json != null && state.compared.isNotEmpty()
         findViewById<TextView>(R.id.bench_file).show(state.file?.let { getString(R.string.bench_saved, it) })
     }
 
@@ -66,6 +75,8 @@ class BenchmarkActivity : ScreenActivity() {
         val load = state.load
         return when {
             running?.kind == BenchmarkRequest.Kind.SOAK -> getString(R.string.soak_running, running.done, running.total)
+            running?.kind == BenchmarkRequest.Kind.COMPARE ->
+                getString(R.string.compare_running, running.done, running.total, load.name.orEmpty(), load.compared?.recipe.orEmpty())
             running?.kind == BenchmarkRequest.Kind.SELF_TEST -> getString(R.string.work_verify)
             running != null -> getString(R.string.bench_running, running.done, running.total, running.depth)
             state.skipped.isNotEmpty() && state.json != null ->
@@ -111,11 +122,30 @@ class BenchmarkActivity : ScreenActivity() {
 
     private fun speed(name: Int, speed: Spread) = getString(name, speed.mean, speed.stddev)
 
-    private fun share() {
+    /** A row for each measure; the names of recipes and measures stand out. */
+    private fun renderCompared(state: BenchmarkUiState) {
+        findViewById<View>(R.id.compare_scroll).shown = state.compared.isNotEmpty()
+        findViewById<TextView>(R.id.compare_about).show(state.about.takeIf { state.compared.isNotEmpty() })
+        val table = findViewById<TableLayout>(R.id.compare_table)
+        table.removeAllViews()
+        if (state.compared.isEmpty()) return
+        comparisonTable(state.compared).forEachIndexed { index, cells ->
+            val row = TableRow(this)
+            cells.forEachIndexed { column, text ->
+                val style = if (index == 0 || column == 0) R.layout.cell_head else R.layout.cell
+                row.addView((layoutInflater.inflate(style, row, false) as TextView).apply { this.text = text })
+            }
+            table.addView(row)
+        }
+    }
+
+    private fun text(state: BenchmarkUiState) = asText(state.about.orEmpty(), comparisonTable(state.compared))
+
+    private fun share(type: String, text: String?) {
         val send = Intent(Intent.ACTION_SEND)
-            .setType("application/json")
+            .setType(type)
             .putExtra(Intent.EXTRA_SUBJECT, getString(R.string.bench_title))
-            .putExtra(Intent.EXTRA_TEXT, benchmark.state.value.json)
+            .putExtra(Intent.EXTRA_TEXT, text)
         startActivity(Intent.createChooser(send, getString(R.string.bench_share)))
     }
 }

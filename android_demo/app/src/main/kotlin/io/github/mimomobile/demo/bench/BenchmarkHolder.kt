@@ -8,6 +8,7 @@ import io.github.mimomobile.demo.Vitals
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.Mode
 import io.github.mimomobile.demo.models.ModelHolder
+import io.github.mimomobile.demo.models.ModelsUiState
 import io.github.mimomobile.demo.models.verifyModel
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.Channel
@@ -53,12 +54,17 @@ class BenchmarkHolder(
     @Volatile
     private var job: Job? = null
 
+    /** Under way. */
+    @Volatile
+    private var comparison: Comparison? = null
+
     val state: StateFlow<BenchmarkUiState> = current.asStateFlow()
 
     init {
         scope.launch {
             models.state.map { it.load }.distinctUntilChanged().collect { load ->
-                if (load !is LoadState.Ready) job?.cancel() // or it would go on with another model
+                val isExpected = comparison?.expects(load) ?: (load is LoadState.Ready)
+                if (!isExpected) job?.cancel() // or it would go on with another model
                 current.update { it.copy(load = load) }
             }
         }
@@ -68,6 +74,7 @@ class BenchmarkHolder(
         scope.launch {
             if (state.value.running != null) return@launch
             val ready = try {
+                if (request.kind == BenchmarkRequest.Kind.COMPARE) return@launch compare(request)
                 loaded(request)
             } catch (error: ProblemException) {
                 return@launch fail(error.problem, request)
@@ -82,17 +89,64 @@ class BenchmarkHolder(
      * @throws ProblemException There is none of this name, or it cannot be loaded.
      */
     private suspend fun loaded(request: BenchmarkRequest): LoadState.Ready {
-        val name = request.model
-        val mode = request.mode?.let { Mode.named(it) ?: throw unknownMode(it) }
-        val quiet = models.state.first { it.listed && it.task == null && it.load.isDecided }
-        val path = if (name == null) checkNotNull(quiet.load.path) else {
-            quiet.models.firstOrNull { name == it.folder.name || name == it.name }?.path ?: throw ProblemException(
-                Problem.Kind.MODEL,
-                "no model is called $name; there are ${quiet.models.joinToString { it.folder.name }}",
-            )
-        }
-        return models.ready(path, mode)
+        val mode = mode(request)
+        return models.ready(path(request, quiet()), mode)
     }
+
+    /** The models, once nothing is under way. */
+    private suspend fun quiet() = models.state.first { it.listed && it.task == null && it.load.isDecided }
+
+    private fun mode(request: BenchmarkRequest) = request.mode?.let { Mode.named(it) ?: throw unknownMode(it) }
+
+    private fun path(request: BenchmarkRequest, quiet: ModelsUiState): String {
+        val name = request.model ?: return checkNotNull(quiet.load.path)
+        return quiet.models.firstOrNull { name == it.folder.name || name == it.name }?.path ?: throw ProblemException(
+            Problem.Kind.MODEL,
+            "no model is called $name; there are ${quiet.models.joinToString { it.folder.name }}",
+        )
+    }
+
+    /** @throws ProblemException There is nothing to compare. */
+    private suspend fun compare(request: BenchmarkRequest) {
+        val (mode, quiet) = mode(request) to quiet()
+        val path = path(request, quiet)
+        val model = quiet.models.firstOrNull { it.path == path }?.name ?: checkNotNull(quiet.load.name)
+        val all = contenders(quiet.models, model)
+        if (all.size < 2) {
+            val here = all.joinToString { it.name }
+            throw ProblemException(Problem.Kind.STATE, "$here: the only recipe of $model here; bring another one to compare it with")
+        }
+        if (state.value.running != null) return
+        current.update {
+            BenchmarkUiState(it.load, Running(0, all.size * REPEATS, kind = request.kind), compared = all)
+        }
+        val record = ComparisonRecord(context, model, settings.values.value, vitals, mode)
+        val name = request.result ?: record.fileName
+        job = scope.launch { compare(all, quiet.load.path, mode, record, name) }
+    }
+
+    private suspend fun compare(all: List<Contender>, before: String?, mode: Mode?, record: ComparisonRecord, name: String) {
+        current.update { it.copy(about = record.about()) }
+        try {
+            val new = Comparison(engine, models, vitals, mode, before, all) { found ->
+                val done = found.sumOf { if (it.failure == null) it.turns.size else REPEATS }
+                current.update { it.copy(compared = found, running = it.running?.copy(done = done)) }
+                write(name + SO_FAR, record.toJson(found).toString(2))
+            }
+            comparison = new
+            val found = new.run()
+            if (found.all { it.turns.isEmpty() }) record.failure = found.first().failure
+            finish(record.toJson(found), name)
+        } finally {
+            comparison = null
+            current.update { it.copy(running = null) }
+            if (!isReplaced(before)) before?.let(models::load) // as it was, with the settings
+        }
+    }
+
+    /** Whether the user loads another model meanwhile, which ended the comparison. */
+    private fun isReplaced(before: String?): Boolean =
+        models.state.value.load.run { compared == null && path != before && this !is LoadState.Unloaded }
 
     private fun unknownMode(name: String) = ProblemException(
         Problem.Kind.PROVIDER,
@@ -116,7 +170,7 @@ class BenchmarkHolder(
         current.update { it.copy(problem = problem) }
         val name = request.result ?: return
         val failure = JSONObject().put("depth", 0).put("reason", problem.detail)
-        save(name, JSONObject().put("record_version", Record.VERSION).put("failure", failure).toString(2))
+        save(name, JSONObject().put("record_version", RecordHead.VERSION).put("failure", failure).toString(2))
     }
 
     fun cancel() {
@@ -139,15 +193,15 @@ class BenchmarkHolder(
                     if (request.result != null) write(name + SO_FAR, record.toJson().toString(2))
                 }
                 BenchmarkRequest.Kind.SOAK -> soak(request.seconds, record)
-                BenchmarkRequest.Kind.SELF_TEST -> Unit
+                BenchmarkRequest.Kind.SELF_TEST, BenchmarkRequest.Kind.COMPARE -> Unit
             }
-            finish(record, name)
+            finish(record.toJson(), name)
         } catch (error: CancellationException) {
             throw error
         } catch (error: Exception) {
             val problem = problemOf(error)
             current.update { it.copy(problem = problem) }
-            finish(record.failed(state.value.running?.depth ?: 0, problem.detail), name)
+            finish(record.failed(state.value.running?.depth ?: 0, problem.detail).toJson(), name)
         } finally {
             current.update { it.copy(running = null) }
         }
@@ -174,7 +228,7 @@ class BenchmarkHolder(
             // Rounds differ from their first token on, so that the cache holds the depth and no token more. Like
             // llama-bench's, the first one warms up and does not count.
             for (number in 0..REPEATS) {
-                val stats = generate("$cached$number" + digits(PROMPT_TOKENS - 1, Random(number)))
+                val stats = engine.measured("$cached$number" + digits(PROMPT_TOKENS - 1, Random(number)))
                 if (number == 0) continue
                 val round = round(depth, stats)
                 run.rounds += round
@@ -200,14 +254,6 @@ class BenchmarkHolder(
         batteryTemperatureC = vitals.read().batteryTemperatureC,
     )
 
-    private suspend fun generate(text: String): GenerationStats {
-        val config =
-            GenerationConfig { temperature = 0.0; maxTokens = GENERATE_TOKENS; speculate = false; ignoreEnd = true }
-        var stats: GenerationStats? = null
-        engine.generate(Prompt.Text(text), config).collect { if (it is GenerationEvent.Finished) stats = it.stats }
-        return checkNotNull(stats)
-    }
-
     private suspend fun ask(): String {
         val prompt = Prompt.Chat(listOf(Message(Role.USER, QUESTION)))
         val config = GenerationConfig { temperature = 0.0; maxTokens = ANSWER_TOKENS; speculate = false }
@@ -218,8 +264,8 @@ class BenchmarkHolder(
         return text.values.joinToString("\n\n").trim()
     }
 
-    private suspend fun finish(record: Record, name: String) {
-        val json = record.toJson().toString(2)
+    private suspend fun finish(record: JSONObject, name: String) {
+        val json = record.toString(2)
         current.update { it.copy(json = json) }
         save(name, json)
     }
@@ -233,7 +279,7 @@ class BenchmarkHolder(
 
     /** Writes a record where adb can read it; whoever waits for the file finds it whole. Null when that fails. */
     private suspend fun write(name: String, json: String): File? = try {
-        val folder = context.getExternalFilesDir(FOLDER) ?: File(context.filesDir, FOLDER)
+        val folder = recordsFolder(context)
         File(folder, name).also { file ->
             withContext(Dispatchers.IO) {
                 folder.mkdirs()
@@ -252,13 +298,12 @@ class BenchmarkHolder(
         const val PROMPT_TOKENS = 128
         const val GENERATE_TOKENS = 32
         const val REPEATS = 3
+        const val ANSWER_TOKENS = 64
         const val QUESTION = "What is 17 + 25?"
         val DEPTHS = listOf(0, 1024, 4096)
 
         /** What the name of a record ends in that is not finished: Android may end the app. */
         const val SO_FAR = ".so-far"
-        private const val FOLDER = "benchmarks"
-        private const val ANSWER_TOKENS = 64
         private const val READING_MS = 5000L
 
         /** A text of so many tokens: the tokenizer of MiMo makes one of every digit. */

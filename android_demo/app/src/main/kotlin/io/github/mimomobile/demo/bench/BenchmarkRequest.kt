@@ -24,6 +24,9 @@ data class BenchmarkRequest(
         /** Computes without a pause, to see what heat does to the speed. */
         SOAK("soak"),
 
+        /** All recipes of the model in turn, and so both engines. */
+        COMPARE("compare"),
+
         /** Verifies every byte of the model and asks it one question. */
         SELF_TEST("selftest"),
     }

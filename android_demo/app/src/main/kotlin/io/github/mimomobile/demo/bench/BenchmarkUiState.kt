@@ -31,6 +31,8 @@ data class Running(
  *
  * @property rounds Of the benchmark under way or the last one.
  * @property soak Of the soak under way or the last one.
+ * @property compared Of the comparison under way or the last one.
+ * @property about What that ran on.
  * @property skipped Depths that the model's context does not hold.
  * @property json The record of the last benchmark, whole or with its failure.
  * @property file Where it was saved.
@@ -40,6 +42,8 @@ data class BenchmarkUiState(
     val running: Running? = null,
     val rounds: List<Round> = emptyList(),
     val soak: List<SoakSample> = emptyList(),
+    val compared: List<Contender> = emptyList(),
+    val about: String? = null,
     val skipped: List<Int> = emptyList(),
     val json: String? = null,
     val file: String? = null,

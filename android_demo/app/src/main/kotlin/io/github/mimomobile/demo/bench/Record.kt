@@ -1,35 +1,28 @@
 package io.github.mimomobile.demo.bench
 
-import android.app.ActivityManager
 import android.content.Context
-import android.os.Build
 import android.os.SystemClock
 import io.github.mimomobile.demo.Settings
 import io.github.mimomobile.demo.Vitals
 import io.github.mimomobile.demo.models.Mode
+import io.github.mimomobile.demo.models.engineOf
 import io.github.mimomobile.demo.statusBytes
 import io.github.mimomobile.runtime.ModelInfo
 import io.github.mimomobile.runtime.ModelManifest
-import io.github.mimomobile.runtime.android.AndroidDevice
-import java.io.File
-import java.io.IOException
-import java.time.Instant
-import java.time.temporal.ChronoUnit
 import kotlin.math.round
 import org.json.JSONArray
 import org.json.JSONObject
 
 /** The record of a benchmark; a field has the name it has in the records of `make bench-phone` if it means the same. */
 class Record(
-    private val context: Context,
+    context: Context,
     private val info: ModelInfo,
     private val manifest: ModelManifest?,
     private val settings: Settings,
     private val vitals: Vitals,
-    private val mode: Mode?,
+    mode: Mode?,
 ) {
-    private val measuredAt = Instant.now().truncatedTo(ChronoUnit.SECONDS)
-    private val device = device()
+    private val head = RecordHead(context, settings, vitals, mode)
     private var failure: JSONObject? = null
 
     var answer = ""
@@ -39,9 +32,7 @@ class Record(
     val soak = mutableListOf<SoakSample>()
     val runs = mutableListOf<Run>()
 
-    val fileName: String
-        get() = listOf(Build.MANUFACTURER, Build.MODEL, info.name, measuredAt)
-            .joinToString("-").replace(Regex("[^A-Za-z0-9_.]+"), "-") + ".json"
+    val fileName: String get() = head.fileName(info.name)
 
     /** The rounds of one depth and what was read meanwhile. */
     inner class Run(val depth: Int) {
@@ -89,56 +80,14 @@ class Record(
 
     fun failed(depth: Int, reason: String) = apply { failure = JSONObject().put("depth", depth).put("reason", reason) }
 
-    fun toJson(): JSONObject = JSONObject()
-        .put("record_version", VERSION)
-        .put("measured_at", measuredAt.toString())
-        .put("device", device)
-        .put("mode", orNull(mode?.label))
-        .put("model", model())
-        .put("app", app())
-        .put(
-            "settings",
-            JSONObject()
-                .put("prompt_tokens", BenchmarkHolder.PROMPT_TOKENS)
-                .put("generate_tokens", BenchmarkHolder.GENERATE_TOKENS)
-                .put("repeats", BenchmarkHolder.REPEATS),
-        )
-        .put("backend", "ONNX Runtime, ${info.provider}")
-        .put("question", BenchmarkHolder.QUESTION)
+    fun toJson(): JSONObject = head.toJson(model())
+        .put("backend", "${engineOf(manifest?.format ?: LONE_FORMAT)}, ${info.provider}")
         .put("answer", answer)
         .put("verified", verified)
         .put("runs", JSONArray(runs.map { it.toJson() }))
         .put("soak", JSONArray(soak.map(::soakToJson)))
         .put("failure", orNull(failure))
-        .put("after", after())
-
-    private fun device(): JSONObject {
-        val modern = Build.VERSION.SDK_INT >= Build.VERSION_CODES.S
-        val memory = ActivityManager.MemoryInfo()
-        context.getSystemService(ActivityManager::class.java)?.getMemoryInfo(memory)
-        val signs = vitals.read()
-        val cpuinfo = lines("/proc/cpuinfo").firstOrNull { it.startsWith("Features") || it.startsWith("flags") }
-        val clocks = (0 until Runtime.getRuntime().availableProcessors()).mapNotNull {
-            lines("/sys/devices/system/cpu/cpu$it/cpufreq/cpuinfo_max_freq").firstOrNull()?.toIntOrNull()
-        }
-        return JSONObject()
-            .put("name", "${Build.MANUFACTURER} ${Build.MODEL}")
-            .put("manufacturer", Build.MANUFACTURER)
-            .put("model", Build.MODEL)
-            .put("android", Build.VERSION.RELEASE)
-            .put("soc_manufacturer", orNull(if (modern) Build.SOC_MANUFACTURER else null))
-            .put("soc_model", orNull(if (modern) Build.SOC_MODEL else null))
-            .put("board", Build.BOARD)
-            .put("abi", orNull(Build.SUPPORTED_ABIS.firstOrNull()))
-            .put("cpu_features", JSONArray(cpuinfo?.substringAfter(':')?.trim()?.split(' ').orEmpty()))
-            .put("core_max_khz", JSONArray(clocks))
-            .put("memory_bytes", memory.totalMem)
-            .put("available_bytes", AndroidDevice.availableBytes(context))
-            .put("storage_free_bytes", context.filesDir.usableSpace)
-            .put("battery_percent", orNull(signs.batteryPercent))
-            .put("battery_temperature_c", orNull(signs.batteryTemperatureC))
-            .put("powered", orNull(signs.powered))
-    }
+        .put("after", head.facts.after())
 
     private fun model() = JSONObject()
         .put("name", info.name)
@@ -155,21 +104,9 @@ class Record(
         .put("self_test", orNull(info.selfTest))
         .put("synthetic", info.synthetic)
 
-    private fun app(): JSONObject {
-        val info = context.packageManager.getPackageInfo(context.packageName, 0)
-        return JSONObject().put("name", context.packageName).put("version", orNull(info.versionName))
-    }
-
-    private fun after(): JSONObject {
-        val signs = vitals.read()
-        return JSONObject()
-            .put("battery_percent", orNull(signs.batteryPercent))
-            .put("battery_temperature_c", orNull(signs.batteryTemperatureC))
-            .put("available_bytes", AndroidDevice.availableBytes(context))
-    }
-
     companion object {
-        const val VERSION = 1
+        /** Without a manifest. */
+        private const val LONE_FORMAT = "gguf"
     }
 }
 
@@ -189,11 +126,3 @@ private fun soakToJson(sample: SoakSample) = JSONObject()
     .put("battery_percent", orNull(sample.batteryPercent))
     .put("battery_current_ua", orNull(sample.batteryCurrentUa))
     .put("thermal_status", orNull(sample.thermalStatus))
-
-private fun orNull(value: Any?): Any = value ?: JSONObject.NULL
-
-private fun lines(path: String): List<String> = try {
-    File(path).readLines()
-} catch (_: IOException) {
-    emptyList()
-}

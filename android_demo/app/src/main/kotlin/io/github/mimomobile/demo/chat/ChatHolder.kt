@@ -10,11 +10,11 @@ import io.github.mimomobile.runtime.FinishReason
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
-import io.github.mimomobile.runtime.Prompt
 import java.io.IOException
 import java.io.OutputStream
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.NonCancellable
@@ -45,7 +45,11 @@ class ChatHolder(
     // Read at once, so that a screen that comes back finds its text where it was.
     private val current = MutableStateFlow(ChatUiState(settings.conversation?.let(store::read) ?: store.create()))
     private val disk = Dispatchers.IO.limitedParallelism(1)
+    private val talk = Talk(engine, store.states)
     private var answering: Job? = null
+
+    /** The engine's work after an answer. */
+    private var saving: Job? = null
 
     @Volatile
     private var stopping = false
@@ -61,7 +65,12 @@ class ChatHolder(
                 if (load is LoadState.Ready) count()
             }
         }
-        scope.launch { occupied.collect { busy -> current.update { it.copy(busy = busy) } } }
+        scope.launch {
+            occupied.collect { busy ->
+                if (busy) talk.forget()
+                current.update { it.copy(busy = busy) }
+            }
+        }
         scope.launch { settings.values.map { it.systemPrompt }.distinctUntilChanged().collect { count() } }
     }
 
@@ -78,13 +87,13 @@ class ChatHolder(
     /** Asks the last question again, in place of its answer. */
     fun regenerate() {
         if (state.value.conversation.exchanges.isEmpty()) return
-        begin { it.withAnswer(Answer(), System.currentTimeMillis()) }
+        begin { it.withAnswer(Answer(), it.updatedAt) }
     }
 
     /** Has the last answer go on where it was cut. */
     fun goOn() {
         if (state.value.conversation.exchanges.lastOrNull()?.answer?.isCut != true) return
-        begin { it.withAnswer(it.exchanges.last().answer.copy(state = AnswerState.STREAMING), System.currentTimeMillis()) }
+        begin { it.withAnswer(it.exchanges.last().answer.copy(state = AnswerState.STREAMING), it.updatedAt) }
     }
 
     /** Ends the answer within a token; what came of it stays. */
@@ -107,6 +116,7 @@ class ChatHolder(
                 quiet()
                 show(store.create())
             }
+            saving?.join() // or its file would come back
             withContext(disk) { store.delete(id) }
         }
     }
@@ -126,7 +136,7 @@ class ChatHolder(
         it.copy(unfolded = if (index in it.unfolded) it.unfolded - index else it.unfolded + index)
     }
 
-    private fun switch(to: suspend () -> Conversation?) {
+    private fun switch(to: suspend () -> Chat?) {
         scope.launch {
             val next = to() ?: return@launch
             quiet()
@@ -139,37 +149,46 @@ class ChatHolder(
         while (answering?.isCompleted == false) answering?.cancelAndJoin()
     }
 
-    private suspend fun show(conversation: Conversation) {
+    private suspend fun show(conversation: Chat) {
         settings.conversation = conversation.id
         current.update { it.copy(conversation = conversation, unfolded = emptySet(), usedTokens = null, editing = null) }
         count()
     }
 
-    private fun begin(change: (Conversation) -> Conversation) {
+    private fun begin(change: (Chat) -> Chat) {
         scope.launch {
             if (!state.value.canSend) return@launch
             current.update {
-                it.copy(conversation = change(it.conversation), generating = true, liveTps = null, editing = null)
+                val begun = change(it.conversation).copy(updatedAt = System.currentTimeMillis())
+                it.copy(conversation = begun, generating = true, liveTps = null, editing = null)
             }
             settings.conversation = state.value.conversation.id
             stopping = false
-            answering = scope.launch { answer() }
+            // Begins at once: one that is cancelled before it began would never say that it ended.
+            answering = scope.launch(start = CoroutineStart.UNDISPATCHED) { answer() }
         }
     }
 
     private suspend fun answer() {
-        val draft = Draft(state.value.conversation.exchanges.last().answer, ::publish)
+        val begun = state.value.conversation
+        val draft = Draft(begun.exchanges.last().answer, ::publish)
+        var journal: Journal? = null
+        var load: LoadState.Ready? = null
         try {
-            val chosen = settings.values.value
-            val prompt = state.value.conversation.prompt(chosen.systemPrompt)
+            saving?.join()
             save()
-            state.value.load.let { models.ready(checkNotNull(it.path), it.mode) }
-            draft.promptTokens = engine.countTokens(prompt)
-            engine.generate(prompt, chosen.generation).collect { event ->
+            val tokens = withContext(disk) { store.begin(begun) }
+            journal = tokens
+            val ready = state.value.load.let { models.ready(checkNotNull(it.path), it.mode) }
+            val events = talk.ask(begun, settings.values.value, ready)
+            load = ready
+            draft.promptTokens = talk.promptTokens
+            events.collect { event ->
                 when (event) {
                     is GenerationEvent.Token -> {
                         if (stopping) engine.stop()
-                        if (draft.add(event)) save()
+                        tokens.add(event)
+                        if (draft.add(event)) withContext(disk) { tokens.sync() }
                     }
                     is GenerationEvent.Finished -> draft.finish(event)
                 }
@@ -183,8 +202,10 @@ class ChatHolder(
             draft.fail(error.problem)
         } finally {
             withContext(NonCancellable) {
+                val answered = state.value.conversation
+                load?.let { if (draft.answer().run { hasBegun && state != AnswerState.FAILED }) saving = scope.launch { talk.save(answered, it) } }
                 current.update { it.copy(generating = false, liveTps = null, ended = it.ended + 1) }
-                save()
+                if (save()) withContext(disk) { journal?.delete() } else journal?.close()
                 count()
             }
         }
@@ -198,20 +219,20 @@ class ChatHolder(
         )
     }
 
-    private suspend fun save() {
-        try {
-            withContext(disk) { store.save(state.value.conversation) }
-        } catch (error: IOException) {
-            Log.e("mimo", "the conversation was not saved", error)
-        }
+    /** Whether the text is on disk. */
+    private suspend fun save(): Boolean = try {
+        withContext(disk) { store.save(state.value.conversation) }
+        true
+    } catch (error: IOException) {
+        Log.e("mimo", "the conversation was not saved", error)
+        false
     }
 
     private suspend fun count() {
         if (state.value.load !is LoadState.Ready || state.value.generating) return
         val conversation = state.value.conversation
-        val prompt = Prompt.Chat(conversation.messages(settings.values.value.systemPrompt))
         try {
-            val used = withContext(Dispatchers.Default) { engine.countTokens(prompt) }
+            val used = withContext(Dispatchers.Default) { talk.countTokens(conversation, settings.values.value.systemPrompt) }
             current.update { if (it.conversation == conversation) it.copy(usedTokens = used) else it }
         } catch (_: MimoException) {
             current.update { it.copy(usedTokens = null) } // another model is being loaded, or it has no template

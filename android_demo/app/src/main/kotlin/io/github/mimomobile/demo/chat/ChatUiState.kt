@@ -15,7 +15,7 @@ import io.github.mimomobile.demo.models.LoadState
  * @property ended Counts answers that ended, so that a screen reader is told once.
  */
 data class ChatUiState(
-    val conversation: Conversation,
+    val conversation: Chat,
     val history: List<Summary> = emptyList(),
     val load: LoadState = LoadState.None,
     val crash: Problem? = null,

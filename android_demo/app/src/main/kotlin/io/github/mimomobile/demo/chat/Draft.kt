@@ -29,7 +29,7 @@ internal class Draft(private val before: Answer, private val publish: (Draft) ->
         saved.due()
     }
 
-    /** Takes a token; true when it is time to save. */
+    /** Takes a token; true when it is time for the disk. */
     fun add(token: GenerationEvent.Token): Boolean {
         if (token.tokenId != null) {
             if (tokens++ == 0) firstNs = System.nanoTime()

@@ -1,7 +1,7 @@
 package io.github.mimomobile.demo.chat
 
 /** A conversation as Markdown, the thinking folded as GitHub and others show it; formulas stay LaTeX. */
-fun markdownOf(conversation: Conversation, model: String?): String = buildString {
+fun markdownOf(conversation: Chat, model: String?): String = buildString {
     append("# ${conversation.title}\n")
     if (model != null) append("\nAnswered by $model on a phone.\n")
     for ((question, answer) in conversation.exchanges) {
@@ -23,7 +23,7 @@ private val AnswerState.remark: String get() = when (this) {
 }
 
 /** A name for its file. */
-fun fileNameOf(conversation: Conversation): String {
+fun fileNameOf(conversation: Chat): String {
     val name = conversation.title.replace(Regex("""[^\p{L}\p{N}]+"""), "-").trim('-').take(MOST_LETTERS).trim('-')
     return name.ifEmpty { "conversation" } + ".md"
 }

@@ -29,7 +29,7 @@ class LoadMarker(private val context: Context, private val settings: SettingsSto
 
     /** What the user is told of [unfinished], which is [entry] if its folder is still there. */
     fun problem(path: String, entry: ModelEntry?): Problem {
-        val size = entry?.manifest?.sizeBytes
+        val size = entry?.sizeBytes
         val facts = listOfNotNull(
             context.getString(R.string.crash_model, entry?.name ?: File(path).name),
             size?.let { context.getString(R.string.crash_size, context.bytes(it)) },

@@ -21,7 +21,6 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
         val loaded = load is LoadState.Ready && load.path == entry.path
         val loading = (load as? LoadState.Loading)?.takeIf { it.path == entry.path }
         val failed = (load as? LoadState.Failed)?.takeIf { it.path == entry.path }
-        val whole = entry.manifest != null
         text(R.id.model_name).show(entry.name)
         text(R.id.model_badge).shown = loaded
         text(R.id.model_facts).show(facts(entry))
@@ -32,9 +31,9 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
             shown = loading != null
             if (loading != null) show(fraction(loading))
         }
-        act(R.id.model_load, whole && !loaded && loading == null) { screen.load(entry) }
-        act(R.id.model_verify, whole && state.task == null) { screen.verify(entry) }
-        act(R.id.model_details, whole) { screen.showDetails(entry) }
+        act(R.id.model_load, entry.isWhole && !loaded && loading == null) { screen.load(entry) }
+        act(R.id.model_verify, entry.manifest != null && state.task == null) { screen.verify(entry) }
+        act(R.id.model_details, entry.isWhole) { screen.showDetails(entry) }
         val isBeingWritten = entry.origin == Origin.UNFINISHED && state.task != null
         act(R.id.model_delete, entry.origin != Origin.BUNDLED && !isBeingWritten) { screen.confirmDelete(entry) }
         view.findViewById<View>(R.id.model_delete).contentDescription =
@@ -42,22 +41,26 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
     }
 
     private fun renderChoices(entry: ModelEntry) {
-        val shape = entry.shape
+        val (shape, onnx) = entry.shape to entry.shape as? OnnxShape
         val chosen = screen.chosen(entry)
+        text(R.id.model_recipe).show(
+            screen.getString(R.string.model_recipe, entry.manifest?.let(screen::describe).orEmpty()),
+        )
+        act(R.id.model_recipe, entry.recipes.size > 1) { screen.askRecipe(entry) }
         val tokens = chosen.contextLength?.let { screen.resources.getQuantityString(R.plurals.tokens, it, it) }
         text(R.id.model_context).show(
             screen.getString(R.string.model_context, tokens ?: screen.getString(R.string.automatic_context)),
         )
         act(R.id.model_context, shape != null) { screen.askContext(entry) }
         view.findViewById<Switch>(R.id.model_arranged).apply {
-            shown = shape != null && shape.isWorthKeeping
-            if (shape == null) return
+            shown = onnx != null && onnx.isWorthKeeping
+            if (onnx == null) return
             setOnCheckedChangeListener(null)
             isChecked = chosen.keepsArranged
             text = screen.getString(
                 R.string.keep_arranged,
-                screen.bytes(shape.arrangedBytes),
-                screen.bytes(shape.memoryBytes),
+                screen.bytes(onnx.arrangedBytes),
+                screen.bytes(onnx.memoryBytes),
             )
             setOnCheckedChangeListener { _, on -> screen.choose(entry, chosen.copy(keepsArranged = on)) }
         }
@@ -67,11 +70,13 @@ class ModelCard(parent: ViewGroup, private val screen: ModelsActivity) {
         val origin = when (entry.origin) {
             Origin.BUNDLED -> R.string.origin_bundled
             Origin.IMPORTED -> R.string.origin_imported
+            Origin.DOCUMENT -> R.string.origin_document
             Origin.PUSHED -> R.string.origin_pushed
             Origin.UNFINISHED -> R.string.origin_unfinished
         }
-        val size = entry.manifest?.let { screen.bytes(it.sizeBytes) }
-        return listOfNotNull(entry.manifest?.recipe, size, screen.getString(origin)).joinToString(SEPARATOR)
+        val size = entry.sizeBytes?.let(screen::bytes)
+        val engine = engineOf(entry.manifest?.format ?: "gguf").takeIf { entry.isWhole }
+        return listOfNotNull(entry.manifest?.recipe, engine, size, screen.getString(origin)).joinToString(SEPARATOR)
     }
 
     private fun problem(entry: ModelEntry): String? =

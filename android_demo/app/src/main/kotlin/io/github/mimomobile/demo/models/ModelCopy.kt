@@ -21,7 +21,7 @@ typealias Bytes = (doneBytes: Long, totalBytes: Long) -> Unit
 private const val BUFFER_BYTES = 1 shl 20
 
 /** Left free on the disk: Android itself suffers below. */
-private const val SPARE_BYTES = 64L shl 20
+const val SPARE_BYTES = 64L shl 20
 
 /** In a partial folder: some of its files exist nowhere else, so that it must stay until it is whole. */
 private const val MOVING = ".moving"
@@ -118,13 +118,13 @@ suspend fun verifyModel(folder: File, manifest: ModelManifest, progress: Bytes) 
     }
 }
 
-private fun write(file: File, text: String) = FileOutputStream(file).use {
+fun write(file: File, text: String) = FileOutputStream(file).use {
     it.write(text.encodeToByteArray())
     it.fd.sync()
 }
 
 /** The names in a folder survive a loss of power from now on; a file's own sync does not promise that. */
-private fun sync(folder: File) = try {
+fun sync(folder: File) = try {
     FileChannel.open(folder.toPath(), StandardOpenOption.READ).use { it.force(true) }
 } catch (error: IOException) {
     Log.w("mimo", "$folder: this file system syncs no folders", error)
@@ -134,7 +134,7 @@ private fun sync(folder: File) = try {
 private fun damaged(what: String) = ProblemException(Problem.Kind.DAMAGED, what)
 
 /** Reads [input] to its end, writing it to [output]; returns the SHA-256 in hexadecimal. */
-private suspend fun digest(input: InputStream, output: FileOutputStream?, progress: (Long) -> Unit): String {
+suspend fun digest(input: InputStream, output: FileOutputStream?, progress: (Long) -> Unit): String {
     val digest = MessageDigest.getInstance("SHA-256")
     val buffer = ByteArray(BUFFER_BYTES)
     var done = 0L

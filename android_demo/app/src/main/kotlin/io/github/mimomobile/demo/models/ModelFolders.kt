@@ -16,6 +16,8 @@ class ModelFolders(private val context: Context) {
 
     private val everyArranged = File(context.noBackupFilesDir, "prepacked")
 
+    val lone = LoneModels(context)
+    private val shapes = Shapes(lone)
     val nano = File(own, NANO)
     val nanoSource = AssetSource(context.assets, "models/$NANO")
 
@@ -42,31 +44,41 @@ class ModelFolders(private val context: Context) {
         everyArranged.listFiles().orEmpty().filterNot { it in wanted }.forEach { it.deleteRecursively() }
     }
 
-    /** Everything there is, the bundled model first. */
-    fun list(): List<ModelEntry> {
+    /** Everything there is, the bundled model first; [recipe] is the one that was chosen for a path. */
+    fun list(recipe: (path: String) -> String?): List<ModelEntry> {
         val inOwn = own.listFiles().orEmpty().filter { it.isDirectory }.map { folder ->
             when {
-                folder == nano -> read(folder, Origin.BUNDLED)
+                folder == nano -> read(folder, Origin.BUNDLED, recipe)
                 folder.name.endsWith(PARTIAL) -> ModelEntry(folder, Origin.UNFINISHED)
-                else -> read(folder, Origin.IMPORTED)
+                else -> read(folder, Origin.IMPORTED, recipe)
             }
         }
-        val inPushed = pushed?.listFiles().orEmpty().filter { it.isDirectory }.map { read(it, Origin.PUSHED) }
-        return (inOwn + inPushed).sortedWith(compareBy({ it.origin }, { it.name }))
+        val inPushed = pushed?.listFiles().orEmpty().filter { it.isDirectory || lone.read(it) != null }
+            .map { read(it, Origin.PUSHED, recipe) }
+        return (inOwn + inPushed).map { it.copy(shape = shapes.of(it)) }.sortedWith(compareBy({ it.origin }, { it.name }))
     }
 
     /** A folder of its own for each model and recipe. */
     fun target(manifest: ModelManifest) =
         File(own, "${manifest.model}-${manifest.recipe}".replace(Regex("[^A-Za-z0-9_.-]+"), "-").trimStart('.'))
 
-    private fun read(folder: File, origin: Origin): ModelEntry = try {
-        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
-        ModelEntry(folder, origin, manifest, ModelShape.read(File(folder, manifest.path)))
+    private fun read(folder: File, origin: Origin, recipe: (String) -> String?): ModelEntry = try {
+        val file = File(folder, ModelManifest.NAME)
+        val lone = if (file.exists()) null else lone.read(folder)
+        if (lone != null) ModelEntry(folder, origin(lone, origin), lone = lone) else {
+            val all = recipesIn(file.readText())
+            val here = all.presentIn(folder)
+            val chosen = recipe(folder.path)
+            val manifest = here.firstOrNull { it.recipe == chosen } ?: here.firstOrNull() ?: all.first()
+            ModelEntry(folder, origin, manifest, recipes = here)
+        }
     } catch (error: IOException) {
         ModelEntry(folder, origin, problem = error.message)
     } catch (error: MimoException) {
         ModelEntry(folder, origin, problem = error.message)
     }
+
+    private fun origin(lone: LoneModel, origin: Origin) = if (lone.document != null) Origin.DOCUMENT else origin
 
     private companion object {
         const val NANO = "mimo-nano"

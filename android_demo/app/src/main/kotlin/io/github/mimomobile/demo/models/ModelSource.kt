@@ -44,13 +44,6 @@ class TreeSource(private val resolver: ContentResolver, private val tree: Uri) :
         false // read only, or failing otherwise: other apps' code; the copy is whole all the same
     }
 
-    /** Providers are other apps and may fail in any way. */
-    private fun <T> asking(path: String, ask: () -> T): T = try {
-        ask()
-    } catch (error: RuntimeException) {
-        throw IOException("$path: the provider failed (${error.message})", error)
-    }
-
     private fun uri(path: String): Uri {
         val id = path.split('/').fold(root) { folder, name ->
             listed.getOrPut(folder) { children(folder) }[name]

@@ -198,7 +198,7 @@ class ContentTest {
     private fun conversation(vararg exchanges: Exchange) = application.chats.create().copy(exchanges = exchanges.toList())
 
     /** The chat screen with a saved conversation; nano answers under another [name] if that is given. */
-    private fun open(conversation: Conversation, name: String? = null): ChatActivity {
+    private fun open(conversation: Chat, name: String? = null): ChatActivity {
         application.chats.save(conversation)
         application.settings.conversation = conversation.id
         application.settings.set(Settings(generation = GenerationConfig { temperature = 0.0 }))

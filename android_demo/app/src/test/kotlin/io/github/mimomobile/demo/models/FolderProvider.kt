@@ -23,7 +23,9 @@ class FolderProvider : ContentProvider() {
     override fun query(uri: Uri, names: Array<String>?, where: String?, values: Array<String>?, order: String?): Cursor {
         beforeListing()
         val cursor = MatrixCursor(names)
-        for (file in File(DocumentsContract.getDocumentId(uri)).listFiles()!!.sorted()) {
+        val document = File(DocumentsContract.getDocumentId(uri))
+        if (document.isFile) return cursor.apply { addRow(arrayOf<Any>(document.name, document.length())) }
+        for (file in document.listFiles()!!.sorted()) {
             val row = cursor.newRow()
             row.add(Document.COLUMN_DOCUMENT_ID, file.path)
             row.add(Document.COLUMN_DISPLAY_NAME, file.name)
@@ -63,9 +65,14 @@ class FolderProvider : ContentProvider() {
         var beforeListing = {}
 
         /** What the picker returns when [folder] was picked. */
-        fun tree(folder: File): Uri {
+        fun tree(folder: File): Uri = provided { DocumentsContract.buildTreeDocumentUri(it, folder.path) }
+
+        /** The same for a file. */
+        fun document(file: File): Uri = provided { DocumentsContract.buildDocumentUri(it, file.path) }
+
+        private fun provided(uri: (String) -> Uri): Uri {
             Robolectric.buildContentProvider(FolderProvider::class.java).create(AUTHORITY)
-            return DocumentsContract.buildTreeDocumentUri(AUTHORITY, folder.path)
+            return uri(AUTHORITY)
         }
     }
 }

@@ -158,7 +158,7 @@ class LoadingTest {
     @Test
     fun `the context that nobody chose is the longest that fits`() {
         // MiMo-7B: 36 layers and the MTP layer, 8 heads of 128; its weights were measured.
-        val shape = ModelShape(trainedTokens = 32768, weightBytes = 5_000_000_000, tokenBytes = 4L * 37 * 8 * 128)
+        val shape = OnnxShape(trainedTokens = 32768, weightBytes = 5_000_000_000, tokenBytes = 4L * 37 * 8 * 128)
         assertEquals(148 * 1024, shape.tokenBytes)
         assertEquals(32768, shape.largestContext(16_000_000_000, int8 = false))
         val tokens = shape.largestContext(8_000_000_000, int8 = false)
@@ -172,14 +172,14 @@ class LoadingTest {
     @Test
     fun `the sizes of a model are read from its folder, and no model is one without them`() {
         val folder = File(pushed("mine"), "mimo-nano-int4_b32-onnx")
-        val shape = ModelShape.read(folder)!!
+        val shape = OnnxShape.read(folder)!!
         assertEquals(2048, shape.trainedTokens)
         assertEquals(4L * 5 * 2 * 64, shape.tokenBytes)
         assertFalse(shape.isWorthKeeping)
         File(folder, "config.json").writeText("""{"num_attention_heads": 0, "hidden_size": 64}""")
-        assertNull(ModelShape.read(folder))
+        assertNull(OnnxShape.read(folder))
         File(folder, "config.json").delete()
-        assertNull(ModelShape.read(folder))
+        assertNull(OnnxShape.read(folder))
     }
 
     @Test
@@ -220,9 +220,12 @@ class LoadingTest {
         return models
     }
 
+    private fun nano() = File(checkNotNull(System.getProperty("mimo.model")) { "mimo.model is not set" })
+
     private fun pushed(name: String): File {
         val folder = File(application.getExternalFilesDir("models"), name)
-        File(checkNotNull(System.getProperty("mimo.model")) { "mimo.model is not set" }).copyRecursively(folder)
+        nano().copyRecursively(folder)
+        folder.listFiles()!!.filter { it.name.endsWith(".gguf") }.forEach { it.delete() } // one engine alone
         return folder
     }
 }

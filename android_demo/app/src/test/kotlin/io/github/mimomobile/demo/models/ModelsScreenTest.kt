@@ -1,6 +1,7 @@
 package io.github.mimomobile.demo.models
 
 import android.app.Activity
+import android.app.AlertDialog
 import android.content.Intent
 import io.github.mimomobile.demo.Hardware
 import io.github.mimomobile.demo.PHONE
@@ -14,6 +15,7 @@ import io.github.mimomobile.demo.colors
 import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.roleOf
 import io.github.mimomobile.demo.screenshot
+import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.runtime.ModelManifest
 import java.io.File
@@ -34,6 +36,7 @@ import org.robolectric.RobolectricTestRunner
 import org.robolectric.Shadows.shadowOf
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+import org.robolectric.shadows.ShadowDialog
 
 /** The real model screen: what a fresh install has, and folders from the file picker. */
 @RunWith(RobolectricTestRunner::class)
@@ -73,7 +76,7 @@ class ModelsScreenTest {
     fun `moving deletes each source once its copy is whole`() {
         val models = start()
         val folder = copyOfNano()
-        application.models.import(FolderProvider.tree(folder), move = true)
+        application.models.import(FolderProvider.tree(folder), move = true, RECIPE)
         await("the import") { state.task == null && (state.load as? LoadState.Ready)?.path?.endsWith("b32") == true }
         assertFalse(File(folder, PART).exists())
         assertTrue(models.shown().isNotEmpty())
@@ -85,7 +88,7 @@ class ModelsScreenTest {
         val folder = copyOfNano()
         FolderProvider.keepsAll = true
         try {
-            application.models.import(FolderProvider.tree(folder), move = true)
+            application.models.import(FolderProvider.tree(folder), move = true, RECIPE)
             await("the import") { state.task == null && (state.load as? LoadState.Ready)?.path?.endsWith("b32") == true }
         } finally {
             FolderProvider.keepsAll = false
@@ -97,7 +100,7 @@ class ModelsScreenTest {
     @Test
     fun `a move that breaks off keeps what was moved, and goes on`() = runBlocking {
         val folder = copyOfNano()
-        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
+        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText(), RECIPE)
         val target = File(temporary.newFolder(), "moved")
         val last = manifest.files.last().path
         val torn = Folder(folder) { if (it == last) throw IOException("the stick was pulled out") }
@@ -116,7 +119,7 @@ class ModelsScreenTest {
     @Test
     fun `a whole model that cannot take its name stays where it is`() = runBlocking {
         val folder = copyOfNano()
-        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText())
+        val manifest = ModelManifest.parse(File(folder, ModelManifest.NAME).readText(), RECIPE)
         val target = File(temporary.newFolder(), "moved")
         val source = Folder(folder) { if (it == manifest.files.last().path) File(target, "x").mkdirs() }
         assertThrows(IOException::class.java) {
@@ -175,6 +178,7 @@ class ModelsScreenTest {
     fun `a folder that adb pushed is loaded where it is`() {
         val pushed = File(application.getExternalFilesDir("models"), "mine")
         copyOfNano().copyRecursively(pushed)
+        pushed.listFiles()!!.filter { it.name.endsWith(".gguf") }.forEach { it.delete() } // the other engine's
         start()
         val entry = state.models.single { it.origin == Origin.PUSHED }
         application.models.load(entry.path)
@@ -186,6 +190,7 @@ class ModelsScreenTest {
     fun `verifying finds a byte that changed since`() {
         val pushed = File(application.getExternalFilesDir("models"), "mine")
         copyOfNano().copyRecursively(pushed)
+        pushed.listFiles()!!.filter { it.name.endsWith(".gguf") }.forEach { it.delete() } // the other engine's
         start()
         val entry = state.models.single { it.origin == Origin.PUSHED }
         application.models.verify(entry)
@@ -199,7 +204,7 @@ class ModelsScreenTest {
     @Test
     fun `a deleted model is gone, and nano is loaded in its place`() {
         start()
-        application.models.import(FolderProvider.tree(copyOfNano()), move = false)
+        application.models.import(FolderProvider.tree(copyOfNano()), move = false, RECIPE)
         await("the import") { state.task == null && (state.load as? LoadState.Ready)?.path?.endsWith("b32") == true }
         application.models.delete(state.models.single { it.origin == Origin.IMPORTED })
         await("nano") { (state.load as? LoadState.Ready)?.path?.endsWith("mimo-nano") == true }
@@ -242,6 +247,17 @@ class ModelsScreenTest {
         assertEquals(Intent.ACTION_OPEN_DOCUMENT_TREE, asked.intent.action)
         val picked = Intent().setData(FolderProvider.tree(folder))
         shadowOf(models).receiveResult(asked.intent, Activity.RESULT_OK, picked)
+        if (!File(folder, ModelManifest.NAME).exists()) return
+        await("the question") { ShadowDialog.getLatestDialog()?.isShowing == true }
+        answer(RECIPE)
+    }
+
+    /** Takes what begins with [choice] in the dialog that is shown. */
+    private fun answer(choice: String) {
+        val list = (ShadowDialog.getLatestDialog() as AlertDialog).listView
+        val index = (0 until list.count).first { list.getItemAtPosition(it).toString().startsWith(choice) }
+        shadowOf(list).performItemClick(index)
+        settle()
     }
 
     private fun copyOfNano(): File {
@@ -251,6 +267,7 @@ class ModelsScreenTest {
     }
 
     private companion object {
+        const val RECIPE = "int4_b32"
         const val PART = "mimo-nano-int4_b32-onnx/model.onnx.data"
     }
 }

@@ -10,7 +10,7 @@ import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.Heat
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
-import io.github.mimomobile.runtime.onnx.setOnAndroid
+import io.github.mimomobile.runtime.devices.setOnAndroid
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob

@@ -1,5 +1,7 @@
 package io.github.mimomobile.runtime.decode
 
+import io.github.mimomobile.runtime.MimoException
+
 /**
  * A computation was cut off; between a backend and the decoder only, never seen by users.
  *
@@ -13,6 +15,9 @@ internal class Cancelled(val computed: Int) : Exception() {
 internal interface Backend : AutoCloseable {
     /** Tokens that the KV cache holds. */
     val contextLength: Int
+
+    /** Memory of one token in the trunk's KV cache. */
+    val kvBytesPerToken: Long
 
     /** What drafts; it is shown all that [decode] computes. */
     val mtp: MtpHead?
@@ -30,6 +35,16 @@ internal interface Backend : AutoCloseable {
      * they hold is lost.
      */
     fun forget()
+
+    /** A copy, or a view, of what the KV caches hold of the first [tokens] positions; what comes after may be forgotten. */
+    fun state(tokens: Int): List<StateArray>
+
+    /**
+     * Puts such arrays back, which may be a stranger's.
+     *
+     * @throws MimoException.ConversationFile They are another model's; what the caches hold then is lost.
+     */
+    fun restore(arrays: List<StateArray>, tokens: Int)
 
     /** Ends a running [decode] soon, and all later ones until [renew]; called from any thread. */
     fun cancel()
@@ -52,4 +67,10 @@ internal interface MtpLayer {
      * Returns the last row's logits, one for each of [draftIds].
      */
     fun read(hidden: FloatArray, ids: IntArray, count: Int, position: Int): FloatArray
+
+    /** As [Backend.state], of the first [rows] rows; names begin with `mtp`. */
+    fun state(rows: Int): List<StateArray>
+
+    /** As [Backend.restore]. */
+    fun restore(arrays: List<StateArray>, rows: Int)
 }

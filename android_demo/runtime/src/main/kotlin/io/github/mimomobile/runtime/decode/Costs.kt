@@ -1,5 +1,6 @@
 package io.github.mimomobile.runtime.decode
 
+import io.github.mimomobile.runtime.Speculation
 import java.util.Locale
 
 /**
@@ -16,6 +17,13 @@ internal data class Costs(val rowsS: List<Double>, val draftS: Double) {
     }
 
     companion object {
+        /** The costs of a backend, as far as who drafts asks for them; null where nothing drafts. Its KV cache is lost by it. */
+        fun measure(backend: Backend, speculation: Speculation): Costs? = when (speculation) {
+            Speculation.OFF -> null
+            Speculation.MTP -> backend.mtp?.let { measure(backend, 2) }
+            else -> measure(backend, minOf(Pace.MOST_ROWS, backend.contextLength))
+        }
+
         /** The costs of a backend in runs of at most [most] rows; its KV cache is lost by it. */
         fun measure(backend: Backend, most: Int): Costs {
             fun step(rows: Int) = backend.decode(IntArray(rows), 0, rows)

@@ -15,6 +15,7 @@ import io.github.mimomobile.runtime.text.IntList
  * What runs cost is measured when it is made, so that the first answer does not wait for it.
  *
  * @param name Which model computes on what, for errors.
+ * @property costs What runs cost when nothing else was under way; null where nothing drafts.
  * @throws MimoException.Inference The backend failed.
  */
 internal class Decoder(
@@ -22,15 +23,10 @@ internal class Decoder(
     private val name: String,
     speculation: Speculation,
     private val cooling: Cooling = Cooling({ Heat.NONE }),
+    val costs: Costs? = Costs.measure(backend, speculation),
 ) {
     private val cached = IntList()
 
-    /** What runs cost when nothing else was under way; null where nothing drafts. */
-    val costs: Costs? = when (speculation) {
-        Speculation.OFF -> null
-        Speculation.MTP -> backend.mtp?.let { Costs.measure(backend, 2) }
-        else -> Costs.measure(backend, minOf(Pace.MOST_ROWS, backend.contextLength))
-    }
     private val speculator = costs?.let { Speculator(speculation, backend.mtp, it) }
 
     /**
@@ -124,6 +120,30 @@ internal class Decoder(
             restedS = restedS,
         )
         emit(GenerationEvent.Finished(checkNotNull(reason), stats, if (full) Notice.CONTEXT_FULL else null))
+    }
+
+    /** The ids of the prompt [ids] that the KV cache holds, its beginning, and their keys and values; forgets the rest. */
+    fun kept(ids: IntArray): Pair<IntArray, List<StateArray>> {
+        val most = minOf(cached.size, ids.size)
+        cached.truncate((0 until most).firstOrNull { cached[it] != ids[it] } ?: most)
+        return Pair(cached.toIntArray(), if (cached.size > 0) backend.state(cached.size) else emptyList())
+    }
+
+    /**
+     * Goes on from a copy of the keys and values of [ids].
+     *
+     * @throws MimoException.ConversationFile It is another model's.
+     */
+    fun adopt(ids: IntArray, arrays: List<StateArray>) {
+        cached.truncate(0)
+        backend.mtp?.resume(0)
+        try {
+            backend.restore(arrays, ids.size)
+        } catch (error: Throwable) {
+            backend.forget() // a stranger's numbers may have come as far as the caches
+            throw error
+        }
+        cached.addAll(ids)
     }
 
     /** Ends a running generation within a token; called from any thread. */

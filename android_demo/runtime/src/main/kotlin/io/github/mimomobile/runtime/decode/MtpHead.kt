@@ -1,5 +1,6 @@
 package io.github.mimomobile.runtime.decode
 
+import io.github.mimomobile.runtime.MimoException
 import java.nio.FloatBuffer
 
 /**
@@ -58,6 +59,43 @@ internal class MtpHead(private val layer: MtpLayer, batch: Int) {
         return read(token)
     }
 
+    /** What it knows of the first [tokens] tokens: the layer's cache, and the rows that wait. */
+    fun state(tokens: Int): List<StateArray> {
+        cut(tokens)
+        first = minOf(first, tokens)
+        val waits = StateArray.of(IDS, ArrayType.I64, 1L + waiting) { out ->
+            out.putLong(first.toLong())
+            for (row in 0 until waiting) out.putLong(ids[row].toLong())
+        }
+        val states = StateArray.of(HIDDEN, ArrayType.F32, waiting.toLong(), size.toLong()) {
+            it.asFloatBuffer().put(hidden, 0, waiting * size)
+        }
+        return layer.state(first) + waits + listOfNotNull(states.takeIf { waiting > 0 })
+    }
+
+    /**
+     * Goes on from such a state of [tokens] tokens; after one without an MTP layer, drafts begin anew.
+     *
+     * @throws MimoException.ConversationFile It is another model's, or its parts do not go together.
+     */
+    fun restore(arrays: List<StateArray>, tokens: Int) {
+        resume(0)
+        val waits = arrays.firstOrNull { it.name == IDS } ?: return
+        val states = arrays.firstOrNull { it.name == HIDDEN }
+        val count = (waits.shape.singleOrNull() ?: 0) - 1
+        if (waits.type != ArrayType.I64 || count !in 0..ids.size) unlike()
+        val found = LongArray(count.toInt() + 1).also { waits.bytes().asLongBuffer().get(it) }
+        val isThere = states != null && states.type == ArrayType.F32 && states.shape == listOf(count, size.toLong())
+        if (found.any { it !in 0..Int.MAX_VALUE } || found[0] + count > tokens || count > 0 && !isThere) unlike()
+        layer.restore(arrays, found[0].toInt())
+        first = found[0].toInt()
+        waiting = count.toInt()
+        for (row in 0 until waiting) ids[row] = found[row + 1].toInt()
+        if (waiting > 0) checkNotNull(states).bytes().asFloatBuffer().get(hidden, 0, waiting * size)
+    }
+
+    private fun unlike(): Nothing = wrongState("what waits for its MTP layer does not go with this one")
+
     private fun read(token: Int): FloatArray {
         ids.copyInto(ids, 0, 1, waiting)
         ids[waiting - 1] = token
@@ -73,6 +111,9 @@ internal class MtpHead(private val layer: MtpLayer, batch: Int) {
     }
 
     private companion object {
+        const val IDS = "head.ids"
+        const val HIDDEN = "head.hidden"
+
         /** So many rows are read in one run while nothing is drafted: by the row this costs a fraction of a draft. */
         const val WAITING_ROWS = 128
     }

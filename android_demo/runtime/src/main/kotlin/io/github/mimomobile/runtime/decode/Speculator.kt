@@ -4,7 +4,7 @@ import io.github.mimomobile.runtime.Speculation
 import kotlin.math.max
 
 /** Who drafts. */
-internal enum class Drafter { NONE, MTP, NGRAM }
+internal enum class Drafter { NONE, MTP, NGRAM, FORCED }
 
 /** Tokens to verify together with the last one. */
 internal class Draft(val ids: IntArray, val drafter: Drafter) {
@@ -16,8 +16,8 @@ internal class Draft(val ids: IntArray, val drafter: Drafter) {
 /**
  * Decides who drafts the next tokens, and how many: by what runs cost now and by how many drafts were right lately.
  *
- * There are two drafters: the MTP layer, and a look-up of what followed the same tokens before (prompt lookup). Whether
- * a draft is right the trunk decides: nothing here can change a token.
+ * There are two drafters: the MTP layer, and a look-up of what followed the same tokens before (prompt lookup). Text that
+ * a structure forces comes before both. Whether a draft is right the trunk decides: nothing here can change a token.
  *
  * @param head The MTP layer, if there is one.
  * @param clock Nanoseconds.
@@ -33,6 +33,7 @@ internal class Speculator(
     private val looksUp = mode != Speculation.MTP
     private val mtp = Success(MTP_PRIOR)
     private val ngram = Success(NGRAM_PRIOR)
+    private val forced = Success(FORCED_PRIOR)
     private val pace = Pace(costs.rowsS)
     private var draftS = costs.draftS
     private var couldPay = couldPay()
@@ -41,6 +42,7 @@ internal class Speculator(
     private var silentTokens = 0
     private var mtpShadow = Generation.END
     private var ngramShadow = Generation.END
+    private var forcedShadow = Generation.END
 
     /** A generation begins that goes on after [ids]. */
     fun begin(ids: IntArray) {
@@ -52,6 +54,7 @@ internal class Speculator(
     fun follow(token: Int) {
         if (mtpShadow != Generation.END) mtp.first.learn(mtpShadow == token, SHADOW_WEIGHT)
         if (ngramShadow != Generation.END) ngram.first.learn(ngramShadow == token, 1.0)
+        if (forcedShadow != Generation.END) forced.first.learn(forcedShadow == token, 1.0)
         forgetShadows()
         if (looksUp) lookup.append(token)
         silentTokens++
@@ -66,6 +69,7 @@ internal class Speculator(
         }
         if (draft.drafter == Drafter.MTP) mtp.learn(draft.ids.size, accepted)
         if (draft.drafter == Drafter.NGRAM) ngram.learn(draft.ids.size, accepted)
+        if (draft.drafter == Drafter.FORCED) forced.learn(draft.ids.size, accepted)
     }
 
     /**
@@ -75,6 +79,8 @@ internal class Speculator(
      */
     fun propose(generation: Generation, position: Int, token: Int, room: Int): Draft {
         val most = room.coerceIn(0, costs.rowsS.size - 1)
+        val certain = generation.certain()
+        if (most > 0 && certain.isNotEmpty()) return forced(certain.copyOf(minOf(most, certain.size)))
         val found = if (looksUp) lookup.following(most) else IntArray(0)
         val layer = head?.takeIf { couldPay && most > 0 }
         val count = choose(found.size, layer != null)
@@ -94,6 +100,15 @@ internal class Speculator(
             shadowTokens = max(SHADOW_TOKENS, seconds / pace.seconds(1) / SHADOW_SHARE)
         }
         return if (drafting == Drafter.NGRAM) Draft(found.copyOf(count), Drafter.NGRAM) else Draft.NONE
+    }
+
+    /** The draft that pays most of tokens whose text is certain, though it is cut anew after each of them. */
+    private fun forced(certain: IntArray): Draft {
+        drafting = Drafter.NONE
+        val count = (0..certain.size).maxBy { speed(forced.expected(it), it, 0.0) }
+        if (count > 0) return Draft(certain.copyOf(count), Drafter.FORCED)
+        forcedShadow = certain[0]
+        return Draft.NONE
     }
 
     /** Chooses who drafts now, and returns how many tokens: what is expected to give most tokens a second. */
@@ -134,12 +149,14 @@ internal class Speculator(
     private fun forgetShadows() {
         mtpShadow = Generation.END
         ngramShadow = Generation.END
+        forcedShadow = Generation.END
     }
 
     private companion object {
         /** What is expected of each drafter at first. */
         const val MTP_PRIOR = 0.7
         const val NGRAM_PRIOR = 0.5
+        const val FORCED_PRIOR = 0.95
 
         /** By so much drafting must look faster than going without to be begun; to be ended it must look slower. */
         const val MARGIN = 1.05

@@ -1,6 +1,7 @@
 package io.github.mimomobile.runtime.files
 
 import java.io.InputStream
+import java.math.BigInteger
 
 /** Text that is no JSON, or other JSON than expected. */
 internal class JsonException(message: String) : Exception(message)
@@ -9,8 +10,15 @@ internal class JsonException(message: String) : Exception(message)
  * JSON read value by value from a stream of UTF-8.
  *
  * Only the string being read is in memory, so that a vocabulary of 150,000 tokens costs no more than its own tables.
+ *
+ * @param wholeNumbers Whether [readValue] gives Long or BigInteger for numbers without a point and an exponent.
+ * @param mostChars Of a string.
  */
-internal class JsonReader(private val input: InputStream) {
+internal class JsonReader(
+    private val input: InputStream,
+    private val wholeNumbers: Boolean = false,
+    private val mostChars: Int = MOST_CHARS,
+) {
     private val buffer = ByteArray(1 shl 16)
     private var position = 0
     private var limit = 0
@@ -42,7 +50,7 @@ internal class JsonReader(private val input: InputStream) {
         var halves = false
         while (true) {
             if (length + 2 > chars.size) chars = chars.copyOf(2 * chars.size)
-            if (length > MOST_CHARS) fail("a string of more than $MOST_CHARS characters")
+            if (length > mostChars) fail("a string of more than $mostChars characters")
             val byte = next()
             when {
                 byte == '"'.code -> return length.also { if (halves) checkPairs(length) }
@@ -68,25 +76,32 @@ internal class JsonReader(private val input: InputStream) {
 
     /** The next value, a number. */
     fun readDouble(): Double {
+        val text = readNumber()
+        return text.toDouble().takeIf { it.isFinite() } ?: fail("'$text', a number expected")
+    }
+
+    private fun readNumber(): String {
         peek()
         val text = StringBuilder()
         while (fill() && buffer[position].toInt().toChar().let { it.isLetterOrDigit() || it in "+-." }) {
             if (text.length == MOST_DIGITS) fail("a number of more than $MOST_DIGITS characters")
             text.append(next().toChar())
         }
-        return text.takeIf(::isNumber)?.toString()?.toDouble()?.takeIf { it.isFinite() }
-            ?: fail("'$text', a number expected")
+        return text.takeIf(::isNumber)?.toString() ?: fail("'$text', a number expected")
     }
 
     /** The whole text as one value, as [readValue] gives it; nothing may come after it. */
-    fun readDocument(): Any? = readValue().also {
+    fun readDocument(): Any? = readValue().also { readEnd() }
+
+    /** Passes over the blanks behind the last value; nothing else may come. */
+    fun readEnd() {
         while (fill()) {
             if (buffer[position].toInt().toChar() !in BLANKS) fail("more than one value")
             position++
         }
     }
 
-    /** The next value of any kind: Map, List, String, Double, Boolean or null. For small texts. */
+    /** The next value of any kind: Map, List, String, a number, Boolean or null. For small texts. */
     fun readValue(): Any? = when (peek().also { count() }) {
         '{' -> buildMap { readObject { name -> if (name in this) fail("'$name' twice") else put(name, readValue()) } }
         '[' -> buildList { readArray { add(readValue()) } }
@@ -94,7 +109,13 @@ internal class JsonReader(private val input: InputStream) {
         't' -> true.also { word("true") }
         'f' -> false.also { word("false") }
         'n' -> null.also { word("null") }
-        else -> readDouble()
+        else -> if (wholeNumbers) readExact() else readDouble()
+    }
+
+    private fun readExact(): Number {
+        val text = readNumber()
+        if (text.any { it in ".eE" }) return text.toDouble().takeIf { it.isFinite() } ?: fail("'$text', a number expected")
+        return text.toLongOrNull() ?: BigInteger(text)
     }
 
     /** Passes over the next value. */

@@ -7,10 +7,12 @@ import java.io.File
 import java.io.IOException
 import java.security.MessageDigest
 
-/** A folder that `mimo quantize` wrote, and one model for ONNX Runtime in it. */
-internal class ModelFolder private constructor(private val root: File, val manifest: ModelManifest) {
-    /** The folder with the graphs. */
-    val graphs: File get() = resolve(manifest.path)
+/** A folder that `mimo quantize` wrote, and one model in it. */
+internal class ModelFolder private constructor(override val path: File, val manifest: ModelManifest) : ModelSource {
+    override val format: String get() = manifest.format
+
+    /** The folder or the file of the model. */
+    val model: File get() = resolve(manifest.path)
 
     /**
      * Checks every file of the model, and tells how many bytes of how many were checked.
@@ -41,21 +43,21 @@ internal class ModelFolder private constructor(private val root: File, val manif
 
     /** Links may lead out of the folder, too. */
     private fun resolve(path: String): File {
-        val file = File(root, path)
-        if (!file.canonicalFile.startsWith(root.canonicalFile)) fail("$path leads out of the folder")
+        val file = File(this.path, path)
+        if (!file.canonicalFile.startsWith(this.path.canonicalFile)) fail("$path leads out of the folder")
         return file
     }
 
     private fun fail(problem: String): Nothing =
-        throw MimoException.ModelLoad("${File(root, ModelManifest.NAME)}: $problem")
+        throw MimoException.ModelLoad("${File(path, ModelManifest.NAME)}: $problem")
 
     companion object {
         /**
-         * The model of [recipe] in the folder [root], or the first.
+         * The model of [recipe] in the folder [root], or the first of [formats].
          *
          * @throws MimoException.ModelLoad There is none, or the manifest is missing or damaged.
          */
-        fun read(root: File, recipe: String?): ModelFolder {
+        fun read(root: File, recipe: String?, formats: Set<String>): ModelFolder {
             val file = File(root, ModelManifest.NAME)
             val text = try {
                 untrustedText(file)
@@ -65,7 +67,7 @@ internal class ModelFolder private constructor(private val root: File, val manif
                 )
             }
             try {
-                return ModelFolder(root, ModelManifest.parse(text, recipe))
+                return ModelFolder(root, ModelManifest.parse(text, recipe, formats))
             } catch (error: MimoException.ModelLoad) {
                 throw MimoException.ModelLoad("$root: ${error.message}", error)
             }

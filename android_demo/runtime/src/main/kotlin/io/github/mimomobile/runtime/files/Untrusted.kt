@@ -1,8 +1,8 @@
 package io.github.mimomobile.runtime.files
 
 import java.io.File
+import java.io.FileInputStream
 import java.io.IOException
-import java.io.InputStream
 
 /** The largest file of text or JSON that is read; MiMo-7B's tokenizer.json has 7 MB. */
 internal const val MOST_TEXT_BYTES: Long = 32_000_000
@@ -16,7 +16,7 @@ internal const val MOST_DOCUMENT_BYTES: Long = 4_000_000
  *
  * @throws IOException It is none, or cannot be read.
  */
-internal fun untrustedInput(file: File, most: Long = MOST_TEXT_BYTES): InputStream {
+internal fun untrustedInput(file: File, most: Long = MOST_TEXT_BYTES): FileInputStream {
     if (!file.isFile) throw IOException(if (file.exists()) "no regular file" else "missing")
     if (file.length() > most) throw IOException("${file.length()} bytes found, at most $most expected")
     return file.inputStream()

@@ -75,6 +75,9 @@ class CoolingTest {
             cancelled = true
         }
 
+        override val kvBytesPerToken: Long get() = 0
+        override fun state(tokens: Int): List<StateArray> = emptyList()
+        override fun restore(arrays: List<StateArray>, tokens: Int) = Unit
         override fun forget() = Unit
         override fun renew() = Unit
         override fun close() = Unit

@@ -5,6 +5,7 @@ import io.github.mimomobile.runtime.GenerationConfig
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationEvent.Finished
 import io.github.mimomobile.runtime.Speculation
+import io.github.mimomobile.runtime.Sweep
 import io.github.mimomobile.runtime.nanoOnnx
 import io.github.mimomobile.runtime.text.ThinkingSplitter
 import io.github.mimomobile.runtime.text.TokenizerFile
@@ -15,6 +16,7 @@ import kotlinx.coroutines.runBlocking
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
+import org.junit.experimental.categories.Category
 
 class DecoderTest {
     private val tokenizer = TokenizerFile.read(File(nanoOnnx, "tokenizer.json"))
@@ -41,6 +43,9 @@ class DecoderTest {
             cancels++
         }
 
+        override val kvBytesPerToken: Long get() = 0
+        override fun state(tokens: Int): List<StateArray> = emptyList()
+        override fun restore(arrays: List<StateArray>, tokens: Int) = Unit
         override fun forget() = Unit
         override fun renew() = Unit
         override fun close() = Unit
@@ -64,9 +69,12 @@ class DecoderTest {
         assertEquals(listOf(0 until 384, 384 until 700), backend.runs.take(2))
     }
 
+    @Category(Sweep::class)
     @Test
     fun `the first answer does not wait for what runs cost to be measured`() {
         val layer = object : MtpLayer {
+            override fun state(rows: Int): List<StateArray> = emptyList()
+            override fun restore(arrays: List<StateArray>, rows: Int) = Unit
             override val draftIds = intArrayOf(50)
             override val hiddenSize = 1
             override fun read(hidden: FloatArray, ids: IntArray, count: Int, position: Int) = floatArrayOf(0f)
@@ -79,6 +87,7 @@ class DecoderTest {
         assertEquals(0 until 300, backend.runs.first())
     }
 
+    @Category(Sweep::class)
     @Test
     fun `what few runs cost tells what those between them cost`() {
         val backend = Chunks()

@@ -17,6 +17,8 @@ class SpeculatorTest {
 
     /** A layer that drafts [token], in so many seconds; tests change it, so that no text repeats itself. */
     private inner class Layer(var seconds: Double = 0.0) : MtpLayer {
+        override fun state(rows: Int): List<StateArray> = emptyList()
+        override fun restore(arrays: List<StateArray>, rows: Int) = Unit
         var token = 7
         override val draftIds get() = intArrayOf(5, token)
         override val hiddenSize = 1

@@ -17,17 +17,19 @@ class ModelFolderTest {
     @get:Rule
     val temporary: TemporaryFolder = TemporaryFolder()
 
-    private fun folder(text: String, recipe: String? = null): ModelFolder {
+    private fun folder(text: String, recipe: String? = null, formats: Set<String> = setOf("onnx")): ModelFolder {
         File(temporary.root, ModelManifest.NAME).writeText(text)
-        return ModelFolder.read(temporary.root, recipe)
+        return ModelFolder.read(temporary.root, recipe, formats)
     }
 
-    private fun one(path: String, recipe: String? = null) = folder(
+    private fun one(path: String, recipe: String? = null, formats: Set<String> = setOf("onnx")) = folder(
         """{"manifest_version": 1, "model": "m", "entries": [
-            {"recipe": "q4_0", "format": "gguf", "path": "m.gguf", "parts": []},
+            {"recipe": "q4_0", "format": "gguf", "path": "m.gguf",
+             "parts": [{"path": "m.gguf", "size_bytes": 3, "sha256": "$ABC"}]},
             {"recipe": "int4_b32", "format": "onnx", "path": "m-onnx",
              "parts": [{"path": "m-onnx/$path", "size_bytes": 3, "sha256": "$ABC"}]}]}""",
         recipe,
+        formats,
     )
 
     private fun failure(work: () -> Unit): String =
@@ -37,7 +39,7 @@ class ModelFolderTest {
 
     @Test
     fun `nano's folder is verified, with progress up to the last byte`() {
-        val folder = ModelFolder.read(nano, "int4_b32")
+        val folder = ModelFolder.read(nano, "int4_b32", setOf("onnx"))
         val seen = mutableListOf<Pair<Long, Long>>()
         folder.verify(Verification.SHA256) { done, total -> seen += done to total }
         assertEquals("mimo-nano", folder.manifest.model)
@@ -48,10 +50,35 @@ class ModelFolderTest {
     }
 
     @Test
-    fun `entries for llama_cpp are passed over`() {
+    fun `the first entry that the app can load is taken, and what it lacks for others is said`() {
         assertEquals("int4_b32", one("a").manifest.recipe)
-        val error = failure { one("a", "q4_0") }
-        assertTrue(error, error.startsWith("${temporary.root}: manifest.json: recipe q4_0 asked for, int4_b32 found"))
+        val both = setOf("onnx", "gguf")
+        assertEquals("q4_0 in gguf", one("a", null, both).manifest.run { "$recipe in $format" })
+        assertEquals("int4_b32 in onnx", one("a", "int4_b32", both).manifest.run { "$recipe in $format" })
+        fun check(said: String, recipe: String?, formats: Set<String>) =
+            assertEquals("${temporary.root}: manifest.json: $said", failure { one("a", recipe, formats) })
+        val found = "q4_0, int4_b32 found; the app lacks"
+        check("recipe q4_0 asked for, $found io.github.mimomobile:mimo-mobile-llama", "q4_0", setOf("onnx"))
+        check("recipe int4_b32 asked for, $found io.github.mimomobile:mimo-mobile-onnx", "int4_b32", setOf("gguf"))
+        val artifacts = "io.github.mimomobile:mimo-mobile-llama and io.github.mimomobile:mimo-mobile-onnx"
+        check("a model asked for, $found $artifacts", null, emptySet())
+        val advice = "q4_0, int4_b32 found; make one with `mimo quantize --recipe int2`"
+        check("recipe int2 asked for, $advice", "int2", both)
+    }
+
+    @Test
+    fun `a GGUF file has nothing beside it but its MTP layer`() {
+        fun gguf(vararg parts: String) = folder(
+            """{"model": "m", "entries": [{"recipe": "q4_0", "format": "gguf", "path": "m.gguf", "parts": [${
+                parts.joinToString { "{\"path\": \"$it\", \"size_bytes\": 3, \"sha256\": \"$ABC\"}" }
+            }]}]}""",
+            formats = setOf("gguf"),
+        )
+        assertEquals(2, gguf("m.gguf", "m-mtp.gguf").manifest.files.size)
+        for (other in listOf("n.gguf", "m.gguf/x", "m", "manifest.json", "m-mtp.gguf/y")) {
+            assertTrue(other, "$other is no file of m.gguf" in failure { gguf("m.gguf", other) })
+        }
+        assertTrue("is there twice" in failure { gguf("m.gguf", "m.gguf") })
     }
 
     @Test
@@ -77,7 +104,7 @@ class ModelFolderTest {
 
     @Test
     fun `what is no manifest is an error`() {
-        assertTrue("cannot be read" in failure { ModelFolder.read(File(temporary.root, "nothing"), null) })
+        assertTrue("cannot be read" in failure { ModelFolder.read(File(temporary.root, "nothing"), null, setOf("onnx")) })
         val noName = """{"manifest_version": 1, "model": 3, "entries": []}"""
         for (text in listOf("", "[]", "{}", "3", noName)) {
             assertTrue(text, "manifest.json: not what mimo writes: " in failure { folder(text) })

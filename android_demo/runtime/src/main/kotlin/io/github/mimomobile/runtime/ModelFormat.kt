@@ -1,0 +1,68 @@
+package io.github.mimomobile.runtime
+
+import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.files.ModelSource
+import io.github.mimomobile.runtime.files.sha256
+import io.github.mimomobile.runtime.grammar.Grammars
+import io.github.mimomobile.runtime.text.Tokenizer
+import java.io.File
+import java.security.MessageDigest
+
+/** Told how much of how much is done; may throw to give up. */
+internal typealias Progress = (doneBytes: Long, totalBytes: Long) -> Unit
+
+/**
+ * A file with weights, or the graph that reads them.
+ *
+ * @property sha256 As the manifest has it; null of a file without one, which is read then.
+ */
+internal class WeightFile(val file: File, val sha256: String?)
+
+/**
+ * A model that is ready, and what is known of it.
+ *
+ * @param weights The files that decide what the trunk computes.
+ */
+internal class LoadedModel(
+    val info: ModelInfo,
+    val tokenizer: Tokenizer,
+    val backend: Backend,
+    private val weights: List<WeightFile> = emptyList(),
+) : AutoCloseable {
+    /** What structures come to with its tokenizer. */
+    val grammars: Grammars = Grammars(tokenizer)
+
+    /** SHA-256 of the SHA-256s of the files that decide what the trunk computes. */
+    val fingerprint: String by lazy {
+        val whole = MessageDigest.getInstance("SHA-256")
+        for (each in weights) {
+            val digits = each.sha256 ?: sha256(each.file)
+            whole.update(digits.chunked(2).map { it.toInt(16).toByte() }.toByteArray())
+        }
+        whole.digest().joinToString("") { "%02x".format(it) }
+    }
+
+    /** Which model computes on what, for errors. */
+    val name: String get() = "${info.name} in ${info.recipe} on ${info.provider}"
+
+    override fun close() = backend.close()
+}
+
+/**
+ * Files of one kind, and the library that computes with them. Each module with an engine has one, which Java's
+ * ServiceLoader finds by META-INF/services: an app loads what it has the modules for.
+ */
+internal interface ModelFormat {
+    /** As manifests name it. */
+    val name: String
+
+    /**
+     * Verifies and opens a model of this format.
+     *
+     * @param progress Told how many bytes of how many were verified.
+     */
+    fun load(source: ModelSource, config: EngineConfig, progress: Progress): LoadedModel
+
+    /** What an error while [path] was loaded is for users; null of one that says nothing of this format's library. */
+    fun explain(path: File, error: Throwable): MimoException?
+}
