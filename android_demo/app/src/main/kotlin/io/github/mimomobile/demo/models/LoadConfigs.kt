@@ -60,7 +60,12 @@ class LoadConfigs(private val context: Context, private val engine: MimoEngine, 
 
     /** The most tokens that fit into the memory; null leaves it to the engine. */
     private fun largestContext(entry: ModelEntry, int8Kv: Boolean): Int? {
-        val held = (engine.state.value as? EngineState.Ready)?.model?.let(ModelShape::heldBytes) ?: 0
+        val loaded = when (val state = engine.state.value) {
+            is EngineState.Ready -> state.model
+            is EngineState.Generating -> state.model // which saves an answer
+            else -> null
+        }
+        val held = loaded?.let(ModelShape::heldBytes) ?: 0
         return entry.shape?.largestContext(AndroidDevice.availableBytes(context) + held, int8Kv)
     }
 }

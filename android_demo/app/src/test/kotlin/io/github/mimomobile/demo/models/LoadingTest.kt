@@ -13,6 +13,7 @@ import io.github.mimomobile.demo.PHONE
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.R
 import io.github.mimomobile.demo.Settings
+import io.github.mimomobile.demo.SettingsStore
 import io.github.mimomobile.demo.all
 import io.github.mimomobile.demo.application
 import io.github.mimomobile.demo.await
@@ -22,10 +23,21 @@ import io.github.mimomobile.demo.press
 import io.github.mimomobile.demo.settle
 import io.github.mimomobile.demo.shown
 import io.github.mimomobile.demo.view
+import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.GenerationConfig
+import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.Prompt
 import java.io.File
 import java.io.RandomAccessFile
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.job
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
@@ -112,6 +124,39 @@ class LoadingTest {
         settle()
         press(chat.view(R.id.send))
         await("the answer") { application.chat.state.value.ended > before }
+    }
+
+    /** As it does after an answer that ended because another model is loaded: its keys and values are saved then. */
+    @Test
+    fun `a load waits for what the engine begins just before it`() {
+        val large = pushed("large")
+        val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default.limitedParallelism(1))
+        val real = MimoEngine()
+        var busy = false
+        val engine = object : MimoEngine by real {
+            override suspend fun load(model: File, config: EngineConfig) {
+                if (busy) {
+                    busy = false
+                    val work = real.generate(Prompt.Text("1"), GenerationConfig { maxTokens = 50; ignoreEnd = true })
+                    scope.launch { work.collect {} }
+                    real.state.first { it is EngineState.Generating }
+                }
+                real.load(model, config)
+            }
+        }
+        val models = ModelHolder(application, scope, engine, SettingsStore(application))
+        try {
+            models.start()
+            await("nano") { models.state.value.run { load is LoadState.Ready && task == null } }
+            busy = true
+            models.load(large.path)
+            await("the end of the load") { models.state.value.load.run { path == large.path && isDecided } }
+            assertTrue("${models.state.value.load}", models.state.value.load is LoadState.Ready)
+            assertFalse("the engine was idle", busy)
+        } finally {
+            runBlocking { scope.coroutineContext.job.cancelAndJoin() }
+            real.close()
+        }
     }
 
     @Test
