@@ -5,6 +5,7 @@ import java.math.BigDecimal
 import java.math.BigInteger
 import java.math.MathContext
 import java.math.RoundingMode
+import kotlin.math.abs
 
 /** JSON of tools, calls and structures, read and written as Python's json does. */
 internal object Json {
@@ -77,7 +78,9 @@ internal object Json {
             return shortest.toPlainString().let { if ('.' in it) it else "$it.0" }
         }
         val fraction = if (digits.length > 1) ".${digits.drop(1)}" else ""
-        return "$sign${digits[0]}${fraction}e${if (exponent < 0) '-' else '+'}%02d".format(kotlin.math.abs(exponent))
+        // Not by format, whose digits are those of the phone's language.
+        val size = "${abs(exponent)}".padStart(2, '0')
+        return "$sign${digits[0]}${fraction}e${if (exponent < 0) '-' else '+'}$size"
     }
 
     /** So many digits tell every double. */

@@ -10,6 +10,7 @@ import io.github.mimomobile.runtime.ToolCall
 import io.github.mimomobile.runtime.golden
 import io.github.mimomobile.runtime.nanoOnnx
 import java.io.File
+import java.util.Locale
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
@@ -75,6 +76,17 @@ class ToolsTest {
         for (case in cases("wrong")) {
             val error = assertThrows("$case", IllegalArgumentException::class.java) { Tool(case.text("text")) }
             assertTrue("${error.message}", error.message!!.startsWith("tool"))
+        }
+    }
+
+    @Test
+    fun `numbers of arguments are JSON in every language`() {
+        val before = Locale.getDefault()
+        try {
+            Locale.setDefault(Locale.forLanguageTag("ar-EG-u-nu-arab"))
+            assertEquals("""{"a": 1e-05, "b": -2.5e+20, "c": 12}""", call("add", """{"a": 1e-5, "b": -2.5e20, "c": 12}""").text)
+        } finally {
+            Locale.setDefault(before)
         }
     }
 
