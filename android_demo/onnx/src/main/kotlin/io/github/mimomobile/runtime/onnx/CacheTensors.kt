@@ -3,6 +3,7 @@ package io.github.mimomobile.runtime.onnx
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
+import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import io.github.mimomobile.runtime.MimoException
@@ -59,10 +60,13 @@ internal class CacheTensors(
     /** The first [tokens] rows, named with [prefix]. */
     fun state(tokens: Int, prefix: String): List<StateArray> = shapes.map { (name, shape) ->
         val parts = sequence {
-            CacheRows(environment, shape.type).use { rows ->
-                val piece = rows.rowsOf(shape.sizes).toLong()
-                for (head in 0 until shape.sizes[1]) for (from in 0 until tokens.toLong() step piece) {
-                    yield(rows.read(tensors.getValue(name), shape.sizes, head, from, minOf(tokens.toLong(), from + piece)))
+            reached {
+                CacheRows(environment, shape.type).use { rows ->
+                    val piece = rows.rowsOf(shape.sizes).toLong()
+                    for (head in 0 until shape.sizes[1]) for (from in 0 until tokens.toLong() step piece) {
+                        val until = minOf(tokens.toLong(), from + piece)
+                        yield(rows.read(tensors.getValue(name), shape.sizes, head, from, until))
+                    }
                 }
             }
         }
@@ -73,6 +77,7 @@ internal class CacheTensors(
      * Puts such arrays back; rows behind them keep what they hold.
      *
      * @throws MimoException.ConversationFile They are another model's.
+     * @throws MimoException.Inference ONNX Runtime failed, for want of memory say.
      */
     fun restore(arrays: List<StateArray>, tokens: Int, prefix: String) {
         val found = arrays.filter { it.name.startsWith(prefix) }.associateBy { it.name.removePrefix(prefix) }
@@ -84,10 +89,21 @@ internal class CacheTensors(
             wrongState("it covers $tokens tokens, the context holds ${it.sizes[2]}")
         }
         for ((type, entries) in shapes.entries.groupBy { it.value.type }) {
-            CacheRows(environment, type).use { rows ->
-                for ((name, shape) in entries) rows.write(tensors.getValue(name), shape.sizes, tokens, found.getValue(name).parts)
+            reached {
+                CacheRows(environment, type).use { rows ->
+                    for ((name, shape) in entries) {
+                        rows.write(tensors.getValue(name), shape.sizes, tokens, found.getValue(name).parts)
+                    }
+                }
             }
         }
+    }
+
+    /** Nobody beyond this module knows ONNX Runtime's exceptions. */
+    private inline fun reached(work: () -> Unit) = try {
+        work()
+    } catch (error: OrtException) {
+        throw MimoException.Inference("the KV cache cannot be copied: ONNX Runtime failed: ${firstLine(error)}", error)
     }
 
     private fun arrayType(type: OnnxJavaType): ArrayType = when (type) {
