@@ -62,6 +62,9 @@ class Talk(private val engine: MimoEngine, private val states: StateStore) {
         } catch (error: MimoException.MemoryFull) { // a copy of it found no room; to compute the text anew needs none
             states.dropped(id, error)
             null
+        } catch (error: MimoException.Inference) {
+            states.dropped(id, error)
+            null
         } catch (error: IOException) {
             states.dropped(id, error)
             null
