@@ -119,6 +119,7 @@ internal class LlamaChoice<B : Backend>(
                 "its numbers cannot be tested: the file has no known prompt, or the context is shorter",
             )
         }
+        if (!result.tested) config.warn("$model: ${config.provider}: its numbers were not tested: $result.")
         return result
     }
 

@@ -154,6 +154,15 @@ class LlamaChoiceTest {
     }
 
     @Test
+    fun `a device whose numbers cannot be tested is taken without strict, and a warning says so`() {
+        known = null
+        val model = choose()
+        assertEquals("device", model.backend.on)
+        assertTrue("$warnings", warnings.any { "HEXAGON: its numbers were not tested: nothing to compare with" in it })
+        assertAllClosedBut(model)
+    }
+
+    @Test
     fun `layers that the device leaves to the CPU are told, and it must take what it was given`() {
         assertEquals(mapOf("HTP0" to 3, "CPU" to 2), choose { providerOptions = mapOf("n_gpu_layers" to "3") }.placement)
         takes = 2
