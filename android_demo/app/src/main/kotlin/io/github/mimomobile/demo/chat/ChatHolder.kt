@@ -176,8 +176,8 @@ class ChatHolder(
         var load: LoadState.Ready? = null
         try {
             saving?.join()
-            save()
-            val tokens = withContext(disk) { store.begin(begun) }
+            // What is on disk else keeps its own journal: it may be all that there is of an answer that was interrupted.
+            val tokens = if (save()) withContext(disk) { store.begin(begun) } else null
             journal = tokens
             val ready = state.value.load.let { models.ready(checkNotNull(it.path), it.mode) }
             val events = talk.ask(begun, settings.values.value, ready)
@@ -187,8 +187,8 @@ class ChatHolder(
                 when (event) {
                     is GenerationEvent.Token -> {
                         if (stopping) engine.stop()
-                        tokens.add(event)
-                        if (draft.add(event)) withContext(disk) { tokens.sync() }
+                        tokens?.add(event)
+                        if (draft.add(event)) withContext(disk) { tokens?.sync() }
                     }
                     is GenerationEvent.Finished -> draft.finish(event)
                 }

@@ -251,6 +251,22 @@ class HistoryTest {
     }
 
     @Test
+    fun `an interrupted answer stays on disk where what goes on from it cannot be saved`() {
+        val store = ChatStore(chats, states)
+        val begun = store.create().copy(updatedAt = 3, exchanges = listOf(Exchange(SUM, Answer())))
+        store.save(begun)
+        store.begin(begun).use { it.add(GenerationEvent.Token("I add", Channel.THINKING, 1)) }
+        SettingsStore(application).conversation = begun.id
+        Process().use { process ->
+            val inTheWay = File(chats, "${begun.id}.json.new").apply { mkdirs() } // as a full disk is
+            File(inTheWay, "and stays").writeText("")
+            process.after { process.chat.goOn() }
+            assertTrue(process.answer.thinking.length > "I add".length)
+        }
+        assertEquals("I add", ChatStore(chats, states).read(begun.id)!!.exchanges.last().answer.thinking)
+    }
+
+    @Test
     fun `a process that is killed loses nothing but the running token`() {
         val store = ChatStore(chats, states)
         val begun = store.create().copy(exchanges = listOf(Exchange(SUM, Answer())))
