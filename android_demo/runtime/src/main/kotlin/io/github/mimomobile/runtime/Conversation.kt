@@ -99,7 +99,7 @@ public class Conversation internal constructor(
     public fun regenerate(config: GenerationConfig? = null): Flow<GenerationEvent> = edit(-1, null, config)
 
     /**
-     * The rest of the last answer, which was cut off; it becomes part of its turn. See [send]; no config may restrict it.
+     * The rest of the last answer, which was cut off; it becomes part of its turn. See [send]; nothing may restrict it.
      *
      * An answer that was cut while it still thought is none yet, so that its turn comes only now. No file tells its text,
      * which [restore] takes.
@@ -187,7 +187,7 @@ public class Conversation internal constructor(
      * prompt leaves out, such as earlier thinking, is not among the keys and values.
      *
      * @throws MimoException.ConversationFile Something else than a saved conversation is there.
-     * @throws MimoException.MemoryFull There is no memory for a copy; or [MimoException.Inference], the engine's library failed.
+     * @throws MimoException.MemoryFull No memory is left for a copy; or [MimoException.Inference]: it cannot be made.
      * @throws MimoException.WrongState Nothing is loaded, the engine is busy, or closed.
      * @throws java.io.IOException The disk is full, most likely.
      */

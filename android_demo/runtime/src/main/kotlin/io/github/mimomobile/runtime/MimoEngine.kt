@@ -81,7 +81,7 @@ public interface MimoEngine : AutoCloseable {
      * @param textOnly Whether to read the text alone, for another model or KV cache, which then computes it anew.
      * @throws MimoException.ConversationFile The file is damaged, no conversation, or of another model or KV cache.
      * @throws MimoException.ContextFull What it holds does not fit into the context.
-     * @throws MimoException.MemoryFull There is no memory for a copy of its keys and values; with [textOnly] none is needed.
+     * @throws MimoException.MemoryFull There is no memory for a copy of its keys and values; [textOnly] needs none.
      * @throws MimoException.Inference The engine's library failed.
      * @throws MimoException.WrongState Nothing is loaded, the engine is busy, or closed.
      */
@@ -143,13 +143,13 @@ public sealed interface EngineState {
  * @property kvCacheBytes Of the KV cache, all tokens.
  * @property provider What computes.
  * @property fallback Why that is not what was asked for; null when it is.
- * @property placement How many of the trunk's nodes each provider computes, by ONNX Runtime's names, or how many layers of a
- *   GGUF file each device does, by llama.cpp's; empty for the CPU.
+ * @property placement How many of the trunk's nodes each provider computes, by ONNX Runtime's names, or how many layers
+ *   of a GGUF file each device does, by llama.cpp's; empty for the CPU.
  * @property draftsWithMtp Whether the MTP layer is loaded.
  * @property hasChatTemplate Whether [Prompt.Chat] can be given.
  * @property synthetic The weights are random, the text means nothing.
- * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder] or from a GGUF file, which Android can
- *   take back; 0 when they are in memory.
+ * @property mappedBytes Of weights that are mapped from [EngineConfig.cacheFolder] or from a GGUF file, which Android
+ *   can take back; 0 when they are in memory.
  * @property threads Threads that compute on the CPU; null for an NPU's own.
  * @property npuMode What an NPU computes; null when it computes nothing.
  * @property selfTest What the test of an NPU's or a GPU's numbers found; null when there was none.

@@ -73,7 +73,7 @@ class ModelsActivity : ScreenActivity() {
         if (result != RESULT_OK || picked == null) return
         try {
             // Without it the right to read ends with this screen, in the middle of a long import.
-            val wanted = if (request == PICK) GRANTS else Intent.FLAG_GRANT_READ_URI_PERMISSION // what it takes it gives back
+            val wanted = if (request == PICK) GRANTS else Intent.FLAG_GRANT_READ_URI_PERMISSION
             contentResolver.takePersistableUriPermission(picked, data.flags and wanted)
         } catch (_: SecurityException) { // the provider gives none for longer
         }

@@ -251,7 +251,8 @@ class GgufScreenTest {
         assertNotNull("no picker was opened", asked)
         assertEquals(Intent.ACTION_OPEN_DOCUMENT, asked.intent.action)
         val picked = Intent().setData(FolderProvider.document(file))
-        val rights = Intent.FLAG_GRANT_READ_URI_PERMISSION or Intent.FLAG_GRANT_WRITE_URI_PERMISSION // as Android's picker gives
+        // Android's picker gives both.
+        val rights = Intent.FLAG_GRANT_READ_URI_PERMISSION or Intent.FLAG_GRANT_WRITE_URI_PERMISSION
         if (keeps) picked.addFlags(rights or Intent.FLAG_GRANT_PERSISTABLE_URI_PERMISSION)
         shadowOf(models).receiveResult(asked.intent, Activity.RESULT_OK, picked)
     }

@@ -84,7 +84,8 @@ class ToolsTest {
         val before = Locale.getDefault()
         try {
             Locale.setDefault(Locale.forLanguageTag("ar-EG-u-nu-arab"))
-            assertEquals("""{"a": 1e-05, "b": -2.5e+20, "c": 12}""", call("add", """{"a": 1e-5, "b": -2.5e20, "c": 12}""").text)
+            val written = call("add", """{"a": 1e-5, "b": -2.5e20, "c": 12}""").text
+            assertEquals("""{"a": 1e-05, "b": -2.5e+20, "c": 12}""", written)
         } finally {
             Locale.setDefault(before)
         }
