@@ -262,7 +262,7 @@ public class Conversation internal constructor(
     }
 
     /** The prompt, its tokens, and how many of the oldest turns it leaves out. */
-    private fun fitted(
+    private suspend fun fitted(
         system: String,
         base: List<Turn>,
         question: String,
@@ -271,14 +271,14 @@ public class Conversation internal constructor(
     ): Triple<Prompt, Int, Int> {
         var left = minOf(dropped, base.size)
         var prompt = prompt(system, base.drop(left), question, begun)
-        var tokens = engine.countTokens(prompt, config)
+        var tokens = engine.counted(prompt, config)
         val limit = engine.contextLength
         if (whenFull == WhenFull.DROP && tokens + config.mostTokens(limit / 4) > limit) {
             // Half of the context is free then: whenever its beginning changes, all of a prompt is computed anew.
             while (left < base.size && tokens > limit / 2) {
                 left++
                 prompt = prompt(system, base.drop(left), question, begun)
-                tokens = engine.countTokens(prompt, config)
+                tokens = engine.counted(prompt, config)
             }
         }
         return Triple(prompt, tokens, left)
