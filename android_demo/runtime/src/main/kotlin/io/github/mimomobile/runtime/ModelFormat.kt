@@ -12,11 +12,27 @@ import java.security.MessageDigest
 internal typealias Progress = (doneBytes: Long, totalBytes: Long) -> Unit
 
 /**
- * A file with weights, or the graph that reads them.
+ * A file with weights, or the graph that reads them, as it was loaded.
  *
- * @property sha256 As the manifest has it; null of a file without one, which is read then.
+ * @param known Its SHA-256 as the manifest has it; null of a file without one, which is read then.
  */
-internal class WeightFile(val file: File, val sha256: String?)
+internal class WeightFile(private val file: File, private val known: String?) {
+    private val loaded = stamp()
+
+    /**
+     * Its SHA-256 in hexadecimal.
+     *
+     * @throws MimoException.WrongState It is to be read, and another file is there by now.
+     */
+    fun sha256(): String {
+        if (known != null) return known
+        val found = sha256(file)
+        if (stamp() == loaded) return found
+        throw MimoException.WrongState("$file: another file is there than was loaded; load the model again")
+    }
+
+    private fun stamp() = Pair(file.length(), file.lastModified())
+}
 
 /**
  * A model that is ready, and what is known of it.
@@ -36,8 +52,7 @@ internal class LoadedModel(
     val fingerprint: String by lazy {
         val whole = MessageDigest.getInstance("SHA-256")
         for (each in weights) {
-            val digits = each.sha256 ?: sha256(each.file)
-            whole.update(digits.chunked(2).map { it.toInt(16).toByte() }.toByteArray())
+            whole.update(each.sha256().chunked(2).map { it.toInt(16).toByte() }.toByteArray())
         }
         whole.digest().joinToString("") { "%02x".format(it) }
     }
