@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mimo_mobile.arguments import check
 from mimo_mobile.documents import MOST_INTEGER
-from mimo_mobile.errors import BadArgumentError, SessionError
+from mimo_mobile.errors import BadArgumentError, ContextFullError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode import conversation_file
 from mimo_mobile.runtime.decode.constraint import Constraint
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 class Conversation:
     """A conversation in turns on a session; ``Model.conversation`` makes it.
 
-    ``send`` streams the answer to a question. When the stream ends, or is closed early, question and answer are a turn;
-    without an answer the turns stay as they are, and only ``resume`` knows what was thought. Each answer has random
-    numbers of its own, which the seed and the number of answers before it decide: ``regenerate`` finds another answer,
-    and the same calls with the same seed find the same.
+    ``send`` streams the answer to a question. When the stream ends, or is closed or interrupted early, question and
+    answer are a turn; without an answer the turns stay as they are, and only ``resume`` knows what was thought. Each
+    answer has random numbers of its own, which the seed and the number of answers before it decide: ``regenerate``
+    finds another answer, and the same calls with the same seed find the same.
 
     Attributes:
         session: The session whose KV cache is used.
@@ -207,13 +207,15 @@ class Conversation:
             begun: A question after them, and what was thought before its answer was cut: ``resume`` goes on with it.
 
         Raises:
-            BadArgumentError: There are fewer turns than dropped ones, or ``draws`` is below 0 or 2^53 and above.
+            BadArgumentError: There are fewer turns than dropped ones, ``draws`` is below 0 or 2^53 and above, or an
+                argument has another type.
         """
         own = tuple(check("turns", turns, Sequence[Turn]))
         seed = self.seed if seed is None else check("seed", seed, int)
         draws = self.draws if draws is None else check("draws", draws, int)
         if not 0 <= check("dropped", dropped, int) <= len(own):
             raise BadArgumentError(f"dropped {dropped} found; from 0 to {len(own)} expected")
+        begun = check("begun", begun, Turn | None)
         if not 0 <= draws <= MOST_INTEGER:
             raise BadArgumentError(f"draws {draws} found; from 0 to {MOST_INTEGER} expected")
         self._turns, self.dropped, self.seed, self.draws = own, dropped, seed, draws
@@ -288,13 +290,18 @@ class Conversation:
         Once it leaves out some, it leaves out so many that half of the context is free: each time the beginning of the
         prompt changes, all of it is computed anew.
         """
-        limit, dropped = self.session.model.context_length, min(self.dropped, len(base))
-        ids = self._encoded(base[dropped:], question, config, begun)
-        if self.when_full == "drop" and len(ids) + config.most_tokens(limit // 4) > limit:
-            while dropped < len(base) and len(ids) > limit // 2:
-                dropped += 1
+        limit, least = self.session.model.context_length, min(self.dropped, len(base))
+        most = limit - config.most_tokens(limit // 4)
+        for dropped in range(least, len(base)):
+            try:
                 ids = self._encoded(base[dropped:], question, config, begun)
-        return ids, dropped
+                if self.when_full != "drop" or len(ids) <= most:
+                    return ids, dropped
+            except ContextFullError:  # of a text alone, which may be an old turn's
+                if self.when_full != "drop":
+                    raise
+            most = limit // 2
+        return self._encoded(base[len(base) :], question, config, begun), len(base)
 
     def _stream(
         self,
@@ -319,7 +326,7 @@ class Conversation:
                     if token.finish_reason is not None:
                         self._keep(before, base, dropped, begun.question, text, config, token.finish_reason == "stop")
                     yield token
-            except GeneratorExit:
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
                 self._keep(before, base, dropped, begun.question, text, config, False)
                 raise
 
