@@ -115,15 +115,18 @@ class Conversation:
     ) -> Generator[GeneratedToken, None, None]:
         """Stream the rest of the last answer, which was cut off; it becomes part of its turn.
 
-        An answer that was cut while it still thought is none yet, so that its turn comes only now. No file tells its
-        text, which ``restore`` takes.
+        Without a ``config`` it thinks or not as the answer was asked for. An answer that was cut while it still thought
+        is none yet, so that its turn comes only now. No file tells its text, which ``restore`` takes.
 
         Raises:
             BadArgumentError: Nothing was answered yet, or ``config`` restricts what the answer must be.
             ContextFullError: As ``send``.
             SessionError: As ``send``.
         """
-        base, begun = self._cut[:2] if self._cut else (self._turns[:-1], self._turns[self._place(-1)])
+        cut = self._cut
+        base, begun = cut[:2] if cut else (self._turns[:-1], self._turns[self._place(-1)])
+        if config is None and cut and cut[2].thinks != self.config.thinks:
+            config = replace(self.config, thinking=cut[2].thinks, seed=None)
         return self._ask(base, begun.question, config, constraint, begun)
 
     def edit(
@@ -154,7 +157,8 @@ class Conversation:
     def fork(self, turns: int | None = None) -> Conversation:
         """A second conversation that begins with the first ``turns`` turns of this one, on the same session.
 
-        Where both go on, each recomputes what comes after the common part when it takes its turn.
+        A fork of all turns resumes an answer that was cut, too. Where both go on, each recomputes what comes after the
+        common part when it takes its turn.
 
         Raises:
             BadArgumentError: There are fewer turns.
@@ -166,6 +170,7 @@ class Conversation:
             self.session, self.system, self.config, keep_thinking=self.keep_thinking, when_full=self.when_full
         )
         made.restore(self._turns[:count], min(self.dropped, count), self.seed, self.draws)
+        made._cut = self._cut if turns is None else None
         return made
 
     def messages(self) -> list[Message]:

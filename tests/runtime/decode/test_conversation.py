@@ -149,6 +149,21 @@ def test_an_answer_that_a_signal_interrupts_while_the_model_computes_is_kept(
     assert ids_of(seen) + ids_of(list(talk.resume())) == expected and len(talk.turns) == 1
 
 
+def test_a_cut_answer_goes_on_in_a_fork_and_as_it_was_asked_for(model: Model) -> None:
+    plain = replace(GREEDY, thinking=False)
+    talk = model.conversation(config=replace(GREEDY, thinking_budget=64, seed=3))
+    begun = list(talk.send(SUM, replace(plain, max_tokens=1)))
+    branch = talk.fork()
+    expected = fresh(model, plain, SUM)
+    assert ids_of(begun) + ids_of(list(talk.resume())) == expected, "without thinking"
+    assert ids_of(begun) + ids_of(list(branch.resume())) == expected
+    thought = list(talk.send(PRODUCT, replace(GREEDY, max_tokens=9)))
+    assert len(talk.turns) == 1 and len(thought) > 1
+    branch = talk.fork()
+    assert ids_of(list(branch.resume())) == ids_of(list(talk.resume()))
+    assert branch.turns == talk.turns and len(talk.turns) == 2
+
+
 def test_old_turns_that_no_prompt_has_room_for_are_dropped(nano_q4: dict[str, Path]) -> None:
     with load(nano_q4["gguf"], threads=1, context_length=512) as small:
         talk = small.conversation(config=replace(GREEDY, max_tokens=2, thinking=False), when_full="drop")
