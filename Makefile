@@ -72,7 +72,7 @@ fuzz: $(VENV)/.installed-fuzz  ## atheris on every reader of files of others, FU
 test-gpu: $(VENV)/.installed-dev $(GPU_ROOT)/.ready  ## our runtime on WebGPU over a Vulkan driver in software (Debian, x86-64)
 	@MIMO_GPU_ROOT="$(abspath $(GPU_ROOT))" $(BIN)/python -m pytest -m gpu
 
-android: quantize  ## the app (APK) and the library (AAR), in build/android, without an Android SDK
+android: quantize  ## the app (APK) and the library (AARs), in build/android, without an Android SDK
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh apk build/android "$(OUT)/mimo-nano"
 	@PYTHON3="$(abspath $(BIN))/python" android_demo/build.sh aar build/android
 	@du --human-readable --apparent-size build/android/*.apk build/android/maven/*/*/*/*/*/*

@@ -39,6 +39,7 @@ STREAMS = [
     '<tool_call>{"name": "add", "arguments": []}</tool_call>', '<tool_call>{"name": "add"}</tool_call>',
     '<tool_call>{"name": "add", "arguments": {"a": 1, "a": 2}}</tool_call>',
     '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
+    '<tool_call>{"name": "add", "arguments": {"a": [-1e999]}}</tool_call>',
     '<tool_call>{"name": "add", "arguments": {}} x</tool_call>', f"<tool_call>{CALL}",
     f"</tool_call>{CALL}</tool_call>",
     '<tool_call>{"name": "add", "arguments": {"a": ' + "[" * 80 + "]" * 80 + "}}</tool_call>",

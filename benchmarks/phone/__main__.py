@@ -248,6 +248,9 @@ def main(
     """Measure MODEL, a GGUF, on a phone: print a table, and write all there is to know to a JSON file in OUT."""
     if soak and compare:
         raise click.UsageError("--soak and --compare exclude each other: either takes the phone's whole time")
+    if app is False and (soak or compare):
+        raise click.UsageError("--no-app leaves nothing that --soak or --compare could have done")
+    app = True if soak or compare else app
     try:
         job = steps.prepare(model, tools, depths, threads)
         kind = "soak" if soak else "compare" if compare else "benchmark"

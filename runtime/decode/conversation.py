@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mimo_mobile.arguments import check
 from mimo_mobile.documents import MOST_INTEGER
-from mimo_mobile.errors import BadArgumentError, SessionError
+from mimo_mobile.errors import BadArgumentError, ContextFullError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode import conversation_file
 from mimo_mobile.runtime.decode.constraint import Constraint
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 class Conversation:
     """A conversation in turns on a session; ``Model.conversation`` makes it.
 
-    ``send`` streams the answer to a question. When the stream ends, or is closed early, question and answer are a turn;
-    without an answer the turns stay as they are, and only ``resume`` knows what was thought. Each answer has random
-    numbers of its own, which the seed and the number of answers before it decide: ``regenerate`` finds another answer,
-    and the same calls with the same seed find the same.
+    ``send`` streams the answer to a question. When the stream ends, or is closed or interrupted early, question and
+    answer are a turn; without an answer the turns stay as they are, and only ``resume`` knows what was thought. Each
+    answer has random numbers of its own, which the seed and the number of answers before it decide: ``regenerate``
+    finds another answer, and the same calls with the same seed find the same.
 
     Attributes:
         session: The session whose KV cache is used.
@@ -115,15 +115,18 @@ class Conversation:
     ) -> Generator[GeneratedToken, None, None]:
         """Stream the rest of the last answer, which was cut off; it becomes part of its turn.
 
-        An answer that was cut while it still thought is none yet, so that its turn comes only now. No file tells its
-        text, which ``restore`` takes.
+        Without a ``config`` it thinks or not as the answer was asked for. An answer that was cut while it still thought
+        is none yet, so that its turn comes only now. No file tells its text, which ``restore`` takes.
 
         Raises:
             BadArgumentError: Nothing was answered yet, or ``config`` restricts what the answer must be.
             ContextFullError: As ``send``.
             SessionError: As ``send``.
         """
-        base, begun = self._cut[:2] if self._cut else (self._turns[:-1], self._turns[self._place(-1)])
+        cut = self._cut
+        base, begun = cut[:2] if cut else (self._turns[:-1], self._turns[self._place(-1)])
+        if config is None and cut and cut[2].thinks != self.config.thinks:
+            config = replace(self.config, thinking=cut[2].thinks, seed=None)
         return self._ask(base, begun.question, config, constraint, begun)
 
     def edit(
@@ -154,7 +157,8 @@ class Conversation:
     def fork(self, turns: int | None = None) -> Conversation:
         """A second conversation that begins with the first ``turns`` turns of this one, on the same session.
 
-        Where both go on, each recomputes what comes after the common part when it takes its turn.
+        A fork of all turns resumes an answer that was cut, too. Where both go on, each recomputes what comes after the
+        common part when it takes its turn.
 
         Raises:
             BadArgumentError: There are fewer turns.
@@ -166,6 +170,7 @@ class Conversation:
             self.session, self.system, self.config, keep_thinking=self.keep_thinking, when_full=self.when_full
         )
         made.restore(self._turns[:count], min(self.dropped, count), self.seed, self.draws)
+        made._cut = self._cut if turns is None else None
         return made
 
     def messages(self) -> list[Message]:
@@ -207,13 +212,15 @@ class Conversation:
             begun: A question after them, and what was thought before its answer was cut: ``resume`` goes on with it.
 
         Raises:
-            BadArgumentError: There are fewer turns than dropped ones, or ``draws`` is below 0 or 2^53 and above.
+            BadArgumentError: There are fewer turns than dropped ones, ``draws`` is below 0 or 2^53 and above, or an
+                argument has another type.
         """
         own = tuple(check("turns", turns, Sequence[Turn]))
         seed = self.seed if seed is None else check("seed", seed, int)
         draws = self.draws if draws is None else check("draws", draws, int)
         if not 0 <= check("dropped", dropped, int) <= len(own):
             raise BadArgumentError(f"dropped {dropped} found; from 0 to {len(own)} expected")
+        begun = check("begun", begun, Turn | None)
         if not 0 <= draws <= MOST_INTEGER:
             raise BadArgumentError(f"draws {draws} found; from 0 to {MOST_INTEGER} expected")
         self._turns, self.dropped, self.seed, self.draws = own, dropped, seed, draws
@@ -288,13 +295,18 @@ class Conversation:
         Once it leaves out some, it leaves out so many that half of the context is free: each time the beginning of the
         prompt changes, all of it is computed anew.
         """
-        limit, dropped = self.session.model.context_length, min(self.dropped, len(base))
-        ids = self._encoded(base[dropped:], question, config, begun)
-        if self.when_full == "drop" and len(ids) + config.most_tokens(limit // 4) > limit:
-            while dropped < len(base) and len(ids) > limit // 2:
-                dropped += 1
+        limit, least = self.session.model.context_length, min(self.dropped, len(base))
+        most = limit - config.most_tokens(limit // 4)
+        for dropped in range(least, len(base)):
+            try:
                 ids = self._encoded(base[dropped:], question, config, begun)
-        return ids, dropped
+                if self.when_full != "drop" or len(ids) <= most:
+                    return ids, dropped
+            except ContextFullError:  # of a text alone, which may be an old turn's
+                if self.when_full != "drop":
+                    raise
+            most = limit // 2
+        return self._encoded(base[len(base) :], question, config, begun), len(base)
 
     def _stream(
         self,
@@ -319,7 +331,7 @@ class Conversation:
                     if token.finish_reason is not None:
                         self._keep(before, base, dropped, begun.question, text, config, token.finish_reason == "stop")
                     yield token
-            except GeneratorExit:
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
                 self._keep(before, base, dropped, begun.question, text, config, False)
                 raise
 

@@ -85,7 +85,11 @@ def save(conversation: Conversation, path: Path) -> None:
     if os.path.lexists(path) and not _is_conversation(path):
         raise OutputExistsError(f"{path}: it exists and is no saved conversation; name another file")
     session = conversation.session
-    tokens, state = session.kept(conversation.next_prompt())
+    try:
+        prompt = conversation.next_prompt()
+    except ContextFullError:  # of a text that this context never has room for: no prompt, and no keys of it
+        prompt = []
+    tokens, state = session.kept(prompt)
     arrays: dict[str, NDArray[Any]] = {_TOKENS: np.array(tokens, np.int32), **(state.arrays if state else {})}
     types = {np.dtype(spelling): name for name, spelling in DTYPES.items()}
     said = conversation.turns  # another thread may change them
@@ -167,9 +171,7 @@ class _Reader:
             self._refuse("an id found that is no token")
         try:
             session.adopt(tokens, BackendState(count, kept))
-        except ContextFullError:
-            raise
-        except SessionError as error:
+        except ConversationError as error:
             raise ConversationError(f"{self._path}: {error}; with text_only=True the text alone is loaded") from error
         return made
 

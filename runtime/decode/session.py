@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mimo_mobile.arguments import check
-from mimo_mobile.errors import BadArgumentError
+from mimo_mobile.errors import BadArgumentError, ConversationError, SessionError
 from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT
 from mimo_mobile.runtime.backend import Backend, BackendState
 from mimo_mobile.runtime.decode import conversation_file
@@ -184,15 +184,18 @@ class Session:
         """Go on from a copy of the keys and values of ``tokens``.
 
         Raises:
-            SessionError: The copy is another model's, or the model is closed or busy.
+            ConversationError: The copy is another model's, or damaged.
+            SessionError: The model is closed or busy.
         """
         turns = self.model.turns
         with turns.alone(CancelEvent()) as backend:
             self.tokens, self._kept = list(tokens), state
             try:
                 turns.claim(self, backend)
-            except BaseException:
+            except BaseException as error:
                 self.tokens, self._kept = [], None
+                if isinstance(error, SessionError):
+                    raise ConversationError(str(error)) from error
                 raise
 
     def cancel(self) -> None:

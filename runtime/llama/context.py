@@ -105,7 +105,7 @@ class LlamaContext:
             SessionError: The copy is of another model, of a KV cache that is unlike this one, or of other positions.
         """
         self.forget(0)
-        kept = np.ascontiguousarray(state, np.uint8)
+        kept = np.ascontiguousarray(state)
         taken = has_positions(kept, tokens, gaps=gaps) and self._api.llama_state_seq_set_data(
             self._context, self._bytes_of(kept), kept.nbytes, 0
         )

@@ -100,7 +100,8 @@ def arranged(state: NDArray[np.uint8], order: Sequence[int], layers: Layers) -> 
 
 
 def _data_of(state: NDArray[np.uint8]) -> memoryview:
-    return np.ascontiguousarray(state).data if state.ndim == 1 else memoryview(b"")
+    of_bytes = state.ndim == 1 and state.dtype == np.uint8
+    return np.ascontiguousarray(state).data if of_bytes else memoryview(b"")
 
 
 def _parts_of(state: NDArray[np.uint8]) -> list[_Part]:

@@ -237,7 +237,14 @@ def _message_of(place: str, given: object) -> Message:
         )
     check_text(text, place)
     for each in calls:
-        check_text(each.name + each.text, place)
+        try:
+            check_text(each.name + each.text, place)
+        except BadArgumentError:
+            raise
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadArgumentError(
+                f"{place}: the arguments of {each.name!r:.80} cannot be written as JSON: {error}"
+            ) from error
     return Message(role, text, calls)
 
 

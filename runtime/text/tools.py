@@ -44,8 +44,13 @@ class ToolCall:
 
     @property
     def text(self) -> str:
-        """The arguments as JSON."""
-        return json.dumps(dict(self.arguments), ensure_ascii=False)
+        """The arguments as JSON.
+
+        Raises:
+            TypeError: One is nothing that JSON knows.
+            ValueError: One is NaN or infinite.
+        """
+        return json.dumps(dict(self.arguments), ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,9 @@ def _call(text: str) -> ToolCall | None:
     try:
         match parse_json(text):
             case {"name": str(name), "arguments": dict(arguments)}:
-                return ToolCall(name, arguments)
+                call = ToolCall(name, arguments)
+                _ = call.text  # raises where there is none: 1e999 is a number of JSON, and infinite to Python
+                return call
     except ValueError:
         pass
     return None

@@ -287,6 +287,17 @@ def test_memory_without_an_end_is_refused() -> None:
         app.parse_record(json.dumps(record))
 
 
+@pytest.mark.parametrize("option", ["--soak", "--compare"])
+def test_what_only_the_app_can_do_is_not_passed_over(setting: Setting, option: str) -> None:
+    refused = setting.run(option, "--no-app")
+    assert refused.exit_code == 2 and "--no-app" in refused.output and not setting.calls()
+    assert f"--ez {option[2:]} true" in setting.run(option, "--dry-run").stdout
+    fake_adb.install_app(setting.folder, "refused")
+    (setting.folder / "bin/pm").write_text("#!/bin/sh\n")  # it is not installed
+    result = setting.run("--depths", "0", option)
+    assert result.exit_code == 0 and "The app was not measured" in result.stdout, result.output
+
+
 def test_a_soak_and_a_comparison_exclude_each_other(setting: Setting) -> None:
     result = setting.run("--soak", "--compare")
     assert result.exit_code == 2 and "exclude each other" in result.output and not setting.calls()

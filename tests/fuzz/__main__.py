@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-TARGETS = ("gguf", "importance", "checkpoint", "documents", "template", "tokenizer_json", "text", "onnx_graph")
+TARGETS = (
+    "gguf", "importance", "checkpoint", "documents", "template", "tokenizer_json", "text", "onnx_graph", "conversation",
+)  # fmt: skip
 CORPUS = Path(__file__).with_name("corpus")
 MEMORY_MB = 512
 """So much memory a target may take in all, Python and its libraries included."""

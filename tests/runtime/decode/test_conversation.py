@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mimo_mobile.errors import BadArgumentError, ContextFullError, SessionError
-from mimo_mobile.runtime import Conversation, GeneratedToken, GenerationConfig, Message, Model, load
+from mimo_mobile.runtime import Conversation, GeneratedToken, GenerationConfig, Message, Model, Turn, load
 from mimo_mobile.runtime.generation_config import GenerationStats
 
 GREEDY = GenerationConfig(temperature=0)
@@ -126,6 +126,55 @@ def test_an_answer_that_is_broken_off_is_kept_and_one_that_was_overtaken_is_refu
     assert len(talk.turns) == 1
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_answer_that_a_signal_interrupts_while_the_model_computes_is_kept(
+    model: Model, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+) -> None:
+    expected = fresh(model, GREEDY, SUM)
+    talk = model.conversation(config=GREEDY)
+    stream, seen = talk.send(SUM), list[GeneratedToken]()
+    with pytest.raises(interruption), monkeypatch.context() as patch:
+        while len(seen) < 5:
+            seen.append(next(stream))
+        with model.turns.running() as backend:
+            decode = type(backend)
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise interruption
+
+        patch.setattr(decode, "decode", interrupted)
+        for token in stream:
+            seen.append(token)
+    assert talk.turns == ()
+    assert ids_of(seen) + ids_of(list(talk.resume())) == expected and len(talk.turns) == 1
+
+
+def test_a_cut_answer_goes_on_in_a_fork_and_as_it_was_asked_for(model: Model) -> None:
+    plain = replace(GREEDY, thinking=False)
+    talk = model.conversation(config=replace(GREEDY, thinking_budget=64, seed=3))
+    begun = list(talk.send(SUM, replace(plain, max_tokens=1)))
+    branch = talk.fork()
+    expected = fresh(model, plain, SUM)
+    assert ids_of(begun) + ids_of(list(talk.resume())) == expected, "without thinking"
+    assert ids_of(begun) + ids_of(list(branch.resume())) == expected
+    thought = list(talk.send(PRODUCT, replace(GREEDY, max_tokens=9)))
+    assert len(talk.turns) == 1 and len(thought) > 1
+    branch = talk.fork()
+    assert ids_of(list(branch.resume())) == ids_of(list(talk.resume()))
+    assert branch.turns == talk.turns and len(talk.turns) == 2
+
+
+def test_old_turns_that_no_prompt_has_room_for_are_dropped(nano_q4: dict[str, Path]) -> None:
+    with load(nano_q4["gguf"], threads=1, context_length=512) as small:
+        talk = small.conversation(config=replace(GREEDY, max_tokens=2, thinking=False), when_full="drop")
+        talk.restore([Turn(SUM, "", "1 2 " * 4000), Turn(SUM, "", "42")])
+        tokens = list(talk.send(PRODUCT))
+        assert [each.notice for each in tokens if each.notice] == ["turns_dropped"]
+        assert (talk.dropped, len(talk.turns)) == (1, 3)
+        with pytest.raises(ContextFullError, match="shorten it"):
+            talk.send("1 2 " * 4000)
+
+
 @pytest.mark.parametrize("when_full", ["error", "stop", "drop"])
 def test_a_full_context_is_told_by_the_way_that_was_chosen(nano_q4: dict[str, Path], when_full: str) -> None:
     config = replace(GREEDY, max_tokens=24, thinking=False)
@@ -173,6 +222,7 @@ def test_bad_arguments_say_what_was_expected(model: Model, tiny_gguf: Path) -> N
         (lambda: talk.regenerate(), "turn -1 found; the conversation has 0 turns"),
         (lambda: talk.edit(3, "x"), "turn 3 found"),
         (lambda: talk.fork(1), "turns 1 found; from 0 to 0 expected"),
+        (lambda: talk.restore([], begun="x"), "begun is 'x', of type str; a Turn"),  # type: ignore[arg-type]
         (lambda: talk.send(3), "question is 3, of type int; a text expected"),  # type: ignore[arg-type]
         (lambda: model.conversation(when_full="x"), "when_full 'x' is unknown; one of error, stop, drop"),  # type: ignore[arg-type]
     ):

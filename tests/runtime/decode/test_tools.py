@@ -126,6 +126,20 @@ def test_calls_are_found_wherever_the_text_is_cut(size: int) -> None:
     assert said == 'I add.\n<tool_call>{"name": 1}</tool_call> <tool'  # what is no call, and what was cut off, is text
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])
+def test_a_number_that_json_cannot_write_makes_no_call(number: str) -> None:
+    text = f'<tool_call>\n{{"name": "add", "arguments": {{"a": {number}}}}}\n</tool_call>'
+    assert ToolCalls().feed(text) == [text]
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1e999}', {"a": float("nan")}, {"a": {1}}])
+def test_a_call_in_a_message_is_one_that_json_can_write(model: Model, arguments: object) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    messages = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    with pytest.raises(BadArgumentError, match=r"messages\[1\]: the arguments of 'add' cannot be written as JSON"):
+        model.encode_prompt(messages, CONFIG)
+
+
 def function(**fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": fields}
 

@@ -52,3 +52,18 @@ def test_an_order_of_layers_is_a_row_of_numbers(nano_q4: dict[str, Path], tmp_pa
         talk.save(file)
         with pytest.raises(ConversationError, match=r"does not take the state.*an order of layers that is none"):
             model.load_conversation(forged(file, tmp_path / "forged", one_number))
+
+
+def test_a_copy_is_of_bytes(nano_q4: dict[str, Path], tmp_path: Path) -> None:
+    def numbers(header: dict[str, Any], arrays: dict[str, bytes]) -> None:
+        told = next(each for each in header["arrays"] if each["name"] == "mtp")
+        told |= {"dtype": "f32", "shape": [len(arrays["mtp"]) // 4]}
+        arrays["mtp"] = struct.pack("<f", 1e30) * (len(arrays["mtp"]) // 4)
+
+    file = tmp_path / "good"
+    with load(nano_q4["gguf"], threads=1, speculate="mtp") as model:
+        talk = model.conversation(config=GREEDY)
+        list(talk.send(SUM))
+        talk.save(file)
+        with pytest.raises(ConversationError, match="does not take the state"):
+            model.load_conversation(forged(file, tmp_path / "forged", numbers))
