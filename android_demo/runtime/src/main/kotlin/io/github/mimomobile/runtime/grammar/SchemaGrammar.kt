@@ -2,7 +2,6 @@ package io.github.mimomobile.runtime.grammar
 
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.text.Json
-import java.math.RoundingMode
 
 /**
  * A JSON schema as a GBNF grammar, which is never wider than the schema: what it cannot say is an error that names the
@@ -161,7 +160,7 @@ internal class SchemaGrammar(
         val types = if (type == null) null else (type as? List<*>) ?: listOf(type)
         val fitting = values.filter { value -> types == null || types.any { isOf(value, it) } }
         if (fitting.isEmpty()) wrong(place, "no value of its type")
-        return fresh(fitting.joinToString(" | ") { constant(it) })
+        return fresh(fitting.map(::constant).distinct().joinToString(" | "))
     }
 
     private fun isOf(value: Any?, type: Any?): Boolean = when (type) {
@@ -170,7 +169,7 @@ internal class SchemaGrammar(
         "string" -> value is String
         "boolean" -> value is Boolean
         "null" -> value == null
-        "integer" -> value is Number && value !is Double
+        "integer" -> value is Number && (value !is Double || value % 1 == 0.0)
         "number" -> value is Number
         else -> false
     }
@@ -184,6 +183,10 @@ internal class SchemaGrammar(
             val parts = value.map(::constant)
             fresh("\"[\" $space${parts.joinToString(" $comma ")} ${if (parts.isEmpty()) "" else space}\"]\"")
         }
+        // llguidance writes them without an exponent, and without a point where they are whole.
+        is Double -> Json.text(value).let {
+            Choices.literal(if ('e' in it) it.toBigDecimal().toPlainString() else it.removeSuffix(".0"))
+        }
         else -> Choices.literal(Json.text(value))
     }
 
@@ -192,17 +195,20 @@ internal class SchemaGrammar(
         if (properties !is Map<*, *>) wrong(place, "properties: an object expected")
         val required = schema["required"] ?: emptyList<String>()
         if (required !is List<*>) wrong(place, "required: a list expected")
-        for (name in required) if (name !in properties) fail(place, "required ${name.toString().take(LONGEST)}, which is no property")
         val others = if ("additionalProperties" in schema) schema["additionalProperties"] else true
-        if (properties.isEmpty() && others == true) return "${prefix}object"
+        if (properties.isEmpty() && required.isEmpty() && others == true) return "${prefix}object"
+        val names = required.map { it as? String ?: wrong(place, "required: names expected") }.distinct()
+        val unnamed = names.filter { it !in properties }
+        if (others == false && unnamed.isNotEmpty()) {
+            wrong(place, "required ${unnamed[0].take(LONGEST)}, which additionalProperties do not allow")
+        }
+        val other = if (others == false) null else rule(others, "$place/additionalProperties")
         val pairs = properties.entries.map { (name, each) ->
             val made = rule(each, "$place/properties/${(name as String).replace("~", "~0").replace("/", "~1")}")
             fresh("${Choices.literal(Json.text(name))} $colon $made") to (name in required)
-        }
-        val member = if (others == false) null else {
-            val made = rule(others, "$place/additionalProperties")
-            fresh("${otherName(properties.keys.map { it as String }, place)} $colon $made")
-        }
+        } + unnamed.map { fresh("${Choices.literal(Json.text(it))} $colon $other") to true }
+        val taken = properties.keys.map { it as String } + unnamed
+        val member = other?.let { fresh("${otherName(taken, place)} $colon $it") }
         // From the last property to the first: what may follow a pair, and what may come where none came yet.
         var tail = member?.let { "${fresh("$comma $it")}*" }
         var head = member?.let { fresh("$it $tail") }
@@ -315,38 +321,41 @@ internal class SchemaGrammar(
     }
 
     private fun numbers(type: String, schema: Map<*, *>, place: String): String {
-        val bounds = BOUNDS.filter { it in schema }
-        if (bounds.isEmpty()) return prefix + type
-        if (type == "number") return if (isLenient) prefix + type else fail(place, "${bounds[0]} of numbers that are no integers")
-        fun bound(key: String, rounding: RoundingMode, step: Long): Long? {
+        fun bound(key: String, isIn: Boolean): Bound? {
             if (key !in schema) return null
             val value = schema[key]
-            val number = (value as? Number)?.toString()?.toBigDecimal()?.takeIf { it.abs() <= MOST_NUMBER.toBigDecimal() }
-                ?: fail(place, "$key ${value.toString().take(LONGEST)}, a number of 15 digits at most expected")
-            return number.setScale(0, rounding).toLong() + step
+            val number = (value as? Number)?.let { Json.text(it).toBigDecimal() }?.takeIf {
+                it.abs() <= MOST_NUMBER.toBigDecimal() && (type == "integer" || it.scale() <= MOST_FRACTION)
+            }
+            if (number == null && !isLenient) {
+                val expected = "a number of 15 digits at most, and $MOST_FRACTION behind the point, expected"
+                fail(place, "$key ${value.toString().take(LONGEST)}, $expected")
+            }
+            return number?.let { Bound(it, isIn) }
         }
-        val least = listOfNotNull(
-            bound("minimum", RoundingMode.CEILING, 0), bound("exclusiveMinimum", RoundingMode.FLOOR, 1),
-        ).maxOrNull()
-        val most = listOfNotNull(
-            bound("maximum", RoundingMode.FLOOR, 0), bound("exclusiveMaximum", RoundingMode.CEILING, -1),
-        ).minOrNull()
-        if (least != null && most != null && least > most) wrong(place, "minimum $least is more than maximum $most")
-        return fresh(IntegerRange.of(least, most).joinToString(" | "))
+        val least = listOfNotNull(bound("minimum", true), bound("exclusiveMinimum", false))
+            .maxWithOrNull(compareBy({ it.value }, { !it.isIn }))
+        val most = listOfNotNull(bound("maximum", true), bound("exclusiveMaximum", false))
+            .minWithOrNull(compareBy({ it.value }, { it.isIn }))
+        if (least == null && most == null) return prefix + type
+        val found = if (type == "number") NumberRange.of(least, most) else
+            IntegerRange.of(least?.leastWhole(), most?.mostWhole())
+        if (found.isEmpty()) wrong(place, "no $type from minimum ${least?.value} to maximum ${most?.value}")
+        return fresh(found.joinToString(" | "))
     }
 
     private companion object {
         val TYPES = listOf("object", "array", "string", "number", "integer", "boolean", "null")
         val ALONE = listOf("\$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-        val BOUNDS = listOf("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
         val ANNOTATIONS = setOf(
             "title", "description", "default", "examples", "\$schema", "\$id", "\$comment", "deprecated", "readOnly",
             "writeOnly", "\$defs", "definitions",
         )
         val KNOWN = setOf(
             "type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "uniqueItems",
-            "prefixItems", "minLength", "maxLength", "pattern", "format",
-        ) + ALONE + BOUNDS
+            "prefixItems", "minLength", "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum",
+            "exclusiveMaximum",
+        ) + ALONE
 
         /** Characters that JSON writes as escapes alone, and the short ones of them. */
         val ESCAPED = CharSet.of(listOf(0..0x1F, '"'.code..'"'.code, '\\'.code..'\\'.code, 0x7F..0x7F))
@@ -362,5 +371,8 @@ internal class SchemaGrammar(
         /** Characters of a name that others are told from, one rule within another for each. */
         const val LONGEST_NAME = 500
         const val MOST_NUMBER = 999_999_999_999_999
+
+        /** Digits of a bound behind the point, each of which is a place where a number can leave it. */
+        const val MOST_FRACTION = 30
     }
 }

@@ -77,7 +77,9 @@ class GrammarsTest {
             """{"anyOf": [{"type": "string"}, {"not": {}}]}""" to "at #/anyOf/1: the keyword not",
             """{"${'$'}ref": "https://example.com/schema"}""" to "example.com/schema, which is elsewhere",
             """{"type": "array", "uniqueItems": true}""" to "at #: the keyword uniqueItems",
-            """{"type": "number", "minimum": 1}""" to "at #: minimum of numbers",
+            """{"type": "number", "minimum": 1e300}""" to "at #: minimum 1.0E300, a number of 15 digits at most",
+            """{"type": "number", "maximum": 1e-40}""" to "15 digits at most, and 30 behind the point, expected",
+            """{"type": "number", "minimum": 1, "exclusiveMinimum": true}""" to "at #: exclusiveMinimum true, a number",
             """{"type": "string", "maxLength": 70000}""" to "maxLength 70000, 65536 at most",
             """{"oneOf": [{"type": "integer"}, {"type": "number"}]}""" to "at #: oneOf, whose 0 and 1 may both be met",
             """{"oneOf": [{"const": 1}, {"enum": ["a", 1.0]}]}""" to "at #: oneOf, whose 0 and 1 may both be met",
@@ -85,7 +87,6 @@ class GrammarsTest {
             """{"oneOf": [{"type": "object"}, {"properties": {"a": {"const": 1}}, "required": ["a"]}]}""" to "both be met",
             """{"allOf": [{"minimum": 1}, {"maximum": 2}]}""" to "at #: allOf of several",
             """{"allOf": [{"minimum": 1}], "type": "integer"}""" to "at #: allOf beside type",
-            """{"required": ["a"]}""" to "required a, which is no property",
             """{"format": "uri"}""" to "at #: the format uri",
             """{"pattern": "a", "maxLength": 2}""" to "at #: pattern beside maxLength",
             """{"pattern": "a", "format": "date"}""" to "at #: pattern beside format",
@@ -95,6 +96,45 @@ class GrammarsTest {
             val error = assertThrows(MimoException.Unsupported::class.java) { constraint(Structure.schema(schema)) }
             assertTrue("${error.message}", message in error.message!!)
         }
+    }
+
+    @Test
+    fun `a schema that no value meets is an error`() {
+        val places = mapOf(
+            """{"required": ["a"], "additionalProperties": false}""" to "a, which additionalProperties do not allow",
+            """{"required": [1]}""" to "at #: required: names expected",
+            """{"type": "number", "minimum": 2, "maximum": 1.5}""" to "at #: no number from minimum 2 to maximum 1.5",
+            """{"type": "number", "minimum": 0.5, "exclusiveMaximum": 0.5}""" to "at #: no number from minimum 0.5",
+            """{"items": {"type": "integer", "minimum": 0.1, "maximum": 0.9}}""" to "at #/items: no integer from",
+            """{"type": "integer", "const": 1.5}""" to "at #: no value of its type",
+        )
+        for ((schema, message) in places) {
+            val error = assertThrows(IllegalArgumentException::class.java) { constraint(Structure.schema(schema)) }
+            assertTrue("${error.message}", message in error.message!!)
+        }
+    }
+
+    @Test
+    fun `constants are exact where llguidance rounds them`() {
+        val exact = constraint(Structure.schema("""{"enum": [9007199254740993, 18446744073709551617]}"""))
+        exact.use { assertTrue(keeps(it, "9007199254740993")) }
+    }
+
+    @Test
+    fun `bounds are followed in tools that are not strict, too, unless no grammar can say them`() {
+        fun call(bounds: String) = grammars.calls(
+            listOf(
+                Tool(
+                    """{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties":
+                    {"x": {"type": "number", $bounds}}, "required": ["x"], "additionalProperties": false}}}""",
+                ),
+            ),
+            atOnce = true, several = false,
+        )
+        fun text(number: String) = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": $number}}\n</tool_call>"
+        call(""""minimum": 0, "maximum": 1""").use { assertTrue(keeps(it, text("0.25"))) }
+        call(""""minimum": 0, "maximum": 1""").use { assertTrue(!keeps(it, text("1.25"))) }
+        call(""""minimum": -1e300, "maximum": 1""").use { assertTrue(keeps(it, text("-2.5"))) }
     }
 
     @Test
@@ -244,6 +284,16 @@ class GrammarsTest {
             val error = assertTakes(structure) { assertThrows(Exception::class.java) { constraint(structure) } }
             assertTrue("${error.message}", error.message!!.length < 700)
         }
+        fun required(count: Int): Structure {
+            val names = (0 until count).joinToString { "\"$it\"" }
+            return Structure.schema("""{"type": "object", "required": [$names]}""")
+        }
+        val bounds = """{"type":"number","minimum":-0.12345678901234567,"maximum":0.12345678901234566}"""
+        val numbers = Structure.schema("""{"prefixItems":[${List(700) { bounds }.joinToString(",")}]}""")
+        for (structure in listOf(required(8000), numbers)) {
+            assertTakes(structure) { assertThrows(IllegalArgumentException::class.java) { constraint(structure) } }
+        }
+        assertTakes(required(2000)) { constraint(required(2000)).use { assertTrue(!keeps(it, "{\"0\": 1}")) } }
         for (structure in listOf(Structure.regex("[$many]"), Structure.regex("[" + "\\w\\W".repeat(8000) + "]"))) {
             assertTakes(structure) { constraint(structure).use { assertTrue(keeps(it, "\u4E02")) } }
         }
