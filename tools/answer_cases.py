@@ -16,8 +16,7 @@ QUESTION = "What is 25 + 17 * 3?"
 
 RESULT = {"type": "object", "properties": {"result": {"type": "integer", "minimum": 0, "maximum": 9999}},
           "required": ["result"], "additionalProperties": False}  # fmt: skip
-FIXED = {"type": "object", "properties": {"the result of it": {"const": "is written below"}},
-         "required": ["the result of it"], "additionalProperties": False}  # fmt: skip
+FIXED = {"enum": ["the result of it is written below", "the result of it is known to nobody"]}
 CODE = {"type": "string", "pattern": "^[A-F][0-9]{2} (é|計)[a-z]{3,6}$"}
 NOTE = {"anyOf": [{"type": "string", "maxLength": 12}, {"type": "null"}]}
 
@@ -29,25 +28,26 @@ ASK = {"type": "function", "function": {"name": "ask_somebody", "parameters": {"
 
 SAMPLED = {"temperature": 1.0, "top_p": 0.95, "thinking": False}
 
-# With these seeds and budgets each token stays the same when all logits get noise of 0.01. The JVM's build of ONNX
-# Runtime rounds otherwise than Python's, by up to half of that where int4 weights meet inputs of 8 bits.
+# Seeds and budgets with which each token stays the same when all logits get noise, of 0.025 where white space is
+# chosen and of 0.05 else: `python -m tools.answer_noise`. Builds and CPUs round otherwise where int4 weights meet
+# inputs of 8 bits.
 REQUESTS: list[dict[str, Any]] = [
-    {"structure": Structure.schema(RESULT), "thinking_budget": 20},
+    {"structure": Structure.schema(RESULT), "thinking_budget": 42},
     {"structure": Structure.schema(RESULT), **SAMPLED, "seed": 9},
     {"structure": Structure.schema(FIXED), **SAMPLED, "seed": 34},
     {"structure": Structure.schema(CODE), "thinking_budget": 4},
     {"structure": Structure.schema(NOTE), **SAMPLED, "seed": 0},
     {"structure": Structure.regex(r"(the |an )?answer is (\w+ )?\d{1,4}\."), "thinking_budget": 12},
-    {"structure": Structure.regex(r"[^\d\s]{3,9}( \w+){2}"), "temperature": 1.3, "top_k": 5, "seed": 26,
+    {"structure": Structure.regex(r"[^\d\s]{3,9}( \w+){2}"), "temperature": 1.3, "top_k": 5, "seed": 40,
      "thinking": False},
     {"structure": Structure.regex("It is certain, 计算 é 🙂, that 25 \\+ 17 \\* 3 = \\d\\d and no more(!|\\.)")},
     {"structure": Structure.choice(["seventy-six", "76 exactly", "I do not know"]), "thinking_budget": 12},
     {"structure": Structure.choice(["🙂🙂", "🙂🙃", "计", "许多"]), **SAMPLED, "seed": 7},
-    {"structure": Structure.grammar('root ::= [0-9]+ ( " = " [0-9]+ " + " [0-9]+ ){1,2} "."'), "temperature": 0.8,
-     "seed": 8},
+    {"structure": Structure.grammar('root ::= [0-9]{2} ( " = " [0-9]{2} " + " [0-9]{1,2} ){1,2} "."'),
+     "temperature": 0.7, "thinking_budget": 6, "seed": 144},
     {"structure": Structure.grammar('root ::= step ("\\n\\n" step)* "\\n    done"\n'
                                     'step ::= "  Step " [1-9] ": add the numbers"'),
-     **SAMPLED, "seed": 6},
+     **SAMPLED, "seed": 9},
     {"tools": [ADD], "tool_choice": "required", "thinking_budget": 4},
     {"tools": [ADD, ASK], "tool_choice": "required", **SAMPLED, "seed": 13, "max_tokens": 60},
     {"tools": [ADD, ASK], "tool_choice": "ask_somebody", **SAMPLED, "seed": 11},
@@ -57,10 +57,11 @@ REQUESTS: list[dict[str, Any]] = [
 def answers(model: str, folder: Path, recipe: str, speculate: Literal["off", "mtp"] = "off") -> list[Case]:
     """What MiMo-nano, here called ``model``, answers to a question, without drafts, which change nothing."""
     with load(folder, recipe=recipe, cache=False, threads=1, speculate=speculate) as session:
-        return [{"model": model, **_answered(session, changed)} for changed in REQUESTS]
+        return [{"model": model, **answered(session, changed)} for changed in REQUESTS]
 
 
-def _answered(session: Model, changed: dict[str, Any]) -> Case:
+def answered(session: Model, changed: dict[str, Any]) -> Case:
+    """What a model answers to one of ``REQUESTS``, without its name."""
     config = GenerationConfig(**{"temperature": 0.0, "max_tokens": 140, **changed})
     records = list(session.generate([Message("user", QUESTION)], config))
     ids = [record.token_id for record in records if record.token_id is not None]

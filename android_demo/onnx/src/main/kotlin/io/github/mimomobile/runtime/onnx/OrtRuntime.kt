@@ -17,6 +17,7 @@ import java.io.File
 import java.io.IOException
 import java.nio.LongBuffer
 import java.util.EnumSet
+import java.util.UUID
 
 /** A session and what must live as long as it. */
 internal class OpenedSession(val session: OrtSession, private val others: List<AutoCloseable>) : AutoCloseable {
@@ -175,8 +176,9 @@ internal class OrtRuntime(
     private fun logLevel() =
         if (config.logger == null) OrtLoggingLevel.ORT_LOGGING_LEVEL_FATAL else OrtLoggingLevel.ORT_LOGGING_LEVEL_WARNING
 
+    /** ONNX Runtime adds the time in milliseconds, which other processes and engines may share. */
     private fun OrtSession.SessionOptions.profile() =
-        enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement").path)
+        enableProfiling(File(System.getProperty("java.io.tmpdir"), "mimo-placement-${UUID.randomUUID()}").path)
 
     private fun OrtSession.SessionOptions.add(provider: ExecutionProvider) {
         val own = config.providerOptions
