@@ -33,3 +33,16 @@ def test_what_kotlin_saved_goes_on_without_being_computed_again(
             assert stats.prompt_tokens / 2 < stats.cached_tokens < stats.prompt_tokens
             assert (stats.drafted_tokens > 0) == (speculate == "mtp")
             assert talk.turns == anew.turns
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_answer_that_was_cut_goes_on_as_it_was_asked_for_before_kotlin_saved_it(recipe: str, build: Path) -> None:
+    folder = build / "conversations"
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    mine = {tuple(each["rest"]) for each in expected if each["recipe"] == recipe}
+    with load(expected[0]["model"], recipe=recipe, cache=False, threads=1) as session:
+        for each in SPECULATE:
+            talk = session.load_conversation(folder / f"kotlin-{recipe}-{each}-cut.conversation", GREEDY)
+            assert [turn.question for turn in talk.turns] == [SECOND]
+            rest = [token.token_id for token in talk.resume() if token.token_id is not None]
+            assert {tuple(rest)} == mine and talk.turns[0].thinking == ""

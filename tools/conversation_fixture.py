@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from mimo_mobile.runtime import GenerationConfig, Model, load
+from mimo_mobile.runtime import GeneratedToken, GenerationConfig, Model, load
 from tools import hostile_conversations
 
 RECIPES = ("int4_b32", "q4_0")
@@ -23,11 +24,17 @@ SPECULATE: tuple[Literal["off", "mtp"], ...] = ("off", "mtp")
 """Without drafts and with the MTP layer's: llama.cpp's copies differ."""
 
 GREEDY = GenerationConfig(temperature=0, max_tokens=300, seed=7)
+CUT = replace(GREEDY, thinking=False, max_tokens=1)
+"""How an answer is asked for without thinking, and cut."""
+
 FIRST, SECOND, THIRD = "What is 12 + 30?", "What is 25 + 17 * 3?", "What is 9 * 8?"
 
 
 def write(model: Path, folder: Path) -> None:
-    """Write `python-RECIPE-SPECULATE.conversation` of all, and expected.json, into ``folder``, which is emptied."""
+    """Write conversations of all, whole and cut, and expected.json, into ``folder``, which is emptied.
+
+    They are `python-RECIPE-SPECULATE.conversation` and `python-RECIPE-SPECULATE-cut.conversation`.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     expected = []
@@ -39,14 +46,21 @@ def write(model: Path, folder: Path) -> None:
             if speculate == "mtp":
                 _write_hostile(session, folder / f"python-{recipe}-mtp.conversation", folder / f"hostile-{recipe}")
             tokens = list(talk.send(SECOND))
+            cut = session.conversation(config=GREEDY)
+            list(cut.send(SECOND, CUT))
+            cut.save(folder / f"python-{recipe}-{speculate}-cut.conversation")
+            rest = list(cut.resume())
         stats = tokens[-1].stats
         assert stats is not None
-        ids = [token.token_id for token in tokens if token.token_id is not None]
         expected.append({
             "model": str(model.absolute()), "recipe": recipe, "speculate": speculate, "question": SECOND,
-            "ids": ids, "prompt_tokens": stats.prompt_tokens,
+            "ids": _ids(tokens), "prompt_tokens": stats.prompt_tokens, "rest": _ids(rest),
         })  # fmt: skip
     (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
+
+
+def _ids(tokens: list[GeneratedToken]) -> list[int]:
+    return [token.token_id for token in tokens if token.token_id is not None]
 
 
 def _write_hostile(model: Model, good: Path, folder: Path) -> None:

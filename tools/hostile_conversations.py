@@ -111,6 +111,9 @@ def _changes(content: bytes) -> Iterator[Change]:
         yield _without(name)
         for value in _VALUES:
             yield _with(partial(_top, name), value)
+    for value in (*_VALUES, False):
+        yield _with(partial(_top, "cut_thinks"), value)
+    yield lambda head, _: head.update(turns=[], cut_thinks=True)
     for name in header["turns"][0]:
         for value in _VALUES[:6]:
             yield _with(_field("turns", 0, name), value)

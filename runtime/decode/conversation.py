@@ -20,7 +20,7 @@ from mimo_mobile.mimo7b import DEFAULT_SYSTEM_PROMPT, THINK_CLOSE, THINK_OPEN
 from mimo_mobile.runtime.decode import conversation_file
 from mimo_mobile.runtime.decode.constraint import Constraint
 from mimo_mobile.runtime.decode.decoder import peak_rss_bytes
-from mimo_mobile.runtime.decode.exchange import Turn, WhenFull
+from mimo_mobile.runtime.decode.exchange import Cut, Turn, WhenFull
 from mimo_mobile.runtime.generation_config import GeneratedToken, GenerationConfig, GenerationStats
 from mimo_mobile.runtime.text.chat_template import Continued, Message
 from mimo_mobile.runtime.text.thinking import Channel
@@ -72,8 +72,7 @@ class Conversation:
         self.dropped, self.draws = 0, 0
         self.seed = secrets.randbelow(conversation_file.SEEDS) if self.config.seed is None else self.config.seed
         self._turns: tuple[Turn, ...] = ()
-        # An answer that was cut, the turns before its own, and how it was asked for.
-        self._cut: tuple[tuple[Turn, ...], Turn, GenerationConfig] | None = None
+        self._cut: Cut | None = None  # the last answer, when it was cut
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -93,7 +92,8 @@ class Conversation:
 
         Raises:
             BadArgumentError: The question is no text, or ``config`` no GenerationConfig.
-            ContextFullError: The question does not fit, and ``when_full`` is ``error``; or it alone fills the context.
+            ContextFullError: The question does not fit, and ``when_full`` is ``error``; or it alone fills the context,
+                and ``when_full`` is ``drop``.
             SessionError: The model is closed or busy, or its backend failed.
         """
         return self._ask(self._turns, question, config, constraint)
@@ -124,9 +124,9 @@ class Conversation:
             SessionError: As ``send``.
         """
         cut = self._cut
-        base, begun = cut[:2] if cut else (self._turns[:-1], self._turns[self._place(-1)])
-        if config is None and cut and cut[2].thinks != self.config.thinks:
-            config = replace(self.config, thinking=cut[2].thinks, seed=None)
+        base, begun = (cut.base, cut.turn) if cut else (self._turns[:-1], self._turns[self._place(-1)])
+        if config is None and cut:
+            config = replace(self._as_asked(cut), seed=None)
         return self._ask(base, begun.question, config, constraint, begun)
 
     def edit(
@@ -170,7 +170,7 @@ class Conversation:
             self.session, self.system, self.config, keep_thinking=self.keep_thinking, when_full=self.when_full
         )
         made.restore(self._turns[:count], min(self.dropped, count), self.seed, self.draws)
-        made._cut = self._cut if turns is None else None
+        made._cut = self._cut if count == len(self._turns) else None
         return made
 
     def messages(self) -> list[Message]:
@@ -224,7 +224,7 @@ class Conversation:
         if not 0 <= draws <= MOST_INTEGER:
             raise BadArgumentError(f"draws {draws} found; from 0 to {MOST_INTEGER} expected")
         self._turns, self.dropped, self.seed, self.draws = own, dropped, seed, draws
-        self._cut = (own, begun, self.config) if begun else None
+        self._cut = Cut(own, begun, self.config.thinks) if begun else None
 
     def prompt(self, question: str, config: GenerationConfig | None = None) -> list[int]:
         """The token ids of the prompt that a question would get after the turns that are not dropped.
@@ -242,16 +242,24 @@ class Conversation:
             ContextFullError: A text alone fills the context.
             SessionError: The chat template refuses the messages.
         """
-        if self._cut is None:
+        cut = self._cut
+        if cut is None:
             return self.prompt("")
-        base, begun, config = self._cut
-        return self._encoded(base[self.dropped :], begun.question, config, begun)
+        return self._encoded(cut.base[self.dropped :], cut.turn.question, self._as_asked(cut), cut.turn)
 
     def _place(self, turn: int) -> int:
         count = len(self._turns)
         if not -count <= check("turn", turn, int) < count:
             raise BadArgumentError(f"turn {turn} found; the conversation has {count} turns")
         return turn % count
+
+    def _as_asked(self, cut: Cut) -> GenerationConfig:
+        """The conversation's own ``config``, which thinks or not as the answer was asked for that was cut."""
+        own = self.config
+        if own.thinks == cut.thinks:
+            return own
+        budget = None if own.thinking_budget == 0 else own.thinking_budget
+        return replace(own, thinking=cut.thinks, thinking_budget=budget)
 
     def _encoded(
         self, turns: Sequence[Turn], question: str, config: GenerationConfig, begun: Turn | None = None
@@ -280,10 +288,17 @@ class Conversation:
             raise BadArgumentError("a conversation's turns hold no tool calls; give generate the messages and tools")
         if config is None or config.seed is None:
             own = replace(own, seed=(self.seed + self.draws) % conversation_file.SEEDS)
-        ids, dropped = self._fitted(base, question, own, begun)
-        full = self.when_full == "stop" and len(ids) >= self.session.model.context_length
+        limit = self.session.model.context_length
+        try:
+            ids, dropped = self._fitted(base, question, own, begun)
+            count = len(ids)
+        except ContextFullError:  # of a text alone, which is not counted to its end
+            if self.when_full != "stop":
+                raise
+            ids, dropped, count = [], min(self.dropped, len(base)), limit
+        full = self.when_full == "stop" and count >= limit
         said = Continued([Message("user", question)], begun.thinking, begun.answer) if begun else None
-        tokens = _nothing(len(ids)) if full else self.session.answer(ids, own, constraint, said)
+        tokens = _nothing(count) if full else self.session.answer(ids, own, constraint, said)
         channel: Channel = "thinking" if own.thinks and not (begun and begun.answer) else "answer"
         return self._stream(self._turns, base, dropped, begun or Turn(question, "", ""), tokens, channel, own)
 
@@ -349,7 +364,7 @@ class Conversation:
         if self._turns is not before:
             return
         turn = Turn(question, text["thinking"], text["answer"])
-        cut = (base, turn, config)
+        cut = Cut(base, turn, config.thinks)
         if turn.answer.strip():
             self._turns, self.dropped, self._cut = (*base, turn), dropped, None if whole else cut
         elif turn.thinking:

@@ -24,7 +24,7 @@ from mimo_mobile import documents, files, untrusted
 from mimo_mobile.documents import FileFormat, Value
 from mimo_mobile.errors import BadArgumentError, ContextFullError, ConversationError, OutputExistsError, SessionError
 from mimo_mobile.runtime.backend import BackendState
-from mimo_mobile.runtime.decode.exchange import WHEN_FULL, Turn
+from mimo_mobile.runtime.decode.exchange import WHEN_FULL, Cut, Turn
 from mimo_mobile.runtime.generation_config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def save(conversation: Conversation, path: Path) -> None:
     tokens, state = session.kept(prompt)
     arrays: dict[str, NDArray[Any]] = {_TOKENS: np.array(tokens, np.int32), **(state.arrays if state else {})}
     types = {np.dtype(spelling): name for name, spelling in DTYPES.items()}
-    said = conversation.turns  # another thread may change them
+    cut, said = conversation._cut, conversation.turns  # another thread may change them
+    # No turn has it while it thinks, and no file then.
+    told = {"cut_thinks": cut.thinks} if cut and said and said[-1] is cut.turn else {}
     text = FORMAT.to_text(
         {
             "model": session.model.fingerprint(),
@@ -104,6 +106,7 @@ def save(conversation: Conversation, path: Path) -> None:
             "when_full": conversation.when_full,
             "seed": str(conversation.seed % SEEDS),
             "draws": conversation.draws,
+            **told,
             "arrays": [asdict(_Array(name, types[each.dtype], each.shape)) for name, each in arrays.items()],
         }
     )
@@ -150,11 +153,14 @@ class _Reader:
                 system, config, keep_thinking=choices["keep_thinking"], when_full=choices["when_full"]
             )
             seed, draws = _numbers_of(header)
+            cut_thinks = _cut_thinks_of(header, turns)
             dropped = header["dropped"].integer(most=len(turns))
             model, per_token = header["model"].hexadecimal(64), header["kv_bytes_per_token"].integer()
         except ValueError as error:
             self._refuse(str(error), error)
         made.restore(turns, dropped, seed if config is None or config.seed is None else config.seed, draws)
+        if cut_thinks is not None:
+            made._cut = Cut(turns[:-1], turns[-1], cut_thinks)
         count = arrays[0].shape[0]
         if text_only or not count:
             self._skip_to_end()
@@ -279,6 +285,14 @@ def _numbers_of(header: Value) -> tuple[int, int]:
     if not (seed.isascii() and seed.isdecimal() and int(seed) < SEEDS):
         raise documents.DocumentError("seed: a whole number below 2^64 in decimal digits expected")
     return int(seed), header["draws"].integer()
+
+
+def _cut_thinks_of(header: Value, turns: Sequence[Turn]) -> bool | None:
+    """Whether the last answer was asked for with thinking; None when it was not cut, or an older file."""
+    found = header.get("cut_thinks")
+    if found is not None and not turns:
+        raise documents.DocumentError("cut_thinks: a turn expected, whose answer was cut")
+    return None if found is None else found.flag()
 
 
 def _is_conversation(path: Path) -> bool:

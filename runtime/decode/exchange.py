@@ -1,4 +1,4 @@
-"""What a conversation is made of: turns, and what happens to them when the context is full."""
+"""What a conversation is made of: turns, an answer that was cut, and what happens to turns when the context is full."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ class Turn:
     question: str
     thinking: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An answer that was cut.
+
+    Attributes:
+        base: The turns before its own, of which no other has it yet when it still thought.
+        turn: What it was asked, and what it said.
+        thinks: Whether it was asked for with thinking.
+    """
+
+    base: tuple[Turn, ...]
+    turn: Turn
+    thinks: bool

@@ -155,7 +155,8 @@ class Session:
 
         Args:
             path: The file. It may be anybody's: it is read as a file of a stranger.
-            config: How to generate; no file says that. Without a seed in it, random numbers go on where they were.
+            config: How to generate; a file says only whether an answer that was cut thinks. Without a seed in it,
+                random numbers go on where they were.
             text_only: Whether to read the text alone, for another model or KV cache, which then computes it anew.
 
         Raises:

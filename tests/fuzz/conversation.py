@@ -125,6 +125,6 @@ def _input(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     header = {
         "conversation_version": 1, "model": FINGERPRINT, "kv_bytes_per_token": 4 * WIDTH, "system": "",
         "turns": [{"question": "1 + 1?", "thinking": "", "answer": "2"}], "dropped": 0, "keep_thinking": False,
-        "when_full": "error", "seed": "7", "draws": 1, "arrays": told,
+        "when_full": "error", "seed": "7", "draws": 1, "cut_thinks": True, "arrays": told,
     }  # fmt: skip
     return joined(json.dumps(header).encode(), b"".join(each.tobytes() for each in arrays.values()))

@@ -175,6 +175,16 @@ def test_old_turns_that_no_prompt_has_room_for_are_dropped(nano_q4: dict[str, Pa
             talk.send("1 2 " * 4000)
 
 
+def test_a_text_that_no_prompt_has_room_for_ends_the_answer_where_that_was_chosen(nano_q4: dict[str, Path]) -> None:
+    with load(nano_q4["gguf"], threads=1, context_length=512) as small:
+        talk, long = small.conversation(config=GREEDY, when_full="stop"), "1 2 " * 4000
+        for turns, question in [([Turn(SUM, "", long), Turn(SUM, "", "42")], PRODUCT), ([], long)]:
+            talk.restore(turns)
+            tokens = list(talk.send(question))
+            assert [(each.notice, each.finish_reason) for each in tokens] == [("context_full", "length")]
+            assert stats_of(tokens).prompt_tokens >= 512 and talk.turns == tuple(turns)
+
+
 @pytest.mark.parametrize("when_full", ["error", "stop", "drop"])
 def test_a_full_context_is_told_by_the_way_that_was_chosen(nano_q4: dict[str, Path], when_full: str) -> None:
     config = replace(GREEDY, max_tokens=24, thinking=False)

@@ -97,6 +97,58 @@ class ConversationTest {
     }
 
     @Test
+    fun `a cut answer goes on in a fork, and as it was asked for`() {
+        val plain = GREEDY.copy { thinking = false }
+        val talk = engine.conversation(config = GREEDY.copy { thinkingBudget = 64; seed = 3 })
+        val begun = ids(talk.send(SUM, plain.copy { maxTokens = 1 }))
+        val branch = talk.fork()
+        val expected = whole(SUM, config = plain)
+        assertTrue(expected.size > 1)
+        assertEquals("without thinking", expected, begun + ids(talk.resume()))
+        assertEquals(expected, begun + ids(branch.resume()))
+        val thought = ids(talk.send(PRODUCT, GREEDY.copy { maxTokens = 9 }))
+        assertEquals(listOf(1, 9), listOf(talk.turns.size, thought.size))
+        val forks = listOf(talk.fork(), talk.fork(talk.turns.size))
+        assertThrows(IllegalArgumentException::class.java) { talk.fork(0).resume() }
+        val rest = ids(talk.resume())
+        assertEquals(listOf(SUM, PRODUCT), talk.turns.map { it.question })
+        for (fork in forks) {
+            assertEquals(rest, ids(fork.resume()))
+            assertEquals(talk.turns, fork.turns)
+        }
+    }
+
+    @Test
+    fun `thinking that was cut goes on where the conversation's own answers have no budget for any`() {
+        val talk = engine.conversation(config = GREEDY.copy { thinkingBudget = 0 })
+        val begun = ids(talk.send(PRODUCT, GREEDY.copy { maxTokens = 9 }))
+        val asked = GREEDY.copy { maxTokens = 9 }
+        assertEquals(emptyList<Turn>(), talk.turns)
+        assertEquals(talk.countTokens(null, asked), talk.countTokens(null))
+        assertEquals(whole(PRODUCT), begun + ids(talk.resume()))
+    }
+
+    @Test
+    fun `old turns that no prompt has room for are dropped, or end the answer`() {
+        val short = GREEDY.copy { thinking = false; maxTokens = 2 }
+        val long = "1 2 ".repeat(4000)
+        val turns = listOf(Turn(SUM, "", long), Turn(SUM, "", "42"))
+        val dropping = engine.conversation(config = short, whenFull = WhenFull.DROP).apply { restore(turns) }
+        val notices = all(dropping.send(PRODUCT)).filterIsInstance<GenerationEvent.Token>().mapNotNull { it.notice }
+        assertEquals(listOf(Notice.TURNS_DROPPED), notices)
+        assertEquals(listOf(1, 3), listOf(dropping.dropped, dropping.turns.size))
+        assertThrows(MimoException.ContextFull::class.java) { all(dropping.send(long)) }
+
+        val stopping = engine.conversation(config = short, whenFull = WhenFull.STOP).apply { restore(turns) }
+        val question = engine.conversation(config = short, whenFull = WhenFull.STOP)
+        for (end in listOf(all(stopping.send(PRODUCT)), all(question.send(long))).map { it.single() as GenerationEvent.Finished }) {
+            assertEquals(Pair(FinishReason.LENGTH, Notice.CONTEXT_FULL), Pair(end.reason, end.notice))
+            assertTrue("${end.stats}", end.stats.promptTokens >= CONTEXT)
+        }
+        assertEquals(turns, stopping.turns)
+    }
+
+    @Test
     fun `collecting that ends early keeps what was answered`() {
         val talk = engine.conversation(config = GREEDY.copy { thinking = false })
         runBlocking { talk.send(SUM).takeWhile { (it as GenerationEvent.Token).text.isBlank() }.toList() }

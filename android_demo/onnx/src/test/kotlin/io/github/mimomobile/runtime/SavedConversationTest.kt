@@ -1,5 +1,6 @@
 package io.github.mimomobile.runtime
 
+import io.github.mimomobile.runtime.files.ConversationReader
 import io.github.mimomobile.runtime.files.Mutations
 import java.io.File
 import java.nio.file.Files
@@ -20,8 +21,8 @@ class SavedConversationTest {
     @get:Rule
     val temporary: TemporaryFolder = TemporaryFolder()
 
-    private fun answer(talk: Conversation, question: String) = runBlocking {
-        val events = talk.send(question, GREEDY).toList()
+    private fun answer(talk: Conversation, question: String, config: GenerationConfig = GREEDY) = runBlocking {
+        val events = talk.send(question, config).toList()
         val ids = events.filterIsInstance<GenerationEvent.Token>().mapNotNull { it.tokenId }
         Pair(ids, (events.last() as GenerationEvent.Finished).stats)
     }
@@ -73,6 +74,37 @@ class SavedConversationTest {
             val stats = (rest.last() as GenerationEvent.Finished).stats
             assertTrue("cut at $cut: $stats", stats.cachedTokens >= stats.promptTokens - 3)
         }
+    }
+
+    @Test
+    fun `a plain answer that was cut goes on as it was asked for after a load, and is saved again as it was`() {
+        val plain = GREEDY.copy { thinking = false }
+        val expected = answer(engine.conversation(), PRODUCT, plain).first
+        val talk = engine.conversation(config = GREEDY)
+        answer(talk, "What is 12 + 30?")
+        val whole = File(temporary.root, "whole.conversation").also { runBlocking { talk.save(it) } }
+        talk.restore(emptyList())
+        val begun = answer(talk, PRODUCT, plain.copy { maxTokens = 1 }).first
+        val (file, again) = listOf("cut", "again").map { File(temporary.root, "$it.conversation") }
+        runBlocking { talk.save(file) }
+        answer(engine.conversation(), "Something else?")
+        val loaded = runBlocking { engine.loadConversation(file, GREEDY) }
+        runBlocking { loaded.save(again) }
+        assertArrayEquals(file.readBytes(), again.readBytes())
+        for (each in listOf(loaded, loaded.fork())) {
+            val rest = runBlocking { each.resume().toList() }
+            assertEquals(expected, begun + rest.filterIsInstance<GenerationEvent.Token>().mapNotNull { it.tokenId })
+        }
+        for ((saved, thinks) in listOf(whole to null, file to false)) assertEquals(thinks, ConversationReader(saved).use { it.header.cutThinks })
+    }
+
+    @Test
+    fun `turns that no prompt has room for are saved all the same`() {
+        val (talk, file) = Pair(engine.conversation(), File(temporary.root, "long.conversation"))
+        talk.restore(listOf(Turn(PRODUCT, "", "1 2 ".repeat(4000))))
+        assertTrue(talk.countTokens("") > (engine.state.value as EngineState.Ready).model.contextLength)
+        runBlocking { talk.save(file) }
+        assertEquals(talk.turns, load(file).turns)
     }
 
     @Test

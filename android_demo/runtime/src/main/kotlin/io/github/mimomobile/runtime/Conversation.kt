@@ -1,8 +1,6 @@
 package io.github.mimomobile.runtime
 
-import io.github.mimomobile.runtime.decode.Decoder
 import io.github.mimomobile.runtime.files.ConversationHeader
-import io.github.mimomobile.runtime.files.ConversationReader
 import io.github.mimomobile.runtime.text.ChatTemplate
 import java.io.File
 import kotlin.coroutines.cancellation.CancellationException
@@ -60,13 +58,14 @@ public class Conversation internal constructor(
     public val keepThinking: Boolean,
     public val whenFull: WhenFull,
     text: ConversationText,
+    cut: Cut? = null,
 ) {
     @Volatile
     private var said = text
 
     /** The last answer, when it was cut. */
     @Volatile
-    private var cut: Cut? = null
+    private var cut = cut
     private val lock = Any()
 
     /** All turns, the dropped ones included. */
@@ -101,15 +100,16 @@ public class Conversation internal constructor(
     /**
      * The rest of the last answer, which was cut off; it becomes part of its turn. See [send]; nothing may restrict it.
      *
-     * An answer that was cut while it still thought is none yet, so that its turn comes only now. No file tells its text,
-     * which [restore] takes.
+     * Without a [config] it thinks or not as the answer was asked for. An answer that was cut while it still thought is none
+     * yet, so that its turn comes only now. No file tells its text, which [restore] takes.
      *
      * @throws IllegalArgumentException Nothing was answered yet.
      */
     public fun resume(config: GenerationConfig? = null): Flow<GenerationEvent> {
-        val now = turns
-        val (base, begun) = begun(now)
-        return ask(now, base, begun.question, config, begun)
+        val (now, cut) = now()
+        val (base, begun) = begun(now.turns, cut)
+        val asked = config ?: cut?.let { this.config.asAsked(it).copy { seed = null } }
+        return ask(now.turns, base, begun.question, asked, begun)
     }
 
     /**
@@ -128,15 +128,16 @@ public class Conversation internal constructor(
     /**
      * A second conversation that begins with the first [turns] turns of this one, on the same engine.
      *
-     * Where both go on, what comes after the common part is computed anew whenever the other one was asked meanwhile.
+     * A fork of all turns resumes an answer that was cut, too. Where both go on, what comes after the common part is
+     * computed anew whenever the other one was asked meanwhile.
      *
      * @throws IllegalArgumentException There are fewer turns.
      */
     public fun fork(turns: Int = this.turns.size): Conversation {
-        val now = said
+        val (now, cut) = now()
         require(turns in 0..now.turns.size) { "turns $turns found; from 0 to ${now.turns.size} expected" }
         val text = now.copy(turns = now.turns.take(turns), dropped = minOf(now.dropped, turns))
-        return Conversation(engine, system, config, keepThinking, whenFull, text)
+        return Conversation(engine, system, config, keepThinking, whenFull, text, cut.takeIf { turns == now.turns.size })
     }
 
     /**
@@ -158,7 +159,7 @@ public class Conversation internal constructor(
         synchronized(lock) {
             val own = ArrayList(turns) // always another list, by which an answer under way sees that it was overtaken
             said = ConversationText(own, dropped, seed, draws)
-            cut = begun?.let { Cut(own, it, config) }
+            cut = begun?.let { Cut(own, it, config.thinks) }
         }
     }
 
@@ -172,9 +173,11 @@ public class Conversation internal constructor(
      * @throws MimoException As [MimoEngine.countTokens].
      */
     public fun countTokens(question: String?, config: GenerationConfig? = null): Int {
-        val (now, asked) = Pair(said, config ?: this.config)
-        if (question != null) return engine.countTokens(prompt(system, now.turns.drop(now.dropped), question, null), asked)
-        val (base, begun) = begun(now.turns)
+        val (now, cut) = now()
+        val own = config ?: this.config
+        if (question != null) return engine.countTokens(prompt(system, now.turns.drop(now.dropped), question, null), own)
+        val (base, begun) = begun(now.turns, cut)
+        val asked = config ?: own.asAsked(cut)
         return engine.countTokens(prompt(system, base.drop(now.dropped), begun.question, begun), asked)
     }
 
@@ -192,15 +195,16 @@ public class Conversation internal constructor(
      * @throws java.io.IOException The disk is full, most likely.
      */
     public suspend fun save(file: File) {
-        val (now, cut) = synchronized(lock) { Pair(said, cut) }
+        val (now, cut) = now()
         val system = system
         val next = if (cut == null) {
             prompt(system, now.turns.drop(now.dropped), "", null)
         } else {
             prompt(system, cut.base.drop(now.dropped), cut.turn.question, cut.turn)
         }
-        engine.save(file, next, cut?.config ?: config) { model ->
-            ConversationHeader(model.fingerprint, model.backend.kvBytesPerToken, system, now, keepThinking, whenFull)
+        val cutThinks = cut?.takeIf { it.turn === now.turns.lastOrNull() }?.thinks // no file has it while it thinks
+        engine.save(file, next, config.asAsked(cut)) { model ->
+            ConversationHeader(model.fingerprint, model.backend.kvBytesPerToken, system, now, keepThinking, whenFull, cutThinks)
         }
     }
 
@@ -209,8 +213,16 @@ public class Conversation internal constructor(
         return if (turn < 0) turn + turns.size else turn
     }
 
+    private fun now(): Pair<ConversationText, Cut?> = synchronized(lock) { Pair(said, cut) }
+
+    /** The conversation's own config, which thinks or not as the answer was asked for that was cut. */
+    private fun GenerationConfig.asAsked(cut: Cut?): GenerationConfig = if (cut == null || cut.thinks == thinks) this else copy {
+        thinking = cut.thinks
+        thinkingBudget = thinkingBudget.takeIf { it != 0 }
+    }
+
     /** The last answer, and the turns before it. */
-    private fun begun(turns: List<Turn>): Pair<List<Turn>, Turn> =
+    private fun begun(turns: List<Turn>, cut: Cut?): Pair<List<Turn>, Turn> =
         cut?.run { Pair(base, turn) } ?: Pair(turns.take(place(turns, -1)), turns.last())
 
     /**
@@ -231,7 +243,7 @@ public class Conversation internal constructor(
         return flow {
             checkUnchanged(before)
             val (prompt, tokens, left) = fitted(system, base, question, asked, begun)
-            val answer = Answer(before, base, left, begun ?: Turn(question, "", ""), asked)
+            val answer = Answer(before, base, left, begun ?: Turn(question, "", ""), asked.thinks)
             val drawn = begin(before)
             val seeded = if (config?.seed == null) asked.copy { seed = drawn } else asked
             try {
@@ -316,7 +328,7 @@ public class Conversation internal constructor(
         val base: List<Turn>,
         val left: Int,
         val begun: Turn,
-        val config: GenerationConfig,
+        val thinks: Boolean,
     ) {
         private val thinking = StringBuilder(begun.thinking)
         private val answer = StringBuilder(begun.answer)
@@ -335,66 +347,20 @@ public class Conversation internal constructor(
                 val turn = Turn(begun.question, "$thinking", "$answer")
                 if (turn.answer.isNotBlank()) said = said.copy(turns = base + turn, dropped = left)
                 if (turn.answer.isNotBlank() && isWhole) cut = null
-                else if (turn.answer.isNotBlank() || turn.thinking.isNotEmpty()) cut = Cut(base, turn, config)
+                else if (turn.answer.isNotBlank() || turn.thinking.isNotEmpty()) cut = Cut(base, turn, thinks)
             }
         }
     }
 }
 
-/** An answer that was cut: the turns before its own, of which no other has it yet when it still thought, and how it was asked for. */
-private data class Cut(val base: List<Turn>, val turn: Turn, val config: GenerationConfig)
+/**
+ * An answer that was cut.
+ *
+ * @property base The turns before its own, of which no other has it yet when it still thought.
+ * @property turn What it was asked, and what it said.
+ * @property thinks Whether it was asked for with thinking.
+ */
+internal data class Cut(val base: List<Turn>, val turn: Turn, val thinks: Boolean)
 
 /** What of a conversation changes by its turns. */
 internal data class ConversationText(val turns: List<Turn>, val dropped: Int, val seed: Long, val draws: Long)
-
-/** The conversation in a file, on an engine that has [model]; its keys and values are put into the KV cache. */
-internal fun ConversationReader.conversation(
-    engine: Engine,
-    model: LoadedModel,
-    decoder: Decoder,
-    config: GenerationConfig,
-    textOnly: Boolean,
-): Conversation {
-    val text = config.seed?.let { header.text.copy(seed = it) } ?: header.text
-    val made = Conversation(engine, header.system, config, header.keepThinking, header.whenFull, text)
-    val isText = textOnly || tokenCount == 0L
-    if (!isText) checkGoesWith(model)
-    verify()
-    if (isText) return made
-    val (ids, arrays) = state(model.tokenizer.size)
-    try {
-        decoder.adopt(ids, arrays)
-    } catch (error: MimoException.ConversationFile) {
-        throw MimoException.ConversationFile("$file: ${error.message}; with textOnly = true the text alone is loaded", error)
-    }
-    return made
-}
-
-private fun ConversationReader.checkGoesWith(model: LoadedModel) {
-    val advice = "load that model, or the text alone with textOnly = true"
-    val (expected, perToken) = Pair(model.fingerprint, model.backend.kvBytesPerToken)
-    if (header.model != expected) {
-        throw MimoException.ConversationFile(
-            "$file: saved with another model (SHA-256 ${header.model.take(12)}… found, ${expected.take(12)}… expected); $advice",
-        )
-    }
-    if (header.kvBytesPerToken != perToken) {
-        throw MimoException.ConversationFile(
-            "$file: saved with another type of KV cache (${header.kvBytesPerToken} bytes a token found, $perToken expected);" +
-                " load the model with the kvCache of then, or the text alone with textOnly = true",
-        )
-    }
-    val limit = model.info.contextLength
-    if (tokenCount > limit) {
-        throw MimoException.ContextFull(
-            "$file: the conversation has $tokenCount tokens, the context holds $limit; load the model with a larger" +
-                " contextLength, or the text alone with textOnly = true",
-        )
-    }
-    // The MTP layer has one layer's keys and values, which are at most as large as the trunk's.
-    val most = 2 * tokenCount * (perToken + 64) + MOST_WAITING_BYTES
-    if (arrayBytes > most) refuse("$arrayBytes bytes of keys and values found, $most are the most for $tokenCount tokens")
-}
-
-/** Of what waits for the MTP layer, at most. */
-private const val MOST_WAITING_BYTES = 64_000_000L

@@ -77,7 +77,8 @@ public interface MimoEngine : AutoCloseable {
      * The file must stay as it is meanwhile.
      *
      * @param file It may be anybody's: it is read as a file of a stranger.
-     * @param config How to generate; no file says that. Without a seed in it, random numbers go on where they were.
+     * @param config How to generate; a file says only whether an answer that was cut thinks. Without a seed in it, random
+     *   numbers go on where they were.
      * @param textOnly Whether to read the text alone, for another model or KV cache, which then computes it anew.
      * @throws MimoException.ConversationFile The file is damaged, no conversation, or of another model or KV cache.
      * @throws MimoException.ContextFull What it holds does not fit into the context.

@@ -8,8 +8,8 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 
 /**
- * A conversation that Python saved goes on as Python went on, without being computed again; what is saved then is for Python
- * to go on with (tests/test_android_conversations.py).
+ * A conversation that Python saved goes on as Python went on, without being computed again, and an answer that was cut as it
+ * was asked for; what is saved then is for Python to go on with (tests/test_android_conversations.py).
  */
 internal fun checkSharedConversation(recipe: String) {
     val folder = sharedConversations()
@@ -31,6 +31,12 @@ internal fun checkSharedConversation(recipe: String) {
                 assertTrue("$case: $stats", stats.cachedTokens in stats.promptTokens / 2 until stats.promptTokens)
                 assertEquals(speculation == Speculation.MTP, stats.draftedTokens > 0)
                 talk.save(File(folder, "kotlin-$recipe-${speculation.name.lowercase()}.conversation"))
+
+                val cut = engine.loadConversation(File(folder, "python-$recipe-${case.text("speculate")}-cut.conversation"), greedy)
+                cut.save(File(folder, "kotlin-$recipe-${speculation.name.lowercase()}-cut.conversation"))
+                val rest = cut.resume().toList()
+                assertEquals(case.ints("rest"), rest.filterIsInstance<GenerationEvent.Token>().mapNotNull { it.tokenId })
+                assertEquals(Turn(case.text("question"), "", cut.turns.single().answer), cut.turns.single())
             }
         }
     }

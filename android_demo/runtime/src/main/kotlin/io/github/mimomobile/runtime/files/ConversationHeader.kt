@@ -12,6 +12,7 @@ import java.io.OutputStream
  *
  * @property model SHA-256 of the SHA-256s of the model's files.
  * @property kvBytesPerToken Tells the types of keys and values apart.
+ * @property cutThinks Whether the last answer was asked for with thinking; null when it was not cut, or in an older file.
  */
 internal class ConversationHeader(
     val model: String,
@@ -20,6 +21,7 @@ internal class ConversationHeader(
     val text: ConversationText,
     val keepThinking: Boolean,
     val whenFull: WhenFull,
+    val cutThinks: Boolean? = null,
 ) {
     /** Writes it as Python's json.dumps does with ensure_ascii=False; half a surrogate pair, which is no text, becomes `?`. */
     fun writeTo(output: OutputStream, arrays: List<StateArray>) {
@@ -46,6 +48,7 @@ internal class ConversationHeader(
         }
         out.write("""], "dropped": ${text.dropped}, "keep_thinking": $keepThinking, """)
         out.write(""""when_full": "${whenFull.name.lowercase()}", "seed": "${text.seed.toULong()}", "draws": ${text.draws}, """)
+        if (cutThinks != null) out.write("\"cut_thinks\": $cutThinks, ")
         val entries = arrays.joinToString { """{"name": "${it.name}", "dtype": "${it.type.word}", "shape": ${it.shape}}""" }
         out.write(""""arrays": [$entries]}""" + "\n")
         out.flush()
@@ -107,6 +110,8 @@ private fun headerOf(found: Map<*, *>): ConversationHeader {
     val full = found.text("when_full")
     val model = found.text("model")
     if (!model.matches(Regex("[0-9a-f]{64}"))) throw JsonException("model: 64 hexadecimal digits expected")
+    val cutThinks = if (found["cut_thinks"] == null) null else found.flag("cut_thinks")
+    if (cutThinks != null && turns.isEmpty()) throw JsonException("cut_thinks: a turn expected, whose answer was cut")
     return ConversationHeader(
         model = model,
         kvBytesPerToken = found.long("kv_bytes_per_token"),
@@ -115,6 +120,7 @@ private fun headerOf(found: Map<*, *>): ConversationHeader {
         keepThinking = found.flag("keep_thinking"),
         whenFull = WhenFull.entries.firstOrNull { it.name.lowercase() == full }
             ?: throw JsonException("when_full: error, stop or drop expected"),
+        cutThinks = cutThinks,
     )
 }
 

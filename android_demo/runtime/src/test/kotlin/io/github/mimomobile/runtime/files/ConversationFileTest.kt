@@ -59,6 +59,23 @@ class ConversationFileTest {
     }
 
     @Test
+    fun `how a cut answer was asked for is written and read, and is nothing in a file of before`() {
+        val turn = Turn("1 + 1?", "", "2")
+        for (thinks in listOf(true, false, null)) {
+            val whole = header(turn).run { ConversationHeader(model, kvBytesPerToken, system, text, keepThinking, whenFull, thinks) }
+            write(whole, ids)
+            assertEquals(thinks, read().cutThinks)
+            assertEquals(thinks != null, "\"cut_thinks\": $thinks" in String(file.readBytes(), Charsets.ISO_8859_1))
+        }
+        for ((header, value) in listOf(header(turn) to "1", header(turn) to "\"true\"", header(turn) to "[]", header() to "true")) {
+            write(header, ids)
+            replaceInHeader("\"draws\"", "\"cut_thinks\": $value, \"draws\"")
+            val told = refusal { ConversationReader(file).close() }
+            assertTrue("$value: $told", "cut_thinks: " in told)
+        }
+    }
+
+    @Test
     fun `half a surrogate pair is written as the tokenizer reads it`() {
         write(header(Turn("a\ud83d", "\udc00b", "c")))
         assertEquals(listOf(Turn("a?", "?b", "c")), read().text.turns)
@@ -124,13 +141,18 @@ class ConversationFileTest {
     fun `a header that lies about sizes is refused before anything is read or kept`() {
         write()
         val content = file.readBytes()
-        val length = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN).getInt(8)
-        val text = String(content, 12, length)
         for (shape in listOf("[9007199254740991]", "[4294967296, 4294967296]", "[2147483648]", "[-1]", "[1e300]", "[]", "[0, 9007199254740991, 9]")) {
-            file.writeBytes(sealed(text.replace("[5000000]", shape), content.copyOfRange(12 + length, content.size - 32)))
+            file.writeBytes(content)
+            replaceInHeader("[5000000]", shape)
             val told = refusal { ConversationReader(file).close() }
             assertTrue("$shape: $told", "bytes found" in told || "too large" in told || "whole numbers" in told)
         }
+    }
+
+    private fun replaceInHeader(old: String, new: String) {
+        val content = file.readBytes()
+        val length = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN).getInt(8)
+        file.writeBytes(sealed(String(content, 12, length).replace(old, new), content.copyOfRange(12 + length, content.size - 32)))
     }
 
     private fun sealed(header: String, arrays: ByteArray): ByteArray {
