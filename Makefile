@@ -176,7 +176,7 @@ $(LLAMA_SERVER)/.built: tools/llama_server.sh tools/llama_sparingly.cmake $(VENV
 	@bash tools/llama_server.sh "$(LLAMA_SERVER)" "$(abspath $(BIN))/python"
 	@touch $@
 
-$(ARM_ROOT)/.ready: tools/arm.sh $(VENV)/.installed-dev
+$(ARM_ROOT)/.ready: tools/arm.sh tools/llama_sparingly.cmake $(VENV)/.installed-dev
 	@bash tools/arm.sh "$(ARM_ROOT)" "$(abspath $(BIN))/python"
 	@touch $@
 

@@ -5,6 +5,7 @@
 set -euo pipefail
 mkdir -p "$1"
 out=$(cd "$1" && pwd) python=$2 label=ARM
+sparingly=$(realpath "$(dirname "$0")/llama_sparingly.cmake")
 triplet=aarch64-linux-gnu
 
 missing=()
@@ -43,7 +44,8 @@ install_wheels() {
         diskcache typing_extensions
 }
 
-# The kernels of llama.cpp's Android builds, which ggml chooses from when it is loaded; those for SME need a newer GCC.
+# Kernels of llama.cpp's Android builds, which ggml chooses from when it is loaded: the best for each CPU below; those for
+# SME need a newer GCC. They alone are optimized in full.
 build_llama() {
     local build=$out/build package=$out/llama/llama_cpp
     rm -rf "$build" "$out/llama"
@@ -55,16 +57,17 @@ build_llama() {
     tar -xzf "$build"/llama_cpp_python-*.tar.gz -C "$build"
     mv "$build"/llama_cpp_python-*/ "$build/sources"
     # Which kernels there are ggml decides by the system's name, which is Linux for all else.
-    echo 'set(CMAKE_SYSTEM_NAME Android)' >"$build/android.cmake"
+    printf 'set(CMAKE_SYSTEM_NAME Android)\nset(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")\n' >"$build/android.cmake"
     local options=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=$triplet-gcc)
     options+=(-DCMAKE_CXX_COMPILER=$triplet-g++ -DCMAKE_BUILD_TYPE=Release -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON)
+    options+=("-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG" "-DCMAKE_PROJECT_llama.cpp_INCLUDE=$sparingly")
     options+=(-DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
     options+=("-DGGML_BACKEND_DIR=$package/lib" "-DCMAKE_PROJECT_ggml_INCLUDE=$build/android.cmake" -DLLAMA_OPENSSL=OFF)
     local part
     for part in COMMON TESTS EXAMPLES TOOLS SERVER APP UI; do options+=("-DLLAMA_BUILD_$part=OFF"); done
     "$build/tools/bin/cmake" -G "Unix Makefiles" -S "$build/sources/vendor/llama.cpp" -B "$build/made" "${options[@]}"
     local target targets=(ggml-base)
-    for target in 8.0_1 8.2_1 8.2_2 8.6_1 9.0_1; do
+    for target in 8.0_1 8.2_2 8.6_1 9.0_1; do
         targets+=("ggml-cpu-android_armv$target-feats" "ggml-cpu-android_armv$target")
     done
     for target in "${targets[@]}" ggml llama; do
@@ -98,7 +101,7 @@ sve2 0xd47 atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp i8mm bf16 sve sve2
 END
 }
 
-versions=$(for name in onnxruntime tokenizers llama-cpp-python; do version_of $name; done)
+versions=$(for name in onnxruntime tokenizers llama-cpp-python; do version_of $name; done && cat "$sparingly")
 once "unpacking Debian for arm64: half a minute, 80 MB" unpack_debian
 once "installing aarch64 wheels: half a minute, 160 MB" install_wheels
 once "cross-building llama-cpp-python: 5 to 15 minutes on two cores, once" build_llama

@@ -1,7 +1,7 @@
-# Read by llama.cpp's build (CMAKE_PROJECT_llama.cpp_INCLUDE) where we build its programs: spends no time of the compiler
-# on what no measured token waits for. ggml, libllama and sampling keep -O3; arguments, templates, HTTP, images and the
-# server's own code are compiled without optimization, many sources at once, since their headers cost most. So the speed of
-# this llama-server says nothing.
+# Read by llama.cpp's build (CMAKE_PROJECT_llama.cpp_INCLUDE) wherever we build it: spends no time of the compiler on what no
+# token waits for. ggml, libllama and sampling keep -O3, but the 150 small sources of libllama's models are compiled by
+# twenties, since their headers cost most; arguments, templates, HTTP, images and the server's own code are compiled without
+# optimization. So the speed of a llama-server that is built so says nothing.
 function(compile_sparingly)
     set(common "${PROJECT_SOURCE_DIR}/common")
     set(mtmd "${PROJECT_SOURCE_DIR}/tools/mtmd")
@@ -15,6 +15,12 @@ function(compile_sparingly)
         # These refuse to be compiled with the internal headers of the others.
         set_source_files_properties("${mtmd}/mtmd-helper.cpp" "${mtmd}/mtmd-helper-gen.cpp" TARGET_DIRECTORY mtmd
             PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    endif()
+    if(TARGET llama)
+        get_target_property(others llama SOURCES)
+        list(FILTER others EXCLUDE REGEX "models/")
+        set_source_files_properties(${others} TARGET_DIRECTORY llama PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+        set_target_properties(llama PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 20)
     endif()
     foreach(target llama-common cpp-httplib mtmd server-context)
         if(TARGET ${target})

@@ -92,9 +92,12 @@ build_llama() {
     # Only the library: no multimodal part, no server, tools, examples or TLS.
     export CMAKE_ARGS="${CMAKE_ARGS:-} -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TOOLS=OFF \
 -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF"
-    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)} \
-        quietly "building llama-cpp-python" "$venv/llama-build.log" \
-        "$venv/bin/python" -m pip wheel --disable-pip-version-check --no-deps -w "$wheels" "$llama"
+    export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}
+    local command=("$venv/bin/python" -m pip wheel --disable-pip-version-check --no-deps -w "$wheels" "$llama")
+    # A third of the compiler's work is spared where sources can be compiled together, which other versions may not allow.
+    CMAKE_ARGS="$CMAKE_ARGS -DCMAKE_PROJECT_llama.cpp_INCLUDE=$PWD/tools/llama_sparingly.cmake" \
+        quietly "building llama-cpp-python" "$venv/llama-build.log" "${command[@]}" ||
+        quietly "building llama-cpp-python source by source" "$venv/llama-build.log" "${command[@]}"
 }
 
 if [ "$extras" = lowest ]; then

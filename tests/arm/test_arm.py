@@ -99,7 +99,7 @@ def onnx_tasks(models: dict[str, Path]) -> dict[str, Task]:
         ids = session.tokenizer.encode("".join(QUESTIONS[:2]))
     both = Task(model=str(models["int4"]), ids=ids)
     tasks = {
-        "default": replace(both, questions=QUESTIONS[:4]),
+        "default": replace(both, questions=QUESTIONS[:2]),
         "without KleidiAI": replace(both, ort=WITHOUT_KLEIDIAI),
         "exact": Task(model=str(models["exact"]), ids=ids),
         "exact, int8 cache": Task(model=str(models["exact"]), ids=ids, load={"kv_dtype": "int8"}),
@@ -118,7 +118,7 @@ def gguf_tasks(models: dict[str, Path], onnx_tasks: dict[str, Task]) -> dict[str
         name: Task(
             model=str(models[name]),
             ids=ids,
-            questions=QUESTIONS[: 3 if name == "q4_0" else 1],
+            questions=QUESTIONS[:1],
             load={"threads": 1},  # ggml's threads wait actively for each other, for long when others use the cores
         )
         for name in ("q4_0", "q4_k_m", "q8_0")

@@ -55,11 +55,8 @@ def test_what_is_no_number_ends_the_generation_and_stays_in_no_cache(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activations", ["float", "uint16"])
-@pytest.mark.parametrize("kind", ["activations", "scores"])
-def test_numbers_beyond_float16_are_brought_into_it(
-    tmp_path: Path, kind: str, activations: Literal["float", "uint16"]
-) -> None:
-    source = write_hot(tmp_path / "checkpoint", kind)
+def test_numbers_beyond_float16_are_brought_into_it(tmp_path: Path, activations: Literal["float", "uint16"]) -> None:
+    source = write_hot(tmp_path / "checkpoint", "activations", "scores")
     target = NpuTarget((soc_named("SM8750"),), context_length=256, quantized=activations == "uint16")
     made = quantize_checkpoint(source, tmp_path / "out", ["int4_b32"], problems=0, npu=target)
     model = tmp_path / "out" / made.entries[0].path
