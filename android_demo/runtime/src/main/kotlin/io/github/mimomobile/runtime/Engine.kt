@@ -57,6 +57,10 @@ internal class Engine(private val formats: Formats = Formats.ofThisApp) : MimoEn
     /** The generation that is under way, or was the last. */
     @Volatile
     private var turn: Turn? = null
+
+    /** Whether a conversation that is being saved or loaded waits no longer for the sum of a model's file. */
+    @Volatile
+    private var stopped = false
     private val lock = Any()
 
     override val state: StateFlow<EngineState> = current.asStateFlow()
@@ -140,6 +144,7 @@ internal class Engine(private val formats: Formats = Formats.ofThisApp) : MimoEn
     }.buffer(Queue.RENDEZVOUS).flowOn(dispatcher)
 
     override fun stop() {
+        stopped = true
         turn?.cancel()
     }
 
@@ -204,10 +209,18 @@ internal class Engine(private val formats: Formats = Formats.ofThisApp) : MimoEn
         checkOpen()
         return withContext(dispatcher) {
             val opened = opened()
-            claim(EngineState.Generating(opened.model.info))
+            claim(EngineState.Generating(opened.model.info)) { stopped = false }
+            opened.model.goOn = {
+                ensureActive()
+                checkOpen()
+                if (stopped) {
+                    throw MimoException.WrongState("stopped while the model's file was read for its SHA-256; try again")
+                }
+            }
             try {
                 work(opened)
             } finally {
+                opened.model.goOn = {}
                 become(EngineState.Ready(opened.model.info))
             }
         }

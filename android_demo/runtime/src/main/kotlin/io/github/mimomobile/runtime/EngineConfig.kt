@@ -145,7 +145,8 @@ public enum class Heat {
  *   once more at the first load at another [heat]. Null, the default, measures nothing. On Android a folder in
  *   `noBackupFilesDir`, the same for all models.
  *   What was measured of [npuMode], [ExecutionProvider.HEXAGON] and [ExecutionProvider.OPENCL] is kept there, too, if
- *   [driver] is given.
+ *   [driver] is given, and the SHA-256 of a GGUF file that is loaded alone, by which saved conversations know it: without it
+ *   the file is read whole at the first save after each load.
  * @property driver What the numbers and the speed of an NPU depend on beside the model: versions of the system, its drivers
  *   and QNN. When it changes, the NPU is tested and measured again; null does so at every load. On Android
  *   `AndroidDevice.driver` gives it.

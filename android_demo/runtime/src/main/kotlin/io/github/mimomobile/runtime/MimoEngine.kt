@@ -84,7 +84,7 @@ public interface MimoEngine : AutoCloseable {
      * @throws MimoException.ContextFull What it holds does not fit into the context.
      * @throws MimoException.MemoryFull There is no memory for a copy of its keys and values; [textOnly] needs none.
      * @throws MimoException.Inference The engine's library failed.
-     * @throws MimoException.WrongState Nothing is loaded, the engine is busy, or closed.
+     * @throws MimoException.WrongState Nothing is loaded, the engine is busy, stopped, or closed.
      */
     public suspend fun loadConversation(
         file: File,
@@ -92,7 +92,12 @@ public interface MimoEngine : AutoCloseable {
         textOnly: Boolean = false,
     ): Conversation
 
-    /** Ends the running generation within one token; its flow ends with [FinishReason.CANCELLED] and the statistics. */
+    /**
+     * Ends the running generation within one token; its flow ends with [FinishReason.CANCELLED] and the statistics.
+     *
+     * The first conversation that is saved or loaded with a GGUF file alone waits until all of that file was read for
+     * its SHA-256. This ends that, too, with [MimoException.WrongState].
+     */
     public fun stop()
 
     /**

@@ -1,7 +1,10 @@
 package io.github.mimomobile.runtime
 
 import io.github.mimomobile.runtime.decode.Backend
+import io.github.mimomobile.runtime.files.KeptSums
 import io.github.mimomobile.runtime.files.ModelSource
+import io.github.mimomobile.runtime.files.hexadecimal
+import io.github.mimomobile.runtime.files.identityOf
 import io.github.mimomobile.runtime.files.sha256
 import io.github.mimomobile.runtime.grammar.Grammars
 import io.github.mimomobile.runtime.text.Tokenizer
@@ -15,21 +18,31 @@ internal typealias Progress = (doneBytes: Long, totalBytes: Long) -> Unit
  * A file with weights, or the graph that reads them, as it was loaded.
  *
  * @param known Its SHA-256 as the manifest has it; null of a file without one, which is read then.
+ * @param kept Where the SHA-256 of a file that was read is remembered; null remembers none.
  */
-internal class WeightFile(private val file: File, private val known: String?) {
+internal class WeightFile(private val file: File, private val known: String?, private val kept: KeptSums? = null) {
     private val loaded = stamp()
+    private val identity = if (known == null && kept != null) identityOf(file) else null
 
     /**
      * Its SHA-256 in hexadecimal.
      *
+     * @param goOn Called again and again while the file is read, which takes seconds; may throw to give up.
      * @throws MimoException.WrongState It is to be read, and another file is there by now.
      */
-    fun sha256(): String {
+    fun sha256(goOn: () -> Unit): String {
         if (known != null) return known
-        val found = sha256(file)
-        if (stamp() == loaded) return found
-        throw MimoException.WrongState("$file: another file is there than was loaded; load the model again")
+        sure()?.let { kept?.recall(it) }?.let { return it }
+        val found = sha256(file) { goOn() }
+        if (stamp() != loaded) {
+            throw MimoException.WrongState("$file: another file is there than was loaded; load the model again")
+        }
+        sure()?.let { kept?.keep(it, found) }
+        return found
     }
+
+    /** Its identity, if that is still the one of what was loaded. */
+    private fun sure(): String? = identity?.takeIf { identityOf(file) == it }
 
     private fun stamp() = Pair(file.length(), file.lastModified())
 }
@@ -48,13 +61,16 @@ internal class LoadedModel(
     /** What structures come to with its tokenizer. */
     val grammars: Grammars = Grammars(tokenizer)
 
+    /** Called again and again while files are read for [fingerprint]; may throw to give up. */
+    var goOn: () -> Unit = {}
+
     /** SHA-256 of the SHA-256s of the files that decide what the trunk computes. */
     val fingerprint: String by lazy {
         val whole = MessageDigest.getInstance("SHA-256")
         for (each in weights) {
-            whole.update(each.sha256().chunked(2).map { it.toInt(16).toByte() }.toByteArray())
+            whole.update(each.sha256(goOn).chunked(2).map { it.toInt(16).toByte() }.toByteArray())
         }
-        whole.digest().joinToString("") { "%02x".format(it) }
+        hexadecimal(whole.digest())
     }
 
     /** Which model computes on what, for errors. */

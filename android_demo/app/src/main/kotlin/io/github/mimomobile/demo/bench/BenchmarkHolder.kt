@@ -10,6 +10,7 @@ import io.github.mimomobile.demo.models.Mode
 import io.github.mimomobile.demo.models.ModelHolder
 import io.github.mimomobile.demo.models.ModelsUiState
 import io.github.mimomobile.demo.models.verifyModel
+import io.github.mimomobile.demo.onceIdle
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.Channel
 import io.github.mimomobile.runtime.GenerationConfig
@@ -258,8 +259,10 @@ class BenchmarkHolder(
         val prompt = Prompt.Chat(listOf(Message(Role.USER, QUESTION)))
         val config = GenerationConfig { temperature = 0.0; maxTokens = ANSWER_TOKENS; speculate = false }
         val text = Channel.entries.associateWith { StringBuilder() }
-        engine.generate(prompt, config).collect {
-            if (it is GenerationEvent.Token) text.getValue(it.channel).append(it.text)
+        engine.onceIdle {
+            engine.generate(prompt, config).collect {
+                if (it is GenerationEvent.Token) text.getValue(it.channel).append(it.text)
+            }
         }
         return text.values.joinToString("\n\n").trim()
     }

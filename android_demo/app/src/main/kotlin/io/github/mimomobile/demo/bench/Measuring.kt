@@ -1,5 +1,6 @@
 package io.github.mimomobile.demo.bench
 
+import io.github.mimomobile.demo.onceIdle
 import io.github.mimomobile.runtime.GenerationConfig
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
@@ -15,6 +16,6 @@ internal suspend fun MimoEngine.measured(text: String): GenerationStats = measur
 /** What an answer takes. */
 internal suspend fun MimoEngine.measured(prompt: Prompt, config: GenerationConfig): GenerationStats {
     var stats: GenerationStats? = null
-    generate(prompt, config).collect { if (it is GenerationEvent.Finished) stats = it.stats }
+    onceIdle { generate(prompt, config).collect { if (it is GenerationEvent.Finished) stats = it.stats } }
     return checkNotNull(stats)
 }

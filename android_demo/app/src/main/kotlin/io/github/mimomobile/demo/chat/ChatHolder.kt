@@ -197,7 +197,9 @@ class ChatHolder(
             draft.end(AnswerState.STOPPED)
             throw error
         } catch (error: MimoException) {
-            draft.fail(problemOf(error))
+            // A model's file that is read for its sum at the first answer ends so.
+            val stopped = stopping && error is MimoException.WrongState
+            if (stopped) draft.end(AnswerState.STOPPED) else draft.fail(problemOf(error))
         } catch (error: ProblemException) {
             draft.fail(error.problem)
         } finally {

@@ -4,13 +4,13 @@ import android.content.Context
 import io.github.mimomobile.demo.Problem
 import io.github.mimomobile.demo.ProblemException
 import io.github.mimomobile.demo.SettingsStore
+import io.github.mimomobile.demo.onceIdle
 import io.github.mimomobile.demo.problemOf
 import io.github.mimomobile.runtime.EngineConfig
 import io.github.mimomobile.runtime.EngineState
 import io.github.mimomobile.runtime.MimoEngine
 import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Verification
-import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.cancelAndJoin
@@ -154,24 +154,12 @@ class ModelLoader(
 
     /** An error names the model, and not the number of its open file. */
     private suspend fun load(model: OpenedModel, config: EngineConfig, name: String) = try {
-        loadOnceIdle(model.file, config)
+        engine.onceIdle(needsModel = false) { engine.load(model.file, config) }
         closeOthers()
     } catch (error: MimoException) {
         closeOthers()
         val problem = problemOf(error)
         throw ProblemException(problem.copy(detail = problem.detail.replace(model.file.path, name)))
-    }
-
-    /** The answer that ended for this load is saved by the engine at any moment now, which does one thing at a time. */
-    private suspend fun loadOnceIdle(model: File, config: EngineConfig) {
-        while (true) {
-            engine.state.first { it !is EngineState.Generating && it !is EngineState.Loading }
-            try {
-                return engine.load(model, config)
-            } catch (error: MimoException.WrongState) {
-                if (engine.state.value == EngineState.Closed) throw error
-            }
-        }
     }
 
     /** The engine has let go of what it had before. */

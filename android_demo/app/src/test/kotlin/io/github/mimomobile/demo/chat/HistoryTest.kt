@@ -9,15 +9,18 @@ import io.github.mimomobile.demo.await
 import io.github.mimomobile.demo.models.LoadState
 import io.github.mimomobile.demo.models.ModelHolder
 import io.github.mimomobile.runtime.Channel
+import io.github.mimomobile.runtime.Conversation
 import io.github.mimomobile.runtime.GenerationConfig
 import io.github.mimomobile.runtime.GenerationEvent
 import io.github.mimomobile.runtime.GenerationStats
 import io.github.mimomobile.runtime.Message
 import io.github.mimomobile.runtime.MimoEngine
+import io.github.mimomobile.runtime.MimoException
 import io.github.mimomobile.runtime.Prompt
 import io.github.mimomobile.runtime.Role
 import java.io.File
 import kotlin.math.abs
+import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
@@ -48,9 +51,8 @@ class HistoryTest {
     private val states = StateStore(File(application.noBackupFilesDir, "chats"), { memory })
 
     /** What one process of the app has in its memory; its files are those of all. */
-    private inner class Process : AutoCloseable {
+    private inner class Process(val engine: MimoEngine = MimoEngine()) : AutoCloseable {
         private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default.limitedParallelism(1))
-        val engine = MimoEngine()
         val store = ChatStore(chats, states)
         val settings = SettingsStore(application)
         private val models = ModelHolder(application, scope, engine, settings)
@@ -130,6 +132,34 @@ class HistoryTest {
             val stats = process.ask(SUM)
             assertTrue("$stats", stats.cachedTokens > 300)
         }
+    }
+
+    /** As the real one does while it reads a GGUF file alone for its SHA-256, which MiMo-nano's size makes too short to meet. */
+    @Test
+    fun `stopping while a state is loaded stops the answer, which did not fail`() {
+        val id = Process().use(::talked)
+        var reading: CompletableDeferred<Unit>? = null
+        val real = MimoEngine()
+        val slow = object : MimoEngine by real {
+            override suspend fun loadConversation(file: File, config: GenerationConfig?, textOnly: Boolean): Conversation {
+                CompletableDeferred<Unit>().also { reading = it }.await()
+                throw MimoException.WrongState("stopped")
+            }
+
+            override fun stop() {
+                reading?.complete(Unit)
+                real.stop()
+            }
+        }
+        Process(slow).use { process ->
+            process.chat.send(SUM)
+            await("the state") { reading != null }
+            process.chat.stop()
+            await("the end") { !process.state.generating }
+            assertEquals(AnswerState.STOPPED, process.answer.state)
+            assertEquals(null, process.answer.problem)
+        }
+        assertTrue(states.file(id).isFile)
     }
 
     @Test

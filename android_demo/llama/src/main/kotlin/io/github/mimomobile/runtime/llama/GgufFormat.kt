@@ -11,12 +11,14 @@ import io.github.mimomobile.runtime.WeightFile
 import io.github.mimomobile.runtime.devices.KeptVerdict
 import io.github.mimomobile.runtime.devices.SelfTest
 import io.github.mimomobile.runtime.devices.fastCores
+import io.github.mimomobile.runtime.files.KeptSums
 import io.github.mimomobile.runtime.files.ModelFolder
 import io.github.mimomobile.runtime.files.ModelSource
+import io.github.mimomobile.runtime.files.identityOf
+import io.github.mimomobile.runtime.files.sha256
 import io.github.mimomobile.runtime.reason
 import io.github.mimomobile.runtime.text.ChatTemplate
 import java.io.File
-import java.security.MessageDigest
 
 /** GGUF files, by llama.cpp: in a folder with a manifest, or alone. */
 internal class GgufFormat : ModelFormat {
@@ -55,7 +57,8 @@ internal class GgufFormat : ModelFormat {
         val info = info(needs, need, placed, folder, threads, context)
         val trunk = needs.header.file
         val sum = folder?.manifest?.files?.firstOrNull { File(folder.path, it.path).canonicalFile == trunk.canonicalFile }
-        val weights = listOf(WeightFile(trunk, sum?.sha256))
+        val sums = config.measurementsFolder?.let(::KeptSums)
+        val weights = listOf(WeightFile(trunk, sum?.sha256, sums))
         return LoadedModel(info, tokenizer, placed.backend, weights)
     }
 
@@ -104,14 +107,16 @@ internal class GgufFormat : ModelFormat {
     private fun folderFor(config: EngineConfig): File =
         config.cacheFolder ?: config.measurementsFolder ?: File(System.getProperty("java.io.tmpdir").orEmpty())
 
-    /** Where a measurement on these devices, with these drivers and this model is kept; null where drivers are unknown. */
-    private fun kept(config: EngineConfig, folder: ModelFolder?, file: File, devices: List<LlamaDevice>): KeptVerdict? {
+    /**
+     * Where a measurement on these devices, with these drivers and this model is kept; null where drivers are unknown,
+     * or the model cannot be known again.
+     */
+    fun kept(config: EngineConfig, folder: ModelFolder?, file: File, devices: List<LlamaDevice>): KeptVerdict? {
         val (place, driver) = Pair(config.measurementsFolder ?: return null, config.driver ?: return null)
-        val content = folder?.manifest?.files?.joinToString { it.sha256 } ?: "$file ${file.length()} ${file.lastModified()}"
+        val content = folder?.manifest?.files?.joinToString { it.sha256 } ?: identityOf(file) ?: return null
         val own = config.run { listOf(threads, providerOptions.toSortedMap(), speculation, kvCache, repack) }
-        val key = listOf(driver, content, devices, own).joinToString("\n").encodeToByteArray()
-        val digest = MessageDigest.getInstance("SHA-256").digest(key).joinToString("") { "%02x".format(it) }.take(DIGITS)
-        return KeptVerdict(File(place, "selftest-$digest.json"))
+        val key = listOf(driver, content, devices, own).joinToString("\n")
+        return KeptVerdict(File(place, "selftest-${sha256(key).take(DIGITS)}.json"))
     }
 
     companion object {

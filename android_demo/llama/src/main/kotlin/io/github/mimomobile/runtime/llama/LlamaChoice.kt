@@ -8,6 +8,7 @@ import io.github.mimomobile.runtime.devices.KeptVerdict
 import io.github.mimomobile.runtime.devices.SelfTest
 import io.github.mimomobile.runtime.devices.Speed
 import io.github.mimomobile.runtime.devices.Verdict
+import io.github.mimomobile.runtime.devices.onProviderOrCpu
 import java.util.Locale
 
 /** A model on what computes it; the rest as in `ModelInfo`. */
@@ -47,24 +48,12 @@ internal class LlamaChoice<B : Backend>(
      *
      * @throws MimoException.ProviderUnavailable In strict mode: the device cannot compute it, or computes wrong numbers.
      */
-    fun open(): PlacedModel<B> {
-        if (config.provider == ExecutionProvider.CPU) return PlacedModel(open(LlamaPlacement.CPU), ExecutionProvider.CPU)
-        val problem = try {
-            return onDevices()
-        } catch (error: MimoException) {
-            if (config.strict && error is MimoException.MemoryFull) throw error
-            error
-        }
-        if (config.strict) {
-            throw MimoException.ProviderUnavailable(
-                "$model: ${config.provider} cannot run it on this device (${problem.message}); take CPU, or set" +
-                    " strict = false",
-                problem,
-            )
-        }
-        config.warn("$model: the CPU computes instead of ${config.provider}: ${problem.message}.")
-        return PlacedModel(open(LlamaPlacement.CPU), ExecutionProvider.CPU, fallback = problem.message)
-    }
+    fun open(): PlacedModel<B> = onProviderOrCpu(
+        config, model, "it",
+        takesOwnMemory = true,
+        onProvider = ::onDevices,
+        onCpu = { PlacedModel(open(LlamaPlacement.CPU), ExecutionProvider.CPU, fallback = it) },
+    )
 
     private fun onDevices(): PlacedModel<B> {
         val given = layersGiven()

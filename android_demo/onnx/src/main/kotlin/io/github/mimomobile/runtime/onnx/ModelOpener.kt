@@ -15,6 +15,7 @@ import io.github.mimomobile.runtime.devices.MemoryCheck
 import io.github.mimomobile.runtime.devices.SelfTest
 import io.github.mimomobile.runtime.devices.ThreadChoice
 import io.github.mimomobile.runtime.devices.fastCores
+import io.github.mimomobile.runtime.devices.onProviderOrCpu
 import io.github.mimomobile.runtime.npu.NpuBackend
 import io.github.mimomobile.runtime.npu.NpuFolder
 import io.github.mimomobile.runtime.npu.NpuModel
@@ -60,31 +61,19 @@ internal class ModelOpener(
      * @throws MimoException.MemoryFull It does not fit.
      * @throws MimoException.ProviderUnavailable In strict mode: the provider cannot run it, or computes wrong numbers.
      */
-    fun open(): OpenedModel {
-        val provider = config.provider
-        if (provider == ExecutionProvider.CPU) return onProvider(provider)
-        val problem = try {
-            when (provider) {
-                ExecutionProvider.QNN -> return onNpu()
+    fun open(): OpenedModel = onProviderOrCpu(
+        config, "$folder", "the whole model",
+        takesOwnMemory = config.provider == ExecutionProvider.QNN, // for an NPU's binaries
+        onProvider = {
+            when (val provider = config.provider) {
+                ExecutionProvider.QNN -> onNpu()
                 ExecutionProvider.HEXAGON, ExecutionProvider.OPENCL ->
                     throw MimoException.ProviderUnavailable("$provider computes GGUF files, and this is an ONNX folder")
-                else -> return onProvider(provider)
+                else -> onProvider(provider)
             }
-        } catch (error: MimoException) {
-            // An NPU's binaries take memory beside the CPU's.
-            if (error is MimoException.MemoryFull && (config.strict || provider != ExecutionProvider.QNN)) throw error
-            error
-        }
-        if (config.strict) {
-            throw MimoException.ProviderUnavailable(
-                "$folder: $provider cannot run the whole model on this device (${problem.message}); take CPU, or set" +
-                    " strict = false",
-                problem,
-            )
-        }
-        config.warn("$folder: the CPU computes instead of $provider: ${problem.message}.")
-        return onProvider(ExecutionProvider.CPU, problem.message)
-    }
+        },
+        onCpu = { onProvider(ExecutionProvider.CPU, it) },
+    )
 
     /** @param beside The binaries in whose caches the CPU goes on. */
     private fun onProvider(

@@ -89,5 +89,8 @@ internal fun sha256(file: File, progress: (Long) -> Unit = {}): String {
             progress(done)
         }
     }
-    return digest.digest().joinToString("") { "%02x".format(it) }
+    return hexadecimal(digest.digest())
 }
+
+/** Two digits for each byte. */
+internal fun hexadecimal(bytes: ByteArray): String = bytes.joinToString("") { "%02x".format(it) }
