@@ -191,7 +191,7 @@ public class Conversation internal constructor(
      *
      * @throws MimoException.ConversationFile Something else than a saved conversation is there.
      * @throws MimoException.MemoryFull No memory is left for a copy; or [MimoException.Inference]: it cannot be made.
-     * @throws MimoException.WrongState Nothing is loaded, the engine is busy, or closed.
+     * @throws MimoException.WrongState Nothing is loaded, the engine is busy, stopped meanwhile, or closed.
      * @throws java.io.IOException The disk is full, most likely.
      */
     public suspend fun save(file: File) {
