@@ -310,7 +310,7 @@ def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str, most: int)
             assert tokens[-1].stats is not None
             drafted += tokens[-1].stats.drafted_tokens
             accepted += tokens[-1].stats.accepted_tokens
-    assert speculate == "off" or accepted > 0.8 * drafted > 50
+    assert speculate == "off" or accepted > 0.8 * drafted > 25
 
 
 @pytest.mark.slow
