@@ -331,6 +331,13 @@ def test_ctrl_c_ends_the_command_wherever_python_hears_it(step: str) -> None:
     assert (status, said) == (1, "Aborted!")
 
 
+def test_ctrl_c_just_after_the_commands_end_changes_nothing() -> None:
+    before = """from mimo_mobile import interrupts
+    last = interrupts.leave_to_the_end
+    interrupts.leave_to_the_end = lambda status: (interrupt(), last(status))"""
+    assert interrupted("cache", "list", "--json", before=before) == (0, "")
+
+
 def test_a_second_ctrl_c_ends_a_call_into_a_library_at_once(tmp_path: Path) -> None:
     before = """if True:
         import hashlib

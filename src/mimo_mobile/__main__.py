@@ -17,8 +17,12 @@ def main() -> None:
 
     sys.excepthook = lambda *_: None  # libraries in C print what they then raise in another form; ends tells it once
     threading.excepthook = ends.end_with_a_thread
-    status = ends.status_of(_run)
-    interrupts.leave_to_the_end(status)
+    status = 1
+    try:
+        status = ends.status_of(_run)
+        interrupts.leave_to_the_end(status)
+    except KeyboardInterrupt:  # between both
+        os._exit(status)
     sys.exit(status)
 
 
