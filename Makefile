@@ -40,7 +40,8 @@ BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 # libraries, others call, too.
 OWN := $(patsubst %,tests/%.py,runtime/decode/test_speculation runtime/test_ends runtime/test_turns runtime/test_soak test_ends \
 	test_cache test_hostile test_hostile_documents test_hostile_manifests quantize/test_ends quantize/test_gate \
-	quantize/test_kept_work quantize/test_redone)
+	quantize/test_kept_work quantize/test_redone quantize/test_given quantize/test_served quantize/test_written convert/test_hostile \
+	runtime/decode/test_conversation_file runtime/devices/test_first_use runtime/test_mapped_files test_chat_loop test_formats)
 
 help:  ## what there is
 	@echo "MiMo Mobile: MiMo-7B on phones. Start with: make quantize"

@@ -28,6 +28,9 @@ pytestmark = pytest.mark.arm
 QUESTIONS = [each.question for each in read_problems(resolve("nano").path)[::160]]
 WITHOUT_KLEIDIAI = {"mlas.disable_kleidiai": "1"}
 
+FEWEST_AND_MOST = ["a53", "sve2"]
+"""CPUs with the fewest instructions and with the most, for what does not depend on each."""
+
 LACKING = {"a53": {"sdot", "smmla"}, "a76": {"smmla"}, "i8mm": set[str](), "sve2": set[str]()}
 KERNELS = {
     "a53": "android_armv8.0_1",
@@ -223,6 +226,7 @@ def test_the_onnx_model_answers_as_on_this_machine_and_drafts(arm_onnx: Report, 
     assert found.accepted > 0.85 * found.drafts > 0
 
 
+@pytest.mark.parametrize("machine", FEWEST_AND_MOST, indirect=True)
 def test_prepacked_weights_are_kept_for_this_cpu_and_change_nothing(
     machine: Machine, onnx_tasks: dict[str, Task], arm_onnx: Report, tmp_path: Path
 ) -> None:
@@ -251,6 +255,7 @@ def test_gguf_files_answer_as_on_this_machine_and_draft(arm_gguf: Report, here_g
     assert difference(found.logits, expected.logits) < 3e-2
 
 
+@pytest.mark.parametrize("machine", FEWEST_AND_MOST, indirect=True)
 @pytest.mark.parametrize("model", ["int4", "q4_0"])
 def test_the_command_line_answers(machine: Machine, models: dict[str, Path], model: str, tmp_path: Path) -> None:
     question = "What is 25 + 17 * 3?", "--temperature", "0", "--threads", "1", "--json"

@@ -84,9 +84,9 @@ def test_models_with_numbers_beyond_float16_get_nanos_tokens(
     tmp_path: Path, task: Task, here: inside.Done, kind: str
 ) -> None:
     made = quantize_checkpoint(write_hot(tmp_path / "checkpoint", kind), tmp_path / "out", ["int4_b32_f16"], problems=0)
-    hot = replace(task, model=f"out/{made.entries[0].path}", ids=(), load=WEBGPU)
+    hot = replace(task, model=f"out/{made.entries[0].path}", questions=QUESTIONS[:3], ids=(), load=WEBGPU)
     done = machine.run(tmp_path, {"hot": hot}).done["hot"]
-    assert done.answers == done.drafted_answers == here.answers
+    assert done.answers == done.drafted_answers == here.answers[:3]
     assert done.accepted / done.drafts > 0.7
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 QUEUED = int(os.environ.get("MIMO_TEST_REQUESTS", "400"))
 CYCLES = int(os.environ.get("MIMO_TEST_CYCLES", "100"))
-SOAK_S = int(os.environ.get("MIMO_TEST_SOAK_S", "20"))
+SOAK_S = int(os.environ.get("MIMO_TEST_SOAK_S", "10"))
 """How many requests wait in queues, how often models are loaded and closed, and how many seconds they are used at
 random with each drafter: 8000, 500 and 60 for the whole of it."""
 
