@@ -374,7 +374,7 @@ def test_ctrl_c_at_any_time_leaves_no_traceback(words: str, nano_gguf: Path, nan
     if words == "quantize":
         command += ["--out", str(tmp_path), "--recipe", "q4_0,int4_b32", "--problems", "4", "--force"]
     code = "print('started', flush=True); from mimo_mobile.__main__ import main; main()"
-    for _ in range(20):
+    for _ in range(40):
         with subprocess.Popen(
             [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,

@@ -29,8 +29,8 @@ def test_a_sample_of_hostile_files_ends_in_an_error_or_an_answer(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_all_hostile_files_and_100_flips_of_each_format_do(tmp_path: Path) -> None:
-    made = outcomes(tmp_path, "--flips", "100")
+def test_all_hostile_files_and_500_flips_of_each_format_do(tmp_path: Path) -> None:
+    made = outcomes(tmp_path)
     flips = Counter(each["kind"] for each in made if each["name"].startswith("bit "))
-    assert set(flips.values()) == {100} and len(flips) >= 15
+    assert set(flips.values()) == {500} and len(flips) >= 15
     assert len({(each["kind"], each["name"]) for each in made if each["kind"] not in flips}) >= 300

@@ -154,7 +154,7 @@ def whole_or_absent(out: Path) -> None:
         assert (folder / "tokenizer.json").is_file() and (folder / "genai_config.json").is_file()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_leaves_whole_files_and_the_next_succeeds(kills: int, nano: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [

@@ -295,11 +295,11 @@ def test_quantized_activations_say_nearly_what_the_cpu_says(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("speculate", "most"), [("off", 24), ("mtp", 48)])
-def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str, most: int) -> None:
-    """A prompt shorter and one longer than the chunk; the simulator takes a second for each token."""
+@pytest.mark.parametrize(("speculate", "asked", "most"), [("off", 2, 24), ("mtp", 4, 36)])
+def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str, asked: int, most: int) -> None:
+    """Prompts shorter and longer than the chunk; the simulator takes a second for each token."""
     problems = [each.question for each in read_problems(resolve("nano").path)][::67]
-    prompts = [problems[0], " ".join(["What is 12 + 30?"] * 9)]
+    prompts = [problems[0], " ".join(problems[:5]), problems[1], " ".join(["What is 12 + 30?"] * 9)][:asked]
     config = GenerationConfig(temperature=0, max_tokens=most)
     with load(model, ep="qnn", strict=True, speculate=speculate) as session:  # type: ignore[arg-type]
         drafted = accepted = 0
@@ -310,18 +310,18 @@ def test_answers_on_the_npu_are_the_cpus(model: Path, speculate: str, most: int)
             assert tokens[-1].stats is not None
             drafted += tokens[-1].stats.drafted_tokens
             accepted += tokens[-1].stats.accepted_tokens
-    assert speculate == "off" or accepted > 0.8 * drafted > 25
+    assert speculate == "off" or accepted > 0.8 * drafted > 50
 
 
 @pytest.mark.slow
-def test_a_layer_of_mimo_7bs_shapes_compiles(tmp_path: Path) -> None:
-    checkpoint = write_synthetic(tmp_path / "7b", layers=1)
+def test_two_layers_of_mimo_7bs_shapes_compile(tmp_path: Path) -> None:
+    checkpoint = write_synthetic(tmp_path / "7b", layers=2)
     npu = NpuTarget((SOCS["SM8750"],), 4096)
     quantize_checkpoint(Source(checkpoint, "7b"), tmp_path / "out", ["int4_b32"], problems=0, npu=npu)
     settings = json.loads((tmp_path / "out/7b-int4_b32-onnx/qnn-SM8750/npu.json").read_text())
     graphs = {each["name"]: each for each in settings["graphs"]}
     assert {"layers-0.64", "layers-0.2", "layers-0.1", "head.1", "mtp.64", "draft_head.1"} <= set(graphs)
-    for name, least in (("layers-0.1", 95e6), ("head.1", 300e6)):
+    for name, least in (("layers-0.1", 190e6), ("head.1", 300e6)):
         assert graphs[name]["size_bytes"] > least and graphs[name]["seconds"] > 0
     assert all(each["peak_rss_bytes"] < 6e9 for each in settings["graphs"])
 
