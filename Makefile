@@ -12,6 +12,9 @@ PEERS_VENV ?= .venv-peers
 LLAMA_SERVER ?= .venv-llama-server
 BIN := $(VENV)/bin
 
+# Files of the long tests, or an option of pytest that leaves some out; by default all run.
+SLOW ?=
+
 # So long `make fuzz` fuzzes each reader.
 FUZZ_SECONDS ?= 600
 
@@ -62,7 +65,7 @@ test-lowest: $(LOWEST_VENV)/.installed  ## the package's quick tests of what cal
 test-slow: $(VENV)/.installed-dev $(VERIFY_VENV)/.installed $(LLAMA_SERVER)/.built $(PHONE_TOOLS)/.built  ## the tests that take long or download something
 	@MIMO_OPTIMUM_PYTHON="$(abspath $(VERIFY_VENV))/bin/python" \
 		MIMO_PHONE_TOOLS="$(abspath $(PHONE_TOOLS))/bin" \
-		MIMO_LLAMA_PROGRAMS="$(abspath $(LLAMA_SERVER))/build/bin" $(BIN)/python -m pytest -m slow
+		MIMO_LLAMA_PROGRAMS="$(abspath $(LLAMA_SERVER))/build/bin" $(BIN)/python -m pytest -m slow $(SLOW)
 
 test-arm: $(VENV)/.installed-dev $(ARM_ROOT)/.ready  ## our runtime on four emulated ARM CPUs (QEMU; Debian)
 	@MIMO_ARM_ROOT="$(abspath $(ARM_ROOT))" $(BIN)/python -m pytest -m arm
